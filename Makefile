@@ -1,0 +1,39 @@
+# Every target sets up what it needs: a virtual environment in .venv with the locked versions.
+PYTHON ?= python3
+BIN := .venv/bin
+STORE ?= runs
+
+.DEFAULT_GOAL := help
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+install: .venv/installed ## Set up .venv from the locked versions
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); sys.exit(0 if ok else "kdbench needs Python 3.11 to 3.13, but " + sys.executable + " is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+bench: install ## The main job: sweep every method on bundled data and print the leaderboard
+	$(BIN)/kdbench sweep digits --store $(STORE)
+
+test: install ## Run the tests
+	$(BIN)/pytest
+
+test-slow: install ## Run the tests that take minutes
+	$(BIN)/pytest -m slow
+
+lint: install ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: ## Write requirements.lock anew from pyproject.toml
+	$(BIN)/pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+
+.PHONY: help install bench test test-slow lint lock

@@ -1,0 +1,1 @@
+"""One experiment: its specification, data, networks, training and evaluation."""

@@ -1,0 +1,255 @@
+"""run(): carries out a specification. It knows stages, students and teachers, and no method by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import math
+import time
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from bench.data import Part, Splits, Views, steps_per_epoch
+from bench.environment import environment
+from bench.evaluate import latency, predict, score
+from bench.networks import Network, Networks
+from bench.record import Epoch, Outcome, Sink
+from bench.seeds import seed_of
+from bench.signals import observe
+from bench.spec import Spec
+from bench.trainee import Trainee
+from methods.base import TEACHER, Net, Signals, Stage, Step, Unsupported
+
+
+class Diverged(Exception):
+    """A loss is no longer a finite number."""
+
+
+def run(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> tuple[Outcome, dict[str, bytes]]:
+    """Trains and scores what a specification says; goes on from the sink's checkpoint if there is one.
+
+    Args:
+        spec: what to do.
+        data: split as the spec says.
+        sink: receives epochs, keeps checkpoints, and gives stored weights.
+        device: where to compute.
+
+    Returns:
+        The outcome, and the safetensors files "last" and "best" of the first student of the last stage.
+
+    Raises:
+        Stopped: if the sink ends the run.
+        InputError: if the specification cannot be carried out.
+    """
+    with torch.random.fork_rng():
+        try:
+            return _Run(spec, data, sink, device).execute()
+        except Unsupported as reason:
+            return Outcome("unsupported", str(reason), environment=environment(device)), {}
+        except Diverged as reason:
+            return Outcome("diverged", str(reason), environment=environment(device)), {}
+
+
+class _Run:
+    def __init__(self, spec: Spec, data: Splits, sink: Sink, device: torch.device) -> None:
+        self.spec, self.data, self.sink, self.device = spec, data, sink, device
+        self.method = spec.build_method()
+        names = ("teacher" if index == 0 else f"teacher_{index + 1}" for index in range(len(spec.teachers)))
+        models = {**dict(zip(names, spec.teachers, strict=False)), "student": spec.student}
+        self.digests: dict[str, str] = {}
+        self.networks = Networks(models, data, spec.seed, device, self._stored)
+        if self.method.taught and not spec.teachers:
+            raise Unsupported(f"{spec.method} learns from a teacher, and the run has none.")
+        self.stages = list(self.method.stages(tuple(Net(name) for name in models if name != "student")))
+        self.lengths = [max(1, round(stage.epochs * spec.recipe.epochs)) for stage in self.stages]
+        self.steps = steps_per_epoch(len(data.train.images), spec.recipe.batch_size)
+        self.extras: dict[str, nn.ModuleDict] = {}
+        self.trainees: list[Trainee] = []
+        self.stage, self.epoch, self.number = 0, 0, 0
+        self.best: dict[str, Any] = {"number": 0, "accuracy": -1.0, "students": {}}
+        self.cost = {"seconds": 0.0, "images": 0, "teacher_forwards": 0, "epochs": 0}
+
+    def execute(self) -> tuple[Outcome, dict[str, bytes]]:
+        if (file := self.sink.checkpoint()) is not None:
+            self._restore(file)
+        else:
+            self.trainees = self._enter(0)
+        self._train()
+        while self.stage + 1 < len(self.stages):
+            self.stage, self.epoch = self.stage + 1, 0
+            self.trainees = self._enter(self.stage)
+            self._train()
+        return self._result()
+
+    def _enter(self, index: int) -> list[Trainee]:
+        """The students of a stage, with extras sized by a probe and fresh optimizers."""
+        stage = self.stages[index]
+        networks = [self.networks.student(net) for net in stage.students]
+        teachers = [self.networks.teacher(net) for net in stage.teachers]
+        images = self.data.train.images[:2].to(self.device).float() / 255
+        labels = torch.zeros(2, dtype=torch.long, device=self.device)
+        probes = [observe(network.eval(), images, labels, self.method.needs) for network in (*networks, *teachers)]
+        students, taught = probes[: len(networks)], tuple(probes[len(networks) :])
+        for position, net in enumerate(stage.students):
+            if net.name not in self.extras:
+                torch.manual_seed(seed_of(self.spec.seed, "extras", net.name))
+                others = taught + _without(students, position)
+                self.extras[net.name] = self.method.extras(students[position], others).to(self.device)
+        updates = self.lengths[index] * self.steps
+        return [
+            Trainee.start(net, network, self.extras[net.name], self.spec.recipe, updates)
+            for net, network in zip(stage.students, networks, strict=True)
+        ]
+
+    def _train(self) -> None:
+        """What is left of the current stage."""
+        stage, length, before = self.stages[self.stage], self.lengths[self.stage], self.networks.forwards
+        if self.epoch >= length:
+            return
+        base = dataclasses.replace(self.data.train, augment=self.spec.recipe.augment)
+        views = Views(stage.data(base, self.networks), self.spec.recipe.batch_size, self.steps, self.device)
+        if self.epoch == 0:
+            self.cost["teacher_forwards"] += self.networks.forwards - before
+        teachers = [self.networks.teacher(net) for net in stage.teachers]
+        while self.epoch < length:
+            self._epoch(stage, views, teachers)
+
+    def _epoch(self, stage: Stage, views: Views, teachers: list[Network]) -> None:
+        start, number = time.perf_counter(), self.number + 1
+        torch.manual_seed(seed_of(self.spec.seed, "noise", number))
+        for trainee in self.trainees:
+            trainee.train()
+        sums: dict[str, Tensor] = {}
+        correct, seen = torch.zeros((), device=self.device), 0
+        done, total = self.epoch * self.steps, self.lengths[self.stage] * self.steps
+        for update, (inputs, labels) in enumerate(views.epoch(self.spec.seed, number), start=done):
+            losses, first = self._step(stage, inputs, labels, teachers, update / total)
+            for trainee in self.trainees:
+                trainee.update(update + 1)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach() * len(inputs)
+            classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
+            correct += (first.logits.argmax(dim=1) == classes).sum()
+            seen += len(inputs)
+        means = {name: float(value) / seen for name, value in sums.items()}
+        if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
+            raise Diverged(f"in epoch {number} of {sum(self.lengths)} (stage {stage.name}) {', '.join(bad)}.")
+        self.number, self.epoch = number, self.epoch + 1
+        record = Epoch(
+            number,
+            sum(self.lengths),
+            stage.name,
+            means,
+            train_accuracy=float(correct) / seen,
+            validation_accuracy=self._validate(),
+            learning_rate=self.trainees[0].optimizer.param_groups[0]["lr"],
+            images=seen * len(self.trainees),
+            teacher_forwards=seen * len(teachers),
+            seconds=time.perf_counter() - start,
+        )
+        for name in ("seconds", "images", "teacher_forwards"):
+            self.cost[name] += getattr(record, name)
+        self.cost["epochs"] = number
+        self.sink.epoch(record, self._state)
+
+    def _step(
+        self, stage: Stage, inputs: Tensor, labels: Tensor, teachers: list[Network], progress: float
+    ) -> tuple[dict[str, Tensor], Signals]:
+        """The losses of one batch with their gradients in place, and the first student's signals."""
+        needs, precision = self.method.needs, self.spec.precision
+        taught = tuple(observe(network, inputs, labels, needs, precision) for network in teachers)
+        students = [observe(t.network, inputs, labels, needs, precision, training=True) for t in self.trainees]
+        fellows = [student.detached() for student in students] if len(students) > 1 else []
+        losses: dict[str, Tensor] = {}
+        for position, (trainee, student) in enumerate(zip(self.trainees, students, strict=True)):
+            trainee.optimizer.zero_grad(set_to_none=True)
+            step = Step(inputs, labels, student, taught + _without(fellows, position), trainee.extras, progress)
+            losses |= {f"{trainee.net.name}/{name}": value for name, value in stage.loss(step).items()}
+        torch.stack(list(losses.values())).sum().backward()
+        return losses, students[0]
+
+    def _validate(self) -> float:
+        """Validation accuracy of the first student's headline; in the last stage, keeps the best epoch's weights."""
+        part = self.data.validation
+        logits = next(iter(self._predict(self.trainees[0], part).values()))
+        accuracy = float((logits.argmax(dim=1) == part.labels).float().mean())
+        if self.stage == len(self.stages) - 1 and accuracy > self.best["accuracy"]:
+            students = {trainee.net.name: trainee.state(clone=True) for trainee in self.trainees}
+            self.best = {"number": self.number, "accuracy": accuracy, "students": students}
+        return accuracy
+
+    def _predict(self, trainee: Trainee, part: Part) -> dict[str, Tensor]:
+        return predict(self.method, trainee.network, trainee.extras, part, self.spec.precision)
+
+    def _result(self) -> tuple[Outcome, dict[str, bytes]]:
+        """Scores the last epoch and the best on validation and, unless this is a tuning run, on test: once."""
+        parts = {"validation": self.data.validation, **({"test": self.data.test} if self.spec.test else {})}
+        taught = {
+            name: self.networks.predict(TEACHER, part.images) if self.spec.teachers else None
+            for name, part in parts.items()
+        }
+        scores: dict[str, Any] = {}
+        files: dict[str, bytes] = {}
+        for which, number in (("last", self.number), ("best", self.best["number"])):
+            if which == "best":
+                for trainee in self.trainees:
+                    trainee.load(self.best["students"][trainee.net.name])
+            scores[which] = {"epoch": number}
+            for name, part in parts.items():
+                scores[which][name] = {
+                    trainee.net.name: {
+                        prediction: score(logits, part.labels, taught[name])
+                        for prediction, logits in self._predict(trainee, part).items()
+                    }
+                    for trainee in self.trainees
+                }
+            state = self.trainees[0].network.state_dict()
+            files[which] = safetensors.torch.save({key: value.cpu().contiguous() for key, value in state.items()})
+        student = self.trainees[0].network
+        cost = {**self.cost, "parameters": student.parameter_count()}
+        cost["latency_ms"] = latency(student, self.data.validation.images)
+        if self.spec.teachers:
+            cost["teacher_parameters"] = self.networks.teacher(TEACHER).parameter_count()
+        provenance = {"weights": self.digests, "data": self.spec.data.fingerprint}
+        return Outcome("done", "", scores, cost, environment(self.device), provenance), files
+
+    def _stored(self, reference: str) -> bytes:
+        file = self.sink.weights(reference)
+        self.digests[reference] = hashlib.sha256(file).hexdigest()
+        return file
+
+    def _state(self) -> bytes:
+        """A checkpoint: all that the rest of the run depends on; random draws depend on seed and epoch alone."""
+        buffer = io.BytesIO()
+        state = {
+            "at": (self.stage, self.epoch, self.number),
+            "cost": self.cost,
+            "networks": {name: self.networks.built[name].state_dict() for name in self.networks.trained},
+            "extras": {name: extras.state_dict() for name, extras in self.extras.items()},
+            "optimizers": [trainee.optimizer.state_dict() for trainee in self.trainees],
+            "best": self.best,
+        }
+        torch.save(state, buffer)
+        return buffer.getvalue()
+
+    def _restore(self, file: bytes) -> None:
+        """Puts the run where its checkpoint left it; walks the stages so far to name and build their networks."""
+        state: dict[str, Any] = torch.load(io.BytesIO(file), map_location=self.device, weights_only=True)
+        self.stage, self.epoch, self.number = state["at"]
+        for index in range(self.stage + 1):
+            self.trainees = self._enter(index)
+        for name, weights in state["networks"].items():
+            self.networks.built[name].load_state_dict(weights)
+        for name, weights in state["extras"].items():
+            self.extras[name].load_state_dict(weights)
+        for trainee, optimizer in zip(self.trainees, state["optimizers"], strict=True):
+            trainee.optimizer.load_state_dict(optimizer)
+        self.cost, self.best = state["cost"], state["best"]
+
+
+def _without(signals: list[Signals], position: int) -> tuple[Signals, ...]:
+    return (*signals[:position], *signals[position + 1 :])

@@ -1,0 +1,82 @@
+"""Where a run ran: device, threads, versions, and the commit of the code."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.errors import InputError
+
+
+def pick_device(name: str) -> torch.device:
+    """The device by name; "auto" is the GPU where there is one.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device {name!r} cannot be used here: {str(error).splitlines()[0]} Try --device cpu."
+        ) from None
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """The precision by name; "auto" is bf16 on a GPU that has it and fp32 elsewhere.
+
+    Raises:
+        InputError: if the name is unknown.
+    """
+    if name not in ("auto", "fp32", "bf16"):
+        raise InputError(f"precision must be auto, fp32 or bf16, but got {name!r}.")
+    if name != "auto":
+        return name
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """What a record says of the machine; it does not enter the key."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    packages = {package: version(package) for package in ("torch", "timm")}
+    return {
+        "device": str(device.type),
+        "hardware": name,
+        "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        **packages,
+        "commit": commit(),
+    }
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name, as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@functools.cache
+def commit() -> str:
+    """The git commit of this code, marked if the tree differs from it; empty outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return answer.stdout.strip() if answer.returncode == 0 else ""

@@ -1,0 +1,30 @@
+"""The one exception for bad input, and the sentence that lists near names."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(Exception):
+    """Something the user gave is wrong; the message is one line: the rule, the value, the way out."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> InputError:
+    """An error for a name that is not known, with the near ones, or all if they are few.
+
+    Args:
+        kind: what was named, as "method".
+        name: what the user wrote.
+        known: every right name.
+        see: a command that lists them.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+    if near:
+        hint = f"did you mean {', '.join(near)}?"
+    elif len(names) <= 20:
+        hint = f"there are {', '.join(names)}." if names else "there are none."
+    else:
+        hint = f"there are {len(names)}."
+    return InputError(f"unknown {kind} {name!r}: {hint}" + (f" See: {see}" if see else ""))

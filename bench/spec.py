@@ -1,0 +1,139 @@
+"""The frozen specification of a run, and the key that names it: the hash of all that decides the result."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from bench.errors import InputError, unknown
+from methods import REGISTRY
+from methods.base import Method
+
+NUMBERS = 1
+"""Raised by hand with every change of the code that moves numbers, so that old results are not taken for new ones."""
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelSpec(Frozen):
+    """A network: a timm name, where its first weights come from, and constructor arguments."""
+
+    name: str
+    weights: str = "scratch"
+    """scratch; pretrained (timm's weights for the name); run:KEY (a finished run's); or sha256:HASH (an import)."""
+    args: dict[str, Any] = {}
+
+
+class DataSpec(Frozen):
+    """A data set, its split, and how much of the training part is labelled."""
+
+    name: str
+    image_size: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Height and width in pixels; 0 is the data set's own (folders of images need it)."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of what is not test."""
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of all, where the data set has no test part of its own."""
+    split_seed: int = 0
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Labelled share of the training part; the rest is unlabelled."""
+    fingerprint: str = ""
+    """Hash of pixels and labels; filled in when the data are read."""
+
+
+class Recipe(Frozen):
+    """How every network of a run is trained."""
+
+    epochs: Annotated[int, Field(ge=1)] = 240
+    batch_size: Annotated[int, Field(ge=2)] = 64
+    optimizer: Literal["sgd", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    schedule: Literal["constant", "cosine", "step"] = "step"
+    milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
+    """Of schedule "step": as shares of a stage's epochs."""
+    decay: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Of schedule "step": the factor at each milestone."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of a stage's epochs in which the learning rate rises linearly from zero."""
+    augment: str = "crop+flip"
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0
+    """Largest gradient norm of a student; 0 is no clipping."""
+
+
+class Spec(Frozen):
+    """Everything that decides the result of a run, and nothing that does not (device, workers, folders)."""
+
+    method: str
+    params: dict[str, Any] = {}
+    student: ModelSpec
+    teachers: tuple[ModelSpec, ...] = ()
+    data: DataSpec
+    recipe: Recipe = Recipe()
+    seed: int = 0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    test: bool = True
+    """Whether the test part is scored at the end; a tuning run never touches it."""
+    numbers: int = NUMBERS
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits: the name of this run wherever it is kept."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:16]
+
+    def canonical(self) -> str:
+        """The specification as JSON with sorted names: what is hashed and stored."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    def build_method(self) -> Method:
+        """The method with its hyperparameters."""
+        return configure(self.method, self.params)
+
+
+def configure(name: str, params: Mapping[str, Any]) -> Method:
+    """A method by id with hyperparameters by name; strings are read as the field's type.
+
+    Raises:
+        InputError: for an unknown method or hyperparameter, a value of the wrong type, or one out of range.
+    """
+    if name not in REGISTRY:
+        raise unknown("method", name, REGISTRY, see="kdbench methods")
+    cls = REGISTRY[name]
+    fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    for param in params:
+        if param not in fields:
+            raise unknown(f"hyperparameter of {name}", param, fields, see=f"kdbench methods {name}")
+    try:
+        return TypeAdapter(cls).validate_python({key: read_value(value) for key, value in params.items()})
+    except ValidationError as error:
+        raise InputError(f"method {name}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """A pydantic error as one line: where, the rule, the value."""
+    parts = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"] if part != "__root__")
+        message = item["msg"].removeprefix("Value error, ")
+        got = "" if item["type"] in ("value_error", "missing") else f", but got {item['input']!r}"
+        parts.append(f"{where}: {message}{got}" if where else f"{message}{got}")
+    return "; ".join(parts)
+
+
+def read_value(value: Any) -> Any:
+    """A value from the command line as JSON where it is JSON, else as the text it is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value

@@ -1,0 +1,236 @@
+"""The networks of the distillation literature, registered into timm so that `timm.create_model` builds them.
+
+ResNets and wide ResNets are timm's own classes with CIFAR stems: the same functions as the networks of Tian et al. 2020
+(checked in float64 with copied weights), with the same parameter counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from timm.layers import BatchNormAct2d, create_conv2d
+from timm.models import register_model
+from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnetv2 import ResNetV2
+from torch import Tensor, nn
+
+default_cfgs: dict[str, Any] = {}
+
+
+class CifarResNet(ResNet):
+    """ResNet of depth 6 n + 2 for 32x32 images (He et al. 2016, section 4.2), without timm's fourth group."""
+
+    def __init__(self, depth: int, widths: tuple[int, int, int, int], **kwargs: Any) -> None:
+        """Builds a network of `depth` layers.
+
+        Args:
+            depth: 6 n + 2.
+            widths: channels of the stem and of the three groups.
+            kwargs: of timm's ResNet.
+        """
+        stem, *groups = widths
+        blocks = (depth - 2) // 6
+        in_chans = kwargs.get("in_chans", 3)
+        super().__init__(
+            BasicBlock,
+            layers=(blocks, blocks, blocks, 0),
+            channels=(*groups, groups[-1]),
+            stem_type="deep",
+            stem_width=stem // 2,
+            zero_init_last=False,
+            **kwargs,
+        )
+        self.conv1 = nn.Conv2d(in_chans, stem, kernel_size=3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+        self.feature_info = [{"num_chs": stem, "reduction": 1, "module": "act1"}] + [
+            {"num_chs": width, "reduction": 2**index, "module": f"layer{index + 1}"}
+            for index, width in enumerate(groups)
+        ]
+
+
+class WideResNet(ResNetV2):
+    """Wide ResNet of depth 6 n + 4 (Zagoruyko & Komodakis 2016)."""
+
+    def __init__(self, depth: int, width: int, **kwargs: Any) -> None:
+        """Builds WRN-depth-width.
+
+        Args:
+            depth: 6 n + 4.
+            width: the factor on 16, 32 and 64 channels.
+            kwargs: of timm's ResNetV2.
+        """
+        groups = (16 * width, 32 * width, 64 * width)
+        super().__init__(
+            layers=[(depth - 4) // 6] * 3,
+            channels=groups,
+            stem_chs=16,
+            stem_type="",
+            preact=True,
+            basic=True,
+            bottle_ratio=1.0,
+            norm_layer=BatchNormAct2d,
+            conv_layer=create_conv2d,
+            **kwargs,
+        )
+        convolution = create_conv2d(kwargs.get("in_chans", 3), 16, 3, stride=1)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        self.stem = nn.Sequential()
+        self.stem.add_module("conv", convolution)
+        self.stem_feat_idx = 0
+        self.feature_info = [{"num_chs": 16, "reduction": 1, "module": "stem.conv"}] + [
+            {"num_chs": group, "reduction": 2**index, "module": f"stages.{index}"} for index, group in enumerate(groups)
+        ]
+
+
+class Staged(nn.Module):
+    """A chain of stages and a linear classifier, with the parts of timm's model interface that observation uses."""
+
+    def __init__(self, stages: list[nn.Module], widths: list[int], num_classes: int, drop_rate: float) -> None:
+        """Joins the stages.
+
+        Args:
+            stages: each maps (B, C, H, W) to (B, C', H', W').
+            widths: channels after each stage.
+            num_classes: outputs of the classifier; 0 for none.
+            drop_rate: dropout before the classifier.
+        """
+        super().__init__()
+        self.num_classes, self.num_features = num_classes, widths[-1]
+        self.stages = nn.ModuleList(stages)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.fc = nn.Linear(widths[-1], num_classes) if num_classes else nn.Identity()
+        self.feature_info = [{"num_chs": width, "module": f"stages.{i}"} for i, width in enumerate(widths)]
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.fc
+
+    def forward_intermediates(self, x: Tensor, indices: list[int] | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The last feature map, and those of the chosen stages."""
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return x, features if indices is None else [features[index] for index in indices]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last feature map (B, C, H, W)."""
+        return self.forward_intermediates(x, [])[0]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits (B, K) of a feature map, or the pooled vector (B, D)."""
+        pooled: Tensor = self.head_drop(F.adaptive_avg_pool2d(x, 1).flatten(1))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, K)."""
+        return self.forward_head(self.forward_features(x))
+
+
+class CifarVGG(Staged):
+    """VGG with batch norm and one linear layer for 32x32 images, as in Tian et al. 2020."""
+
+    def __init__(
+        self,
+        convolutions: int,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        drop_rate: float = 0.0,
+    ) -> None:
+        """Builds five stages of 64, 128, 256, 512 and 512 channels, pooled between the first four.
+
+        Args:
+            convolutions: in each stage.
+            in_chans: channels of the image.
+            num_classes: outputs.
+            drop_rate: dropout before the classifier.
+        """
+        widths = [64, 128, 256, 512, 512]
+        stages: list[nn.Module] = []
+        for index, width in enumerate(widths):
+            layers: list[nn.Module] = [nn.MaxPool2d(2)] if 0 < index < 4 else []
+            for _ in range(convolutions):
+                layers += [nn.Conv2d(in_chans, width, kernel_size=3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+                in_chans = width
+            stages.append(nn.Sequential(*layers))
+        super().__init__(stages, widths, num_classes, drop_rate)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+
+class Mlp(Staged):
+    """Fully connected network with ReLUs, as in Hinton et al. 2015, section 3; hidden layers are (B, D, 1, 1) maps."""
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        img_size: int = 28,
+        drop_rate: float = 0.0,
+    ) -> None:
+        """Builds one hidden layer for each width.
+
+        Args:
+            widths: units of the hidden layers.
+            in_chans: channels of the image.
+            num_classes: outputs.
+            img_size: height and width of the image in pixels.
+            drop_rate: dropout after every hidden layer.
+        """
+        sizes = (in_chans * img_size**2, *widths)
+        stages: list[nn.Module] = []
+        for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            dropout = [nn.Dropout(drop_rate)] if index < len(widths) - 1 else []
+            layer = nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs), nn.ReLU(), *dropout)
+            stages.append(layer.append(nn.Unflatten(1, (outputs, 1, 1))))
+        super().__init__(stages, list(widths), num_classes, drop_rate)
+
+
+def _register(name: str, build: Any) -> None:
+    """Registers a network; extra arguments that timm passes to every network are dropped."""
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        for argument in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
+            kwargs.pop(argument, None)
+        if pretrained:
+            raise RuntimeError(f"no pretrained weights are published for {name}; it is trained here.")
+        network: nn.Module = build(**kwargs)
+        return network
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    register_model(entrypoint)
+
+
+def _resnet(depth: int, widths: tuple[int, int, int, int]) -> Any:
+    return lambda **kwargs: CifarResNet(depth, widths, **kwargs)
+
+
+def _wide(depth: int, width: int) -> Any:
+    return lambda **kwargs: WideResNet(depth, width, **kwargs)
+
+
+def _vgg(convolutions: int) -> Any:
+    return lambda **kwargs: CifarVGG(convolutions, **kwargs)
+
+
+def _mlp(widths: tuple[int, ...]) -> Any:
+    return lambda **kwargs: Mlp(widths, **kwargs)
+
+
+for _depth in (8, 14, 20, 26, 32, 44, 56, 110):
+    _register(f"cifar_resnet{_depth}", _resnet(_depth, (16, 16, 32, 64)))
+for _depth in (8, 32):
+    _register(f"cifar_resnet{_depth}x4", _resnet(_depth, (32, 64, 128, 256)))
+_register("cifar_resnet8_quarter", _resnet(8, (4, 4, 8, 16)))
+for _depth in (16, 28, 40):
+    for _width in (1, 2, 4, 8, 10):
+        _register(f"wrn_{_depth}_{_width}", _wide(_depth, _width))
+for _name, _convolutions in {"cifar_vgg8": 1, "cifar_vgg13": 2}.items():
+    _register(_name, _vgg(_convolutions))
+for _units in (800, 1200):
+    _register(f"mlp_{_units}_{_units}", _mlp((_units, _units)))

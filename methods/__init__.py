@@ -1,0 +1,11 @@
+"""Distillation methods, one file each. Adding a file to this folder registers its method."""
+
+import importlib
+import pkgutil
+
+from methods.base import REGISTRY
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["REGISTRY"]

@@ -1,0 +1,64 @@
+"""Trains several students together, each taught by the others' predictions: deep mutual learning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch.nn.functional as F
+from optuna.distributions import FloatDistribution
+from torch import Tensor
+
+from methods.base import STUDENT, Losses, Method, Net, Paper, Stage, Step, method, non_negative, one_of, tuned
+from methods.functional import kd_loss
+
+
+def mutual_loss(student_logits: Tensor, peer_logits: Sequence[Tensor]) -> Tensor:
+    """Mean over peers and batch of KL(p_peer || p_student) at temperature 1.
+
+    Args:
+        student_logits: (B, K)
+        peer_logits: one (B, K) for each peer.
+
+    Raises:
+        ValueError: if there is no peer, or a shape differs from the student's.
+    """
+    if not peer_logits:
+        raise ValueError("mutual learning takes at least one peer, but got none.")
+    losses = [kd_loss(student_logits, peer, temperature=1.0) for peer in peer_logits]
+    return sum(losses[1:], losses[0]) / len(losses)
+
+
+@method
+class DML(Method):
+    """Loss of each student = cross-entropy + weight * `mutual_loss` with its peers; no teacher is trained first.
+
+    Departures: peers are updated together on one set of predictions, where the paper's algorithm 1 updates them in
+    turn and predicts again after each. `weight` is fixed at 1 in the paper; it is searched here, as every method has
+    something to search. `peer_model` is the architecture of the peers: the student's, or the pair's teacher's from
+    random weights. The result is the first student, which starts from the weights that every other method starts from.
+    """
+
+    paper = Paper("Deep Mutual Learning", "Zhang, Xiang, Hospedales, Lu", 2018, "https://arxiv.org/abs/1706.00384")
+    taught = False
+    weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
+    peers: int = 1
+    peer_model: str = "student"
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        non_negative(weight=self.weight)
+        one_of(("student", "teacher"), peer_model=self.peer_model)
+        if self.peers < 1:
+            raise ValueError(f"peers must be at least 1, but got peers={self.peers}.")
+
+    def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
+        """One stage, all students at once."""
+        peers = tuple(Net(self.peer_model, copy=f"peer_{index + 1}") for index in range(self.peers))
+        return (Stage("mutual", self.loss, students=(STUDENT, *peers), teachers=()),)
+
+    def loss(self, step: Step) -> Losses:
+        """Labels, and the peers' predictions (B, K)."""
+        return {
+            "ce": F.cross_entropy(step.student.logits, step.labels),
+            "mutual": self.weight * mutual_loss(step.student.logits, [peer.logits for peer in step.teachers]),
+        }

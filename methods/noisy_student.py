@@ -1,0 +1,128 @@
+"""Trains a noised student on labels and on pseudo-labels, then lets it label for the next: noisy student."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn.functional as F
+from optuna.distributions import FloatDistribution, IntDistribution
+from torch import Tensor
+
+from methods.base import (
+    Data,
+    Losses,
+    Method,
+    Net,
+    Networks,
+    Paper,
+    Stage,
+    Step,
+    Unsupported,
+    fraction,
+    method,
+    tuned,
+)
+
+
+def select_confident(probabilities: Tensor, threshold: float, balance: bool) -> Tensor:
+    """Indices (M,) of the pseudo-labelled images to train on.
+
+    Images whose largest probability reaches the threshold are kept. With `balance`, each class then has as many as the
+    mean over classes: the most confident where there are more, repeats in order of confidence where there are fewer,
+    and nothing for a class that has none.
+
+    Args:
+        probabilities: (N, K)
+        threshold: smallest confidence that is kept.
+        balance: whether to balance the classes.
+    """
+    confidence, predicted = probabilities.max(dim=1)
+    order = confidence.argsort(descending=True, stable=True)
+    order = order[confidence[order] >= threshold]
+    if not balance or not len(order):
+        return order
+    groups = [order[predicted[order] == label] for label in range(probabilities.shape[1])]
+    size = max(1, round(len(order) / len(groups)))
+    return torch.cat([group.repeat(-(-size // len(group)))[:size] for group in groups if len(group)])
+
+
+@method
+class NoisyStudent(Method):
+    """Rounds of: the teacher labels the unlabelled part, clean; a student learns labels and pseudo-labels, noised.
+
+    Noise on the student only: RandAugment on images, dropout, stochastic depth. The teacher of the first round is the
+    pair's teacher; of every later round, the student of the one before. Each student starts from random weights.
+
+    Departures: the first teacher is the pair's, where the paper's first teacher is an EfficientNet of the student's
+    size or smaller; the student here is as a rule smaller, as this is a benchmark of compression. Rounds share the
+    run's epochs so that every method has the same budget of updates; `round_epochs` = 1 gives each the whole schedule
+    (the paper runs three whole rounds). Labelled and pseudo-labelled images are mixed in one shuffled set, not in
+    batches of a fixed ratio. The paper's dropout of 0.5 and stochastic depth of 0.2 are for networks a thousand times
+    larger than those of small suites, so all noise is searched.
+
+    Pseudo-labels are soft by default, as the paper recommends for out-of-domain images; `soft` = false gives hard ones.
+    """
+
+    paper = Paper(
+        "Self-training with Noisy Student improves ImageNet classification",
+        "Xie, Luong, Hovy, Le",
+        2020,
+        "https://arxiv.org/abs/1911.04252",
+    )
+    threshold: float = tuned(0.3, FloatDistribution(0.0, 0.9))
+    dropout: float = tuned(0.5, FloatDistribution(0.0, 0.5))
+    stochastic_depth: float = tuned(0.2, FloatDistribution(0.0, 0.2))
+    magnitude: int = tuned(9, IntDistribution(1, 15))
+    rounds: int = 2
+    round_epochs: float = 0.5
+    soft: bool = True
+    balance: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        fraction(threshold=self.threshold, dropout=self.dropout, stochastic_depth=self.stochastic_depth)
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(f"magnitude must lie between 0 and 30, but got magnitude={self.magnitude}.")
+        if self.rounds < 1 or self.round_epochs <= 0:
+            raise ValueError(
+                f"rounds must be at least 1 and round_epochs positive, but got {self.rounds} and {self.round_epochs}."
+            )
+
+    def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
+        """One stage a round; the last round's student is the run's result."""
+        noise = {"drop_rate": self.dropout, "drop_path_rate": self.stochastic_depth}
+        teacher = teachers[0]
+        for index in range(self.rounds):
+            copy = "" if index == self.rounds - 1 else f"round_{index + 1}"
+            student = Net("student", copy, tuple((name, value) for name, value in noise.items() if value))
+            labels = self.pseudo_labels(teacher)
+            yield Stage(f"round_{index + 1}", self.loss, (student,), (), epochs=self.round_epochs, data=labels)
+            teacher = student
+
+    def loss(self, step: Step) -> Losses:
+        """Cross-entropy with labels and pseudo-labels (B, K)."""
+        return {"ce": F.cross_entropy(step.student.logits, step.labels)}
+
+    def pseudo_labels(self, teacher: Net) -> Callable[[Data, Networks], Data]:
+        """The data of a round whose pseudo-labels come from `teacher`."""
+
+        def label(data: Data, networks: Networks) -> Data:
+            if not len(data.unlabelled):
+                raise Unsupported("there are no unlabelled images: give a train_fraction below 1.")
+            probabilities = F.softmax(networks.predict(teacher, data.unlabelled), dim=1)
+            chosen = select_confident(probabilities, self.threshold, self.balance)
+            if not self.soft:
+                probabilities = F.one_hot(probabilities.argmax(dim=1), data.classes).to(probabilities.dtype)
+            labels = F.one_hot(data.labels, data.classes).to(probabilities.dtype)
+            augment = data.augment if data.augment != "none" else ""
+            return dataclasses.replace(
+                data,
+                images=torch.cat([data.images, data.unlabelled[chosen]]),
+                labels=torch.cat([labels, probabilities[chosen]]),
+                augment="+".join(filter(None, (augment, "randaugment"))),
+                magnitude=self.magnitude,
+            )
+
+        return label

@@ -1,0 +1,64 @@
+"""Makes the student's images resemble each other as they do for the teacher: similarity-preserving distillation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from optuna.distributions import FloatDistribution
+from torch import Tensor
+
+from methods.base import Losses, Method, Paper, Step, features_of, method, non_negative, same_batch, tuned
+from methods.functional import at_depth
+
+
+def similarity_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    r"""Mean squared difference of the row-normalised Gram matrices: $\|G_t - G_s\|_F^2 / B^2$.
+
+    Args:
+        student_feature: (B, ...), flattened for each image.
+        teacher_feature: (B, ...), the other dimensions may differ from the student's.
+
+    Raises:
+        ValueError: if the batch sizes differ.
+    """
+    student, teacher = student_feature.flatten(1), teacher_feature.flatten(1)
+    same_batch(student, teacher, dims=2)
+    student_gram = F.normalize(student @ student.T, dim=1)
+    teacher_gram = F.normalize(teacher @ teacher.T, dim=1)
+    return F.mse_loss(student_gram, teacher_gram)
+
+
+@method
+class SP(Method):
+    """Loss = cross-entropy + weight * sum over the chosen stages of `similarity_loss`.
+
+    The paper's equation 4 divides the squared Frobenius norm by B^2, as the mean here does. Choices: the last stage
+    only, as in RepDistiller's runs and the paper's experiments on CIFAR-10; `depths` names others by relative depth,
+    0 the first stage and 1 the last, so that networks with different numbers of stages match. The paper's weight on
+    CIFAR-10, 3000, was set at batch 128; the loss is a mean over B^2 entries and is not rescaled for other sizes.
+    """
+
+    paper = Paper(
+        "Similarity-Preserving Knowledge Distillation", "Tung, Mori", 2019, "https://arxiv.org/abs/1907.09682"
+    )
+    knowledge = "relation"
+    needs = frozenset({"features"})
+    weight: float = tuned(3000.0, FloatDistribution(10.0, 10000.0, log=True))
+    depths: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        non_negative(weight=self.weight)
+        for depth in self.depths:
+            at_depth(2, depth)
+
+    def loss(self, step: Step) -> Losses:
+        """Labels, and similarity at each of `depths`."""
+        student, teacher = features_of(step.student), features_of(step.teacher)
+        losses = torch.stack(
+            [
+                similarity_loss(student[at_depth(len(student), depth)], teacher[at_depth(len(teacher), depth)])
+                for depth in self.depths
+            ]
+        )
+        return {"ce": F.cross_entropy(step.student.logits, step.labels), "sp": self.weight * losses.sum()}

@@ -1,0 +1,1 @@
+"""What came out: the run store, MLflow, statistics, tables and the leaderboard."""

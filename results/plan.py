@@ -1,0 +1,128 @@
+"""The plan of a suite: which runs belong to it, written as they are started, so that tables can be made at any time.
+
+STORE/suites/NAME/HASH/suite.json holds the suite as it was run; plan.jsonl, a line for each run. A suite whose protocol
+is changed gets another hash, so rows of different protocols never stand in one table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.errors import unknown
+from results.store import read_lines, write
+
+PHASES = ("teacher", "trial", "seed")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run of a suite."""
+
+    pair: str
+    method: str
+    phase: str
+    """teacher, trial (tuning), or seed (the best setting again)."""
+    number: int
+    """Of the trial, or the seed."""
+    key: str
+    setting: dict[str, Any] = field(default_factory=dict)
+    """Values of what is searched."""
+
+    @property
+    def place(self) -> tuple[str, str, str, int]:
+        """Where it stands in the suite."""
+        return (self.pair, self.method, self.phase, self.number)
+
+
+class Plan:
+    """A suite's runs, in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a plan.
+
+        Args:
+            folder: STORE/suites/NAME/HASH.
+        """
+        self.folder = folder
+        self.suite: dict[str, Any] = json.loads((folder / "suite.json").read_text())
+
+    @classmethod
+    def create(cls, store: Path, name: str, digest: str, suite: dict[str, Any]) -> Plan:
+        """The plan of a suite, made if it is new; `suite` takes the place of what was last run under this protocol.
+
+        A torn last line, of a driver that died, is cut.
+        """
+        folder = store / "suites" / name / digest
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "suite.json", json.dumps(suite, indent=1).encode())
+        lines = folder / "plan.jsonl"
+        whole = lines.read_bytes() if lines.exists() else b""
+        write(lines, whole[: whole.rfind(b"\n") + 1])
+        return cls(folder)
+
+    @classmethod
+    def find(cls, store: Path, name: str) -> Plan:
+        """The plan of a suite by NAME (the protocol last run) or NAME@HASH.
+
+        Raises:
+            InputError: if there is none.
+        """
+        name, _, digest = name.partition("@")
+        name = Path(name).stem
+        found = [path.parent for path in (store / "suites").glob(f"*/{digest}*/suite.json")]
+        named = [path for path in found if path.parent.name == name]
+        if not named:
+            raise unknown(
+                f"suite in the store {store}", name, {path.parent.name for path in found}, "kdbench sweep --help"
+            )
+        return cls(max(named, key=lambda path: (path / "suite.json").stat().st_mtime))
+
+    @property
+    def name(self) -> str:
+        """NAME@HASH."""
+        return f"{self.folder.parent.name}@{self.folder.name}"
+
+    def add(self, planned: Planned) -> None:
+        """Appends a run."""
+        with (self.folder / "plan.jsonl").open("ab") as file:
+            file.write(json.dumps(asdict(planned)).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def runs(self) -> list[Planned]:
+        """Every run that was started, once, of the methods and pairs that the suite now has."""
+        entries: dict[tuple[str, str, str, int], Planned] = {}
+        for line in read_lines(self.folder / "plan.jsonl"):
+            planned = Planned(**line)
+            entries[planned.place] = planned
+        pairs, methods = set(self.pairs()), set(self.methods())
+        seeds = self.suite["seeds"]
+        return [
+            planned
+            for planned in entries.values()
+            if planned.phase == "teacher"
+            or (planned.pair in pairs and planned.method in methods)
+            and (planned.phase != "seed" or planned.number <= seeds)
+        ]
+
+    def pairs(self) -> list[str]:
+        """Names of the pairs, in the suite's order."""
+        return [pair_name(pair) for pair in self.suite["pairs"]]
+
+    def methods(self) -> list[str]:
+        """Ids of the methods, in the suite's order."""
+        return list(self.suite["methods"])
+
+    def expected(self) -> int:
+        """Runs of a whole sweep, teachers not counted."""
+        runs: int = self.suite["tuning"]["trials"] + self.suite["seeds"]
+        return len(self.pairs()) * len(self.methods()) * runs
+
+
+def pair_name(pair: dict[str, Any]) -> str:
+    """A pair as tables and studies name it."""
+    return f"{pair['teacher']} -> {pair['student']}"

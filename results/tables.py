@@ -1,0 +1,190 @@
+"""Boards as text: terminal, markdown, LaTeX, CSV, and plain values for JSON and MLflow."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import unknown
+from results.leaderboard import Board, Row
+from results.statistics import Interval
+
+FORMATS = ("terminal", "markdown", "latex", "csv")
+TIE = "="
+
+
+def render(board: Board, form: str, width: int | None = None) -> str:
+    """A board as text.
+
+    Args:
+        board: what to print.
+        form: terminal, markdown, latex or csv.
+        width: columns of the terminal.
+
+    Raises:
+        InputError: for an unknown form.
+    """
+    if form not in FORMATS:
+        raise unknown("format", form, FORMATS)
+    if form == "csv":
+        return frame(board).to_csv(index=False)
+    if form == "terminal":
+        return _terminal(board, width)
+    blocks = [_block(board, pair, rows, form) for pair, rows in _by_pair(board).items()]
+    return "\n".join(
+        [*blocks, *([""] + notes(board) if form == "markdown" else [f"% {note}" for note in notes(board)])]
+    )
+
+
+def frame(board: Board) -> pd.DataFrame:
+    """Plain numbers, a row for each method and pair; accuracies as shares."""
+    records = []
+    for row in board.rows:
+        record = asdict(row)
+        for name in ("accuracy", "gain_student", "gain_kd"):
+            value: Interval | None = getattr(row, name)
+            record[name] = value.mean if value else math.nan
+            record[f"{name}_half_width"] = value.half_width if value and value.half_width is not None else math.nan
+        record["setting"] = ", ".join(f"{key}={_number(value)}" for key, value in row.setting.items())
+        records.append(record)
+    return pd.DataFrame(records)
+
+
+def plain(board: Board) -> dict[str, Any]:
+    """The board as JSON values."""
+    return asdict(board)
+
+
+def notes(board: Board) -> list[str]:
+    """What a reader must know to judge the table."""
+    budget = board.budget
+    teachers = "; ".join(f"{pair}: teacher {100 * value:.1f} %" for pair, value in board.teachers.items())
+    lines = [
+        f"Test accuracy in %, {board.shows} epoch, mean and 95 % interval (Student's t) over {budget['seeds']} seeds; "
+        "gains are paired by seed, in points.",
+        f"{TIE} tied with the best row: the 95 % interval of the paired difference includes zero.",
+        f"Every method: {budget['trials']} tuning trials on validation data alone, {budget['epochs']} epochs a run.",
+    ]
+    if teachers:
+        lines.append(f"Test accuracy of the teachers: {teachers}.")
+    if board.hardware:
+        lines.append(f"Runs on {board.hardware}.")
+    if board.done < board.expected:
+        lines.append(f"Unfinished: {board.done} of {board.expected} runs.")
+    return lines
+
+
+COLUMNS = (
+    "method",
+    "accuracy",
+    "over student",
+    "over kd",
+    "agree",
+    "params",
+    "ratio",
+    "ms",
+    "trials",
+    "epochs",
+    "teacher fwd",
+    "seconds",
+)
+
+
+def cells(row: Row) -> list[str]:
+    """A row as text, by COLUMNS."""
+    accuracy = _percent(row.accuracy, sign=False) if row.accuracy else f"{row.status}"
+    return [
+        row.method,
+        accuracy + (f" {TIE}" if row.tied else ""),
+        _percent(row.gain_student),
+        _percent(row.gain_kd),
+        "" if row.agreement is None else f"{100 * row.agreement:.1f}",
+        "" if row.parameters is None else _count(row.parameters),
+        "" if row.compression is None else f"{row.compression:.1f}x",
+        "" if row.latency_ms is None else f"{row.latency_ms:.2f}",
+        str(row.trials),
+        str(row.epochs),
+        _count(row.teacher_forwards),
+        f"{row.seconds:.1f}",
+    ]
+
+
+def _terminal(board: Board, width: int | None) -> str:
+    console = Console(width=width)
+    if not console.is_terminal and width is None:
+        console = Console(width=140)
+    with console.capture() as capture:
+        for pair, rows in _by_pair(board).items():
+            table = Table(title=f"{board.suite}: {pair}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+            for column in COLUMNS:
+                left = column in ("method", "accuracy")
+                table.add_column(column, justify="left" if left else "right", no_wrap=left)
+            for row in rows:
+                leads = row is rows[0] or row.tied
+                table.add_row(*cells(row), style="bold" if leads and row.accuracy else None)
+            console.print(table)
+            for row in rows:
+                if row.reason:
+                    console.print(f"{row.method}: {row.status}: {row.reason}", highlight=False)
+        for note in notes(board):
+            console.print(note, style="dim", highlight=False)
+    return capture.get()
+
+
+def _block(board: Board, pair: str, rows: list[Row], form: str) -> str:
+    """One pair as a markdown or LaTeX (booktabs) table; the best and what ties with it in bold."""
+    texts = []
+    for row in rows:
+        text = cells(row)
+        if row.accuracy and (row is rows[0] or row.tied):
+            text[1] = f"**{text[1]}**" if form == "markdown" else rf"\textbf{{{_latex(text[1])}}}"
+        texts.append(
+            text if form == "markdown" else [text_ if index == 1 else _latex(text_) for index, text_ in enumerate(text)]
+        )
+    reasons = [f"{row.method}: {row.status}: {row.reason}" for row in rows if row.reason]
+    if form == "markdown":
+        table = pd.DataFrame(texts, columns=list(COLUMNS)).to_markdown(index=False, disable_numparse=True)
+        return "\n".join([f"**{board.suite}: {pair}**", "", table, *(f"\n{reason}" for reason in reasons)])
+    table = pd.DataFrame(texts, columns=list(COLUMNS)).to_latex(
+        index=False,
+        escape=False,
+        column_format="ll" + "r" * (len(COLUMNS) - 2),
+        caption=_latex(f"{board.suite}: {pair}"),
+    )
+    return "\n".join([table, *(f"% {reason}" for reason in reasons)])
+
+
+def _latex(text: str) -> str:
+    escaped = "".join(f"\\{char}" if char in "_%&#$" else char for char in text)
+    return escaped.replace("->", r"$\rightarrow$").replace("±", r"$\pm$")
+
+
+def _by_pair(board: Board) -> dict[str, list[Row]]:
+    pairs: dict[str, list[Row]] = {}
+    for row in board.rows:
+        pairs.setdefault(row.pair, []).append(row)
+    return pairs
+
+
+def _percent(value: Interval | None, sign: bool = True) -> str:
+    if value is None:
+        return ""
+    mean = f"{100 * value.mean:{'+' if sign else ''}.1f}"
+    return mean if value.half_width is None else f"{mean} ± {100 * value.half_width:.1f}"
+
+
+def _count(value: int) -> str:
+    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:.3g}{suffix}"
+    return str(value)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

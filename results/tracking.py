@@ -1,0 +1,192 @@
+"""Records to MLflow: the only writer to it, a projection of the run store that can be rebuilt at any time.
+
+An experiment for each suite; a parent run for each method and pair; a child for each trial and seed. Nothing is made
+twice: a run is looked for by its tag before it is created, and times come from the records.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+
+from filelock import FileLock  # noqa: E402
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+
+from results.leaderboard import Board  # noqa: E402
+from results.plan import Planned  # noqa: E402
+from results.store import RunStore, StoredRun  # noqa: E402
+from results.tables import frame, render  # noqa: E402
+
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+KEY, PARENT, BOARD = "kdbench.key", "kdbench.parent", "kdbench.board"
+LOGGED = "kdbench.logged"
+"""Set last on a run: what was projected, so that a death in between is seen."""
+
+
+class Tracker:
+    """Writes one experiment of the MLflow store inside the run store."""
+
+    def __init__(self, store: RunStore, experiment: str) -> None:
+        """Opens MLflow's database, making it under a lock if it is new, and the experiment.
+
+        Args:
+            store: whose runs are projected; the database is STORE/mlflow.db.
+            experiment: its name, as the suite's.
+        """
+        self.store, self.uri = store, f"sqlite:///{store.root / 'mlflow.db'}"
+        with FileLock(store.root / "mlflow.lock"):
+            self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            found = self.client.get_experiment_by_name(experiment)
+            location = (store.root / "mlflow-artifacts" / experiment).as_uri()
+            self.experiment = found.experiment_id if found else self.client.create_experiment(experiment, location)
+        self.parents: dict[str, str] = {}
+
+    def run(self, planned: Planned) -> None:
+        """Projects a run of a suite, finished or not, below the parent of its method and pair."""
+        run = self.store.get(planned.key)
+        if run is None or not run.times:
+            return
+        name = f"{planned.phase} {planned.number}" if planned.phase != "teacher" else f"teacher of {planned.pair}"
+        tags = {"pair": planned.pair, "method": planned.method, "phase": planned.phase}
+        if planned.phase != "teacher":
+            tags["mlflow.parentRunId"] = self._parent(planned, run.started)
+        self.single(run, name, tags, weights=planned.phase != "trial")
+
+    def single(self, run: StoredRun, name: str, tags: dict[str, str], weights: bool = True) -> None:
+        """Projects one run."""
+        run_id, logged = self._find_or_create(KEY, run.key, name, run.started, tags)
+        state = f"{run.status}:{len(run.epochs)}"
+        if logged == state:
+            return
+        self._log(run_id, run, weights)
+        status = "FINISHED" if run.finished else "KILLED" if run.status == "stopped" else "FAILED"
+        if run.status in ("running", "interrupted"):
+            status = "RUNNING"
+        self.client.set_tag(run_id, LOGGED, state)
+        self.client.update_run(run_id, status) if status == "RUNNING" else self._end(run_id, status, run.ended)
+
+    def board(self, board: Board) -> None:
+        """Logs the comparison table: as a table artifact, as text, and as a metric for each row."""
+        run_id, _ = self._find_or_create(BOARD, board.suite, "leaderboard", 0.0, {})
+        table = frame(board)
+        self.client.log_text(run_id, table.to_json(orient="split", index=False), "leaderboard.json")
+        self.client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "leaderboard.json", "type": "table"}]')
+        for form, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+            self.client.log_text(run_id, render(board, form), f"leaderboard.{suffix}")
+        metrics = [
+            Metric(f"test_accuracy/{row.pair.replace('->', 'to')}/{row.method}", row.accuracy.mean, 0, row.seeds)
+            for row in board.rows
+            if row.accuracy
+        ]
+        self.client.log_batch(run_id, metrics=metrics)
+        for row in board.rows:
+            summary = {"test_accuracy": row.accuracy.mean} if row.accuracy else {}
+            self._summary(row.pair, row.method, summary, row.setting)
+        self._end(run_id, "FINISHED", None)
+
+    def _summary(self, pair: str, method: str, metrics: dict[str, float], setting: dict[str, Any]) -> None:
+        """The mean and the chosen setting on the parent of a method and pair, which ends it."""
+        if (run_id := self.parents.get(f"{pair}/{method}")) is None:
+            return
+        tags = [RunTag(f"best.{name}", str(value)) for name, value in setting.items()]
+        self.client.log_batch(run_id, metrics=[Metric(k, v, 0, 0) for k, v in metrics.items()], tags=tags)
+        self._end(run_id, "FINISHED", None)
+
+    def _parent(self, planned: Planned, started: float) -> str:
+        label = f"{planned.pair}/{planned.method}"
+        if label not in self.parents:
+            tags = {"pair": planned.pair, "method": planned.method, "phase": "method"}
+            name = f"{planned.method}: {planned.pair}"
+            self.parents[label] = self._find_or_create(PARENT, label, name, started, tags)[0]
+        return self.parents[label]
+
+    def _find_or_create(
+        self, tag: str, value: str, name: str, started: float, tags: dict[str, str]
+    ) -> tuple[str, str | None]:
+        """The id of the run with a tag, and what was logged of it; made if there is none."""
+        quoted = value.replace("'", "")
+        found = self.client.search_runs([self.experiment], f"tags.`{tag}` = '{quoted}'", max_results=1)
+        if found:
+            return found[0].info.run_id, found[0].data.tags.get(LOGGED)
+        start = int(started * 1000) or None
+        run = self.client.create_run(self.experiment, start, {tag: quoted, **tags}, name)
+        return run.info.run_id, None
+
+    def _log(self, run_id: str, run: StoredRun, weights: bool) -> None:
+        metrics = [
+            Metric(name, value, int(when * 1000), epoch.number)
+            for epoch, when in zip(run.epochs, run.times, strict=True)
+            for name, value in _epoch_metrics(vars(epoch))
+        ]
+        metrics += [Metric(name, value, int(run.ended * 1000), 0) for name, value in _final_metrics(run)]
+        finite = [metric for metric in metrics if math.isfinite(metric.value)]
+        for start in range(0, len(finite), 1000):
+            self.client.log_batch(run_id, metrics=finite[start : start + 1000])
+        params = [Param(name, str(value)[:6000]) for name, value in _flat(run.spec)]
+        tags = [RunTag(name, str(value)) for name, value in _tags(run)]
+        self.client.log_batch(run_id, params=params[:100], tags=tags)
+        self.client.log_text(run_id, json.dumps(run.spec, indent=1), "spec.json")
+        if run.folder:
+            self.client.log_artifact(run_id, str(run.folder / "records.jsonl"))
+            if weights and (run.folder / "last.safetensors").exists():
+                self.client.log_artifact(run_id, str(run.folder / "last.safetensors"))
+
+    def _end(self, run_id: str, status: str, ended: float | None) -> None:
+        self.client.set_terminated(run_id, status, None if ended is None else int(ended * 1000))
+
+
+def _epoch_metrics(epoch: dict[str, Any]) -> Iterable[tuple[str, float]]:
+    for name, value in epoch["losses"].items():
+        yield f"loss/{name}", value
+    for name in ("train_accuracy", "validation_accuracy", "learning_rate", "seconds", "teacher_forwards"):
+        yield name, float(epoch[name])
+
+
+def _final_metrics(run: StoredRun) -> Iterable[tuple[str, float]]:
+    """Headline metrics, those of every named prediction, and the cost."""
+    if run.outcome is None:
+        return
+    for which, scores in run.outcome.scores.items():
+        for part in ("validation", "test"):
+            for metric in ("accuracy", "agreement", "calibration_error", "nll"):
+                if (value := run.outcome.headline(which, part, metric)) is not None:
+                    yield f"{part}_{metric}/{which}", value
+            for student, predictions in scores.get(part, {}).items():
+                for prediction, metrics in predictions.items():
+                    yield f"{part}_accuracy/{which}/{student}/{prediction}", metrics["accuracy"]
+    for name, value in run.outcome.cost.items():
+        yield f"cost/{name}", float(value)
+
+
+def _tags(run: StoredRun) -> Iterable[tuple[str, Any]]:
+    yield "status", run.status
+    yield "data_fingerprint", run.spec["data"]["fingerprint"]
+    if run.reason:
+        yield "reason", run.reason
+    if run.outcome:
+        yield "git_commit", run.outcome.environment.get("commit", "")
+        yield "hardware", run.outcome.environment.get("hardware", "")
+        for reference, digest in run.outcome.provenance.get("weights", {}).items():
+            yield f"sha256.{reference.replace(':', '.')}", digest
+        digests = list(run.outcome.provenance.get("weights", {}).values())
+        yield "teacher_hash", ",".join(digests)
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, item in value.items():
+        if isinstance(item, dict) and item:
+            yield from _flat(item, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", json.dumps(item) if isinstance(item, list | dict) else item

@@ -1,0 +1,1 @@
+"""Many experiments: suites, tuning, workers, and the command line."""

@@ -1,0 +1,265 @@
+"""The command `kdbench`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench.errors import InputError
+
+app = typer.Typer(
+    help="Knowledge distillation, compared honestly: run methods, sweep suites, read leaderboards.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Folder of all that is kept.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; downloads go there. [default: STORE/data]")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU that has it), fp32 or bf16.")]
+DEFAULT_STORE = Path("runs")
+
+
+def say(text: str = "") -> None:
+    """Prints to standard error, where everything but results goes."""
+    typer.echo(text, err=True)
+
+
+def answer(value: dict[str, Any]) -> None:
+    """Prints a JSON object to standard output."""
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+@app.command(epilog="Example: kdbench methods kd")
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None, as_json: Json = False
+) -> None:
+    """Lists the methods, or one with its hyperparameters."""
+    from sweeps.show import method_page, method_values, methods_page
+
+    if as_json:
+        answer(method_values(name))
+    else:
+        typer.echo(method_page(name) if name else methods_page())
+
+
+@app.command(
+    epilog="Example: kdbench run --method kd --teacher cifar_resnet20 --student cifar_resnet8 --data digits --epochs 10"
+)
+def run(
+    method: Annotated[str, typer.Option(help="See kdbench methods.")],
+    student: Annotated[
+        str, typer.Option(help="A timm model, or one of the literature (cifar_resnet20, wrn_16_2, ...).")
+    ],
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100, cifar10-jpeg, or a folder.")
+    ],
+    teacher: Annotated[str | None, typer.Option(help="As --student; trained first if the store has none.")] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="A checkpoint of the teacher (safetensors or tensors).")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, as --set temperature=8.")
+    ] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="A field of the recipe, as --recipe lr=0.1.")] = None,
+    student_args: Annotated[
+        list[str] | None, typer.Option("--student-arg", help="Of its constructor, as drop_rate=0.1.")
+    ] = None,
+    teacher_args: Annotated[
+        list[str] | None, typer.Option("--teacher-arg", help="Likewise; mean, std and input_size are its input's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the student.")] = None,
+    teacher_epochs: Annotated[
+        int | None, typer.Option(help="Of a teacher that is trained. [default: --epochs]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    train_fraction: Annotated[float, typer.Option(help="Labelled share of the training part.")] = 1.0,
+    image_size: Annotated[int, typer.Option(help="Pixels; needed for a folder.")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    mlflow: Annotated[bool, typer.Option(help="Whether to log to MLflow.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Carries out one run: trains the teacher if need be, then the student, and scores it on test once."""
+    from sweeps.single import Request, carry_out_request
+
+    request = Request(
+        method=method,
+        student=student,
+        data=data,
+        teacher=teacher,
+        teacher_weights=teacher_weights,
+        settings=pairs_of(settings, "--set"),
+        recipe=pairs_of(recipe, "--recipe"),
+        student_args=pairs_of(student_args, "--student-arg"),
+        teacher_args=pairs_of(teacher_args, "--teacher-arg"),
+        epochs=epochs,
+        teacher_epochs=teacher_epochs,
+        seed=seed,
+        train_fraction=train_fraction,
+        image_size=image_size,
+        device=device,
+        precision=precision,
+        data_dir=data_dir,
+    )
+    values, text = carry_out_request(request, store, mlflow)
+    answer(values) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench sweep digits --methods student,kd --trials 4 --seeds 3")
+def sweep(
+    suite: Annotated[str, typer.Argument(help="A bundled suite (digits), or a path of a TOML file.")],
+    methods: Annotated[str | None, typer.Option(help="Only these, as student,kd.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Tuning trials of each method.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of each method.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard."""
+    from sweeps.show import sweep_and_show
+
+    changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods}
+    board, text = sweep_and_show(suite, changes, store, workers, device, precision, data_dir)
+    answer(board) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench leaderboard digits --format markdown")
+def leaderboard(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Prints the leaderboard of a suite as it stands, also while it runs."""
+    from results.leaderboard import leaderboard as board_of
+    from results.plan import Plan
+    from results.tables import plain, render
+
+    board = board_of(Plan.find(existing(store), suite), _store(store))
+    answer(plain(board)) if as_json else typer.echo(render(board, form))
+
+
+@app.command(epilog="Example: kdbench status digits")
+def status(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Counts the runs of a suite by how they stand."""
+    from results.plan import Plan
+    from results.status import page, status_of
+
+    values = status_of(Plan.find(existing(store), suite), _store(store))
+    answer(values) if as_json else typer.echo(page(values))
+
+
+@app.command(epilog="Example: kdbench teachers")
+def teachers(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Lists every teacher in the store, and verifies its weights against their SHA-256."""
+    from results.status import teachers_of, teachers_page
+
+    rows = teachers_of(_store(existing(store)))
+    answer({"teachers": rows}) if as_json else typer.echo(teachers_page(rows))
+    if any(row["problem"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: kdbench sync digits")
+def sync(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Brings MLflow up to date with the run store; rebuilds it if it was lost."""
+    from results.leaderboard import leaderboard as board_of
+    from results.plan import Plan
+    from results.tracking import Tracker
+
+    plan, runs = Plan.find(existing(store), suite), _store(store)
+    tracker = Tracker(runs, plan.folder.parent.name)
+    for planned in plan.runs():
+        tracker.run(planned)
+    tracker.board(board_of(plan, runs))
+    values = {"experiment": plan.folder.parent.name, "runs": len(plan.runs()), "tracking_uri": tracker.uri}
+    answer(values) if as_json else typer.echo(f"{values['runs']} runs of {suite} are in {tracker.uri}")
+
+
+def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE items by name.
+
+    Raises:
+        InputError: for an item without an equals sign.
+    """
+    pairs = {}
+    for item in items or ():
+        name, equals, value = item.partition("=")
+        if not (name and equals):
+            raise InputError(f"{option} takes NAME=VALUE, but got {item!r}.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def existing(store: Path) -> Path:
+    """A store that must be there, as reading does not make one.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not store.is_dir():
+        raise InputError(f"there is no store {store}: run a sweep first, or give its folder by --store.")
+    return store
+
+
+def _store(store: Path) -> Any:
+    from results.store import RunStore
+
+    return RunStore(store)
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Runs a command; bad input is one line and exit code 2, an interrupt 130 or 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        command()
+    except InputError as error:
+        say(f"kdbench: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("\nkdbench: interrupted. What is finished is kept; the same command goes on.")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(guarded(_typer))
+
+
+def _typer() -> None:
+    try:
+        code = app(standalone_mode=False, prog_name="kdbench")
+    except typer.TyperException as error:
+        raise InputError(" ".join(error.format_message().split()) + " See: kdbench --help") from None
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        sys.exit(code)

@@ -1,0 +1,268 @@
+"""Carries out a suite: teachers first, then a chain of runs for each method and pair, spread over workers.
+
+One driver owns a store: it alone asks Optuna and writes the plan, and its projector thread alone writes MLflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from bench.data import load
+from bench.errors import InputError
+from bench.networks import check_model
+from bench.record import Epoch
+from bench.spec import Spec
+from results.leaderboard import Board, leaderboard
+from results.plan import Plan, Planned, pair_name
+from results.store import RunStore, StoredRun
+from sweeps.study import Chain, Job, chain, storage_at
+from sweeps.suite import Pair, Suite
+from sweeps.workers import Worker, ready, threads_each
+
+LIVES = 3
+"""How often a run is begun whose worker dies, before it is given up."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a sweep may use."""
+
+    data_dir: Path
+    device: str
+    precision: str
+    workers: int
+
+
+@dataclass
+class _Batch:
+    """Jobs that a chain waits for."""
+
+    chain: Chain
+    jobs: list[Job]
+    runs: dict[int, StoredRun] = field(default_factory=dict)
+
+
+Ticket = tuple[_Batch, int]
+
+
+def sweep(
+    suite: Suite,
+    store: RunStore,
+    machine: Machine,
+    report: Callable[[Planned, Epoch | StoredRun], None],
+) -> tuple[Board, str]:
+    """Carries out a suite, or goes on with one that was interrupted.
+
+    Args:
+        suite: what to compare.
+        store: where everything is kept.
+        machine: what to use.
+        report: told of every epoch and of every run that has ended.
+
+    Returns:
+        The leaderboard, and a warning if MLflow could not be written.
+
+    Raises:
+        InputError: if the suite cannot be carried out, or another sweep is using the store.
+    """
+    with _only_driver(store):
+        for pair in suite.pairs:
+            check_model(pair.teacher)
+            check_model(pair.student)
+        plan = plan_of(suite, store, machine)
+        suite = suite.model_copy(update={"data": suite.data.model_copy(update=plan.suite["data"])})
+        storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
+        with _Projector(store, plan) as projector, _Driver(store, plan, machine, projector.add, report) as driver:
+            teachers = {pair: suite.teacher_spec(pair, machine.precision) for pair in suite.pairs}
+            driver.carry_out([_teachers(teachers)])
+            pairs = [(pair, method) for pair in suite.pairs for method in suite.methods]
+            driver.carry_out([chain(suite, pair, method, teachers[pair], plan, storage) for pair, method in pairs])
+            board = leaderboard(plan, store)
+            projector.finish(board)
+        return board, projector.problem
+
+
+def plan_of(suite: Suite, store: RunStore, machine: Machine) -> Plan:
+    """The plan of a suite in a store; reads the data to know their fingerprint."""
+    from bench.data import read
+
+    fingerprint = read(suite.data.name, suite.data.image_size, machine.data_dir).fingerprint
+    suite = suite.model_copy(update={"data": suite.data.model_copy(update={"fingerprint": fingerprint})})
+    load(suite.data, machine.data_dir)
+    return Plan.create(store.root, suite.name, suite.digest(machine.precision), suite.model_dump(mode="json"))
+
+
+def _teachers(specs: dict[Pair, Spec]) -> Chain:
+    """Every pair's teacher, each trained once; without it nothing can be compared."""
+    jobs = [
+        Job(Planned(pair_name(pair.model_dump()), "teacher", "teacher", 0, spec.key), spec)
+        for pair, spec in specs.items()
+    ]
+    for job, run in zip(jobs, (yield jobs), strict=True):
+        if run.status != "done":
+            raise InputError(f"the teacher of {job.planned.pair} could not be trained: {run.status}: {run.reason}")
+
+
+@contextlib.contextmanager
+def _only_driver(store: RunStore) -> Iterator[None]:
+    lock = FileLock(store.root / "driver.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another sweep is using {store.root}: wait for it, or give another --store.") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+class _Driver:
+    """Feeds chains to workers."""
+
+    def __init__(
+        self,
+        store: RunStore,
+        plan: Plan,
+        machine: Machine,
+        project: Callable[[Planned], None],
+        report: Callable[[Planned, Epoch | StoredRun], None],
+    ) -> None:
+        self.store, self.plan, self.machine, self.project, self.report = store, plan, machine, project, report
+        self.known = {(*planned.place, planned.key) for planned in plan.runs()}
+        self.queue: deque[Ticket] = deque()
+        self.busy: dict[Worker, Ticket] = {}
+        self.idle: list[Worker] = []
+        self.deaths: dict[str, int] = {}
+
+    def __enter__(self) -> _Driver:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for worker in (*self.idle, *self.busy):
+            worker.close()
+
+    def carry_out(self, chains: list[Chain]) -> None:
+        """Runs every chain to its end."""
+        for each in chains:
+            self._advance(_Batch(each, []))
+        while self.queue or self.busy:
+            while self.queue and len(self.busy) < self.machine.workers:
+                self._dispatch(self.queue.popleft())
+            for worker in ready(list(self.busy)):
+                self._hear(worker)
+
+    def _advance(self, batch: _Batch) -> None:
+        """Takes a chain whose batch is whole to its next batch; runs that the store has are not queued."""
+        while len(batch.runs) == len(batch.jobs):
+            results = [batch.runs[index] for index in range(len(batch.jobs))]
+            try:
+                jobs = batch.chain.send(results) if batch.jobs else next(batch.chain)
+            except StopIteration:
+                return
+            batch.jobs, batch.runs = jobs, {}
+            for index, job in enumerate(jobs):
+                if (*job.planned.place, job.planned.key) not in self.known:
+                    self.plan.add(job.planned)
+                run = self.store.get(job.spec.key)
+                if run and (run.finished or (job.settled and run.status == "stopped")):
+                    self._settle(batch, index, run)
+                else:
+                    self.queue.append((batch, index))
+
+    def _dispatch(self, ticket: Ticket) -> None:
+        batch, index = ticket
+        machine = self.machine
+        threads = threads_each(machine.workers)
+        worker = self.idle.pop() if self.idle else Worker(self.store.root, machine.data_dir, machine.device, threads)
+        self.busy[worker] = ticket
+        worker.send(batch.jobs[index].spec)
+
+    def _hear(self, worker: Worker) -> None:
+        batch, index = ticket = self.busy[worker]
+        job = batch.jobs[index]
+        try:
+            kind, content = worker.line.recv()
+            if kind == "epoch":
+                epoch = Epoch(**content)
+                self.report(job.planned, epoch)
+                worker.line.send(job.watch(epoch))
+                return
+        except (EOFError, OSError):
+            del self.busy[worker]
+            worker.close()
+            self._bury(ticket)
+            return
+        del self.busy[worker]
+        self.idle.append(worker)
+        if kind == "refused" and job.planned.phase == "teacher":
+            raise InputError(content)
+        self._end(batch, index)
+
+    def _bury(self, ticket: Ticket) -> None:
+        """A worker died: its run goes on in another, or is given up."""
+        batch, index = ticket
+        spec = batch.jobs[index].spec
+        self.deaths[spec.key] = self.deaths.get(spec.key, 0) + 1
+        if self.deaths[spec.key] < LIVES:
+            self.queue.appendleft(ticket)
+            return
+        with self.store.attempt(spec.key, spec.canonical(), lambda epoch: None) as attempt:
+            attempt.end("failed", f"its worker died {LIVES} times (killed, or out of memory)")
+        self._end(batch, index)
+
+    def _end(self, batch: _Batch, index: int) -> None:
+        run = self.store.get(batch.jobs[index].spec.key)
+        assert run is not None
+        self._settle(batch, index, run)
+        self._advance(batch)
+
+    def _settle(self, batch: _Batch, index: int, run: StoredRun) -> None:
+        planned = batch.jobs[index].planned
+        batch.runs[index] = run
+        self.report(planned, run)
+        self.project(planned)
+
+
+class _Projector:
+    """A thread that brings ended runs to MLflow, so that training never waits for it; the store stays the truth."""
+
+    def __init__(self, store: RunStore, plan: Plan) -> None:
+        self.store, self.plan = store, plan
+        self.problem = ""
+        self.inbox: queue.Queue[Planned | Board | None] = queue.Queue()
+        self.thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> _Projector:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.inbox.put(None)
+        if not any(exception):
+            self.thread.join()
+
+    def add(self, planned: Planned) -> None:
+        """Queues a run that has ended."""
+        self.inbox.put(planned)
+
+    def finish(self, board: Board) -> None:
+        """Queues the comparison table."""
+        self.inbox.put(board)
+
+    def _work(self) -> None:
+        try:
+            from results.tracking import Tracker
+
+            tracker = Tracker(self.store, self.plan.folder.parent.name)
+            while (item := self.inbox.get()) is not None:
+                tracker.board(item) if isinstance(item, Board) else tracker.run(item)
+        except Exception as error:  # a copy that fails must not end the sweep
+            self.problem = f"MLflow was not brought up to date ({type(error).__name__}: {error}); try: kdbench sync"

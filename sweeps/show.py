@@ -1,0 +1,190 @@
+"""What a terminal shows of methods and of a sweep as it goes."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import ValidationError
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bench.environment import pick_device, pick_precision
+from bench.errors import InputError
+from bench.record import Epoch
+from bench.spec import configure, explain
+from methods import REGISTRY
+from methods.base import Method
+from results.plan import Planned
+from results.store import RunStore, StoredRun
+from results.tables import plain, render
+from sweeps.driver import Machine, sweep
+from sweeps.suite import Suite, load_suite
+
+
+def method_values(name: str | None) -> dict[str, Any]:
+    """The registry, or one method, as JSON values."""
+    if name:
+        return _values(configure(name, {}))
+    return {"methods": [_values(configure(each, {})) for each in sorted(REGISTRY)]}
+
+
+def methods_page() -> str:
+    """The registry as a table."""
+    table = Table("id", "paper", "knowledge", "needs", "searched (default)", box=box.SIMPLE_HEAD)
+    for value in method_values(None)["methods"]:
+        searched = ", ".join(f"{h['name']} ({h['default']})" for h in value["hyperparameters"] if h["space"])
+        paper = f"{value['paper']['authors'].split(',')[0]} {value['paper']['year']}"
+        table.add_row(value["id"], paper, value["knowledge"], ", ".join(value["needs"]), searched)
+    return _captured(table)
+
+
+def method_page(name: str) -> str:
+    """One method in full: its paper, what it says of itself, its hyperparameters."""
+    method = configure(name, {})
+    value = _values(method)
+    paper = value["paper"]
+    table = Table("hyperparameter", "default", "search space", box=box.SIMPLE_HEAD)
+    for each in value["hyperparameters"]:
+        table.add_row(each["name"], str(each["default"]), each["space"] or "fixed")
+    head = f"{name}: {paper['title']}\n{paper['authors']} ({paper['year']}) {paper['link']}"
+    needs = ", ".join(value["needs"]) or "logits alone"
+    facts = f"knowledge: {value['knowledge']}; needs: {needs}; teacher: {'yes' if method.taught else 'no'}"
+    return f"{head}\n{facts}\n\n{inspect.getdoc(type(method)) or ''}\n{_captured(table)}"
+
+
+def _values(method: Method) -> dict[str, Any]:
+    space = method.space()
+    return {
+        "id": method.id,
+        "paper": asdict(method.paper),
+        "knowledge": method.knowledge,
+        "needs": sorted(method.needs),
+        "taught": method.taught,
+        "hyperparameters": [
+            {"name": name, "default": value, "space": _space(space[name]) if name in space else ""}
+            for name, value in method.parameters().items()
+        ],
+    }
+
+
+def _space(space: Any) -> str:
+    if isinstance(space, CategoricalDistribution):
+        return "one of " + ", ".join(map(str, space.choices))
+    assert isinstance(space, FloatDistribution | IntDistribution)
+    return f"{space.low:g} to {space.high:g}" + (", log" if space.log else "")
+
+
+def _captured(table: Table) -> str:
+    console = Console()
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def sweep_and_show(
+    name: str,
+    changes: dict[str, Any],
+    root: Path,
+    workers: int,
+    device_name: str,
+    precision: str,
+    data_dir: Path | None,
+) -> tuple[dict[str, Any], str]:
+    """Carries out a suite with a progress bar; returns the leaderboard as JSON values and as text.
+
+    Raises:
+        InputError: if anything is wrong with the suite or the machine.
+    """
+    suite = changed(load_suite(name), changes)
+    device = pick_device(device_name)
+    store = RunStore(root)
+    count = workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
+    folder = (data_dir or store.root / "data").expanduser().resolve()
+    machine = Machine(folder, str(device), pick_precision(precision, device), count)
+    with SweepProgress(suite, count) as progress:
+        board, problem = sweep(suite, store, machine, progress.report)
+    text = render(board, "terminal")
+    ends = [problem] if problem else []
+    ends += [
+        f"Results: {store.root} (runs/KEY holds every record; nothing finished is ever repeated)",
+        f"MLflow:  mlflow ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
+        f"Next:    kdbench leaderboard {suite.name} --format markdown | kdbench methods kd | kdbench run --help",
+    ]
+    return plain(board), text + "\n" + "\n".join(ends)
+
+
+def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
+    """A suite with what the command line changes: methods, trials, seeds, epochs.
+
+    Raises:
+        InputError: if the result breaks a rule.
+    """
+    values = suite.model_dump()
+    if changes.get("methods"):
+        values["methods"] = [name.strip() for name in changes["methods"].split(",") if name.strip()]
+    if changes.get("seeds"):
+        values["seeds"] = changes["seeds"]
+    if changes.get("trials"):
+        values["tuning"]["trials"] = changes["trials"]
+    if changes.get("epochs"):
+        values["recipe"]["epochs"] = changes["epochs"]
+    try:
+        return Suite.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"suite {suite.name}: {explain(error)}") from None
+
+
+class SweepProgress:
+    """A bar of runs with the time left on a terminal; a line each ended run elsewhere."""
+
+    def __init__(self, suite: Suite, workers: int) -> None:
+        """Starts at nothing.
+
+        Args:
+            suite: what is carried out.
+            workers: how many processes do it.
+        """
+        self.console = Console(stderr=True)
+        runs = len(suite.pairs) * len(suite.methods) * (suite.tuning.trials + suite.seeds) + len(suite.pairs)
+        self.runs, self.ended, self.of = runs, 0, 1000
+        self.now: dict[str, float] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)
+        self.task = self.bar.add_task(f"{suite.name}, {workers} workers", total=runs)
+
+    def __enter__(self) -> SweepProgress:
+        """Shows the bar."""
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leaves the bar as it is."""
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def report(self, planned: Planned, news: Epoch | StoredRun) -> None:
+        """Takes an epoch or the end of a run."""
+        if isinstance(news, Epoch):
+            self.now[planned.key] = news.number / news.of
+        else:
+            self.now.pop(planned.key, None)
+            self.ended += 1
+            self._line(planned, news)
+        self.bar.update(self.task, completed=int(10 * (self.ended + sum(self.now.values()))) / 10)
+
+    def _line(self, planned: Planned, run: StoredRun) -> None:
+        value = run.outcome.headline("last", "validation") if run.outcome else None
+        end = f"validation {100 * value:.1f} %" if value is not None else f"{run.status}: {run.reason}"
+        text = f"[{self.ended}/{self.runs}] {planned.method} {planned.phase} {planned.number}: {end}"
+        if not self.console.is_terminal:
+            self.console.print(text, highlight=False, soft_wrap=True)
+        elif run.status == "failed":
+            self.bar.console.print(text, highlight=False)

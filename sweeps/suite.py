@@ -1,0 +1,176 @@
+"""A suite: the data, pairs, recipe, methods and budget of a comparison, read from TOML and checked on load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from bench.data import check_augment
+from bench.errors import InputError, unknown
+from bench.spec import NUMBERS, DataSpec, Frozen, ModelSpec, Recipe, Spec, configure, explain
+from methods import REGISTRY
+
+RECIPE = "recipe."
+"""Prefix of a recipe's field among searched names."""
+
+
+class Pair(Frozen):
+    """A teacher and a student, by timm name."""
+
+    teacher: str
+    student: str
+
+
+class Range(Frozen):
+    """Where a number of the recipe is searched."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be below high, and positive on a log scale")
+        return self
+
+
+class Tuning(Frozen):
+    """The tuning budget, the same for every method."""
+
+    trials: Annotated[int, Field(ge=1)] = 20
+    prune: bool = True
+    """Whether trials below the median of earlier ones are stopped after half of their epochs."""
+    search: dict[str, Range] = {}
+    """Numbers of the recipe that every method searches beside its own."""
+
+    @field_validator("search")
+    @classmethod
+    def _numbers(cls, search: dict[str, Range]) -> dict[str, Range]:
+        searchable = [name for name, field in Recipe.model_fields.items() if isinstance(field.default, float)]
+        for name in search:
+            if name not in searchable:
+                raise ValueError(f"{name} is not a searchable number of the recipe; there are {', '.join(searchable)}")
+        return search
+
+
+class Suite(Frozen):
+    """A comparison under one protocol."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    about: str = ""
+    data: DataSpec
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
+    methods: tuple[str, ...] = tuple(sorted(REGISTRY))
+    recipe: Recipe = Recipe()
+    teacher: dict[str, Any] = {}
+    """Fields of the recipe in which teachers' training differs."""
+    tuning: Tuning = Tuning()
+    seeds: Annotated[int, Field(ge=1)] = 5
+    """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0."""
+    show: Literal["last", "best"] = "last"
+    """Which epoch tables show, and tuning maximises on validation: the last, or the best on validation."""
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        for name in methods:
+            configure(name, {})
+        return tuple(dict.fromkeys(methods))
+
+    @model_validator(mode="after")
+    def _recipes(self) -> Self:
+        for recipe in (self.recipe, self.teacher_recipe()):
+            check_augment(recipe.augment)
+        return self
+
+    def teacher_recipe(self) -> Recipe:
+        """How teachers are trained."""
+        return Recipe.model_validate(self.recipe.model_dump() | self.teacher)
+
+    def teacher_spec(self, pair: Pair, precision: str) -> Spec:
+        """The run that trains a pair's teacher: without distillation, seed 0."""
+        return teacher_run(ModelSpec(name=pair.teacher), self.data, self.teacher_recipe(), precision)
+
+    def spec(self, pair: Pair, method: str, setting: dict[str, Any], teacher: Spec, seed: int, test: bool) -> Spec:
+        """A run of a method with a setting of what is searched; `recipe.` names go to the recipe."""
+        recipe = {k.removeprefix(RECIPE): v for k, v in setting.items() if k.startswith(RECIPE)}
+        params = {k: v for k, v in setting.items() if not k.startswith(RECIPE)}
+        return Spec(
+            method=method,
+            params=configure(method, params).parameters(),
+            student=ModelSpec(name=pair.student),
+            teachers=(taught_by(teacher),),
+            data=self.data,
+            recipe=self.recipe.model_copy(update=recipe),
+            seed=seed,
+            precision=teacher.precision,
+            test=test,
+        )
+
+    def space(self, method: str) -> dict[str, BaseDistribution]:
+        """What tuning a method searches: its own hyperparameters, and the recipe's numbers of this suite."""
+        ranges = self.tuning.search.items()
+        recipe = {f"{RECIPE}{name}": FloatDistribution(r.low, r.high, log=r.log) for name, r in ranges}
+        return {**REGISTRY[method].space(), **recipe}
+
+    def defaults(self, method: str) -> dict[str, Any]:
+        """The setting of trial 0: the paper's own hyperparameters and the suite's own recipe."""
+        parameters = configure(method, {}).parameters()
+        own = {name: parameters[name] for name in REGISTRY[method].space()}
+        return own | {f"{RECIPE}{name}": getattr(self.recipe, name) for name in self.tuning.search}
+
+    def digest(self, precision: str) -> str:
+        """8 hexadecimal digits of the protocol: all but which methods and pairs, and how many seeds."""
+        protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name"})
+        text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def teacher_run(model: ModelSpec, data: DataSpec, recipe: Recipe, precision: str) -> Spec:
+    """The run that trains a teacher: by hard labels alone, seed 0."""
+    return Spec(method="student", student=model, data=data, recipe=recipe, precision=precision)  # type: ignore[arg-type]
+
+
+def taught_by(teacher: Spec) -> ModelSpec:
+    """The network that a run has trained, as another run's teacher."""
+    return teacher.student.model_copy(update={"weights": f"run:{teacher.key}"})
+
+
+def bundled() -> list[str]:
+    """Names of the suites that come with kdbench."""
+    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by name, or from a TOML file by path.
+
+    Raises:
+        InputError: if there is none, or it breaks a rule.
+    """
+    if name in bundled():
+        text = (_folder() / f"{name}.toml").read_text()
+    elif Path(name).is_file():
+        text = Path(name).read_text()
+    elif name.endswith(".toml"):
+        raise InputError(f"there is no suite file {name}.")
+    else:
+        raise unknown("suite", name, bundled(), see="a path of a TOML file works too")
+    try:
+        values = tomllib.loads(text)
+        return Suite.model_validate({"name": Path(name).stem, **values})
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"suite {name} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise InputError(f"suite {name}: {explain(error)}") from None
+
+
+def _folder() -> Any:
+    return resources.files("sweeps") / "suites"
