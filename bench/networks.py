@@ -207,7 +207,9 @@ def import_checkpoint(path: Path, network: Network, name: str) -> bytes:
         if path.suffix == ".safetensors":
             state: Any = safetensors.torch.load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a corrupt file can raise anything
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path} is not a readable checkpoint of tensors: {reason}") from None

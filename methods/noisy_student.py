@@ -22,6 +22,7 @@ from methods.base import (
     Unsupported,
     fraction,
     method,
+    non_negative,
     tuned,
 )
 
@@ -57,8 +58,8 @@ class NoisyStudent(Method):
 
     Departures: the first teacher is the pair's, where the paper's first teacher is an EfficientNet of the student's
     size or smaller; the student here is as a rule smaller, as this is a benchmark of compression. Rounds share the
-    run's epochs so that every method has the same budget of updates; `round_epochs` = 1 gives each the whole schedule
-    (the paper runs three whole rounds). Labelled and pseudo-labelled images are mixed in one shuffled set, not in
+    run's epochs so that every method has the same budget of updates (`round_epochs` = 0); `round_epochs` = 1 gives each
+    the whole schedule. The paper runs three whole rounds; as a round is short here, their number is searched. Labelled and pseudo-labelled images are mixed in one shuffled set, not in
     batches of a fixed ratio. The paper's dropout of 0.5 and stochastic depth of 0.2 are for networks a thousand times
     larger than those of small suites, so all noise is searched.
 
@@ -75,8 +76,8 @@ class NoisyStudent(Method):
     dropout: float = tuned(0.5, FloatDistribution(0.0, 0.5))
     stochastic_depth: float = tuned(0.2, FloatDistribution(0.0, 0.2))
     magnitude: int = tuned(9, IntDistribution(1, 15))
-    rounds: int = 2
-    round_epochs: float = 0.5
+    rounds: int = tuned(2, IntDistribution(1, 3))
+    round_epochs: float = 0.0
     soft: bool = True
     balance: bool = True
 
@@ -85,10 +86,9 @@ class NoisyStudent(Method):
         fraction(threshold=self.threshold, dropout=self.dropout, stochastic_depth=self.stochastic_depth)
         if not 0 <= self.magnitude <= 30:
             raise ValueError(f"magnitude must lie between 0 and 30, but got magnitude={self.magnitude}.")
-        if self.rounds < 1 or self.round_epochs <= 0:
-            raise ValueError(
-                f"rounds must be at least 1 and round_epochs positive, but got {self.rounds} and {self.round_epochs}."
-            )
+        non_negative(round_epochs=self.round_epochs)
+        if self.rounds < 1:
+            raise ValueError(f"rounds must be at least 1, but got rounds={self.rounds}.")
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage a round; the last round's student is the run's result."""
@@ -98,7 +98,8 @@ class NoisyStudent(Method):
             copy = "" if index == self.rounds - 1 else f"round_{index + 1}"
             student = Net("student", copy, tuple((name, value) for name, value in noise.items() if value))
             labels = self.pseudo_labels(teacher)
-            yield Stage(f"round_{index + 1}", self.loss, (student,), (), epochs=self.round_epochs, data=labels)
+            epochs = self.round_epochs or 1 / self.rounds
+            yield Stage(f"round_{index + 1}", self.loss, (student,), (), epochs=epochs, data=labels)
             teacher = student
 
     def loss(self, step: Step) -> Losses:

@@ -183,22 +183,27 @@ class _Driver:
         threads = threads_each(machine.workers)
         worker = self.idle.pop() if self.idle else Worker(self.store.root, machine.data_dir, machine.device, threads)
         self.busy[worker] = ticket
-        worker.send(batch.jobs[index].spec)
+        self._tell(worker, batch.jobs[index].spec.canonical())
+
+    def _tell(self, worker: Worker, message: object) -> None:
+        """Sends to a worker; one that has died says so when it is next heard."""
+        with contextlib.suppress(OSError):
+            worker.line.send(message)
 
     def _hear(self, worker: Worker) -> None:
         batch, index = ticket = self.busy[worker]
         job = batch.jobs[index]
         try:
             kind, content = worker.line.recv()
-            if kind == "epoch":
-                epoch = Epoch(**content)
-                self.report(job.planned, epoch)
-                worker.line.send(job.watch(epoch))
-                return
         except (EOFError, OSError):
             del self.busy[worker]
             worker.close()
             self._bury(ticket)
+            return
+        if kind == "epoch":
+            epoch = Epoch(**content)
+            self.report(job.planned, epoch)
+            self._tell(worker, job.watch(epoch))
             return
         del self.busy[worker]
         self.idle.append(worker)

@@ -90,10 +90,6 @@ class Worker:
         self.process.start()
         end.close()
 
-    def send(self, spec: Spec) -> None:
-        """Gives it a run."""
-        self.line.send(spec.canonical())
-
     def close(self) -> None:
         """Ends the process; a run under way goes on later from its last checkpoint."""
         self.process.terminate()

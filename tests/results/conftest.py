@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.record import Epoch, Outcome
+from results.plan import Plan, Planned
+from results.store import RunStore
+
+SPEC: dict[str, Any] = {
+    "method": "kd",
+    "params": {"temperature": 4.0},
+    "student": {"name": "small", "weights": "scratch", "args": {}},
+    "teachers": [{"name": "large", "weights": "run:0123", "args": {}}],
+    "data": {"name": "digits", "fingerprint": "f00d"},
+    "recipe": {"epochs": 3},
+    "seed": 1,
+}
+
+
+def epoch(number: int, of: int = 3, accuracy: float = 0.5) -> Epoch:
+    losses = {"student/ce": 1.0 / number}
+    return Epoch(number, of, "train", losses, accuracy, accuracy, 0.1, images=100, teacher_forwards=100, seconds=0.5)
+
+
+def outcome(test: float, validation: float = 0.5, status: str = "done", reason: str = "") -> Outcome:
+    if status != "done":
+        return Outcome(status, reason)
+
+    def part(accuracy: float) -> dict[str, Any]:
+        metrics = {"accuracy": accuracy, "agreement": 0.8, "nll": 1.0, "calibration_error": 0.1}
+        return {"student": {"logits": metrics}}
+
+    scores = {which: {"epoch": 3, "validation": part(validation), "test": part(test)} for which in ("last", "best")}
+    cost = {"parameters": 1000, "teacher_parameters": 5000, "latency_ms": 0.5, "seconds": 1.5}
+    return Outcome("done", "", scores, cost, {"hardware": "abacus", "threads": 1, "torch": "2", "timm": "1"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "store")
+
+
+@pytest.fixture
+def finish(store: RunStore) -> Callable[..., None]:
+    def make(key: str, result: Outcome, epochs: int = 3) -> None:
+        import json
+
+        with store.attempt(key, json.dumps(SPEC), lambda _: None) as attempt:
+            for number in range(1, epochs + 1):
+                attempt.epoch(epoch(number), lambda: b"state")
+            attempt.finish(result, {"last": b"weights of " + key.encode(), "best": b"best"})
+
+    return make
+
+
+@pytest.fixture
+def plan(store: RunStore) -> Plan:
+    suite = {
+        "pairs": [{"teacher": "large", "student": "small"}],
+        "methods": ["student", "kd", "sp"],
+        "seeds": 3,
+        "show": "last",
+        "about": "",
+        "tuning": {"trials": 1},
+        "recipe": {"epochs": 3},
+    }
+    return Plan.create(store.root, "toy", "abcd1234", suite)
+
+
+@pytest.fixture
+def fill(plan: Plan, finish: Callable[..., None]) -> Callable[..., None]:
+    """Finishes one trial and a run a seed for a method, with the given test accuracies."""
+
+    def make(method: str, accuracies: list[float]) -> None:
+        pair = plan.pairs()[0]
+        finish(f"{method}-trial", outcome(test=0.0))
+        plan.add(Planned(pair, method, "trial", 0, f"{method}-trial", {"lr": 0.1}))
+        for seed, accuracy in enumerate(accuracies, start=1):
+            finish(f"{method}-{seed}", outcome(accuracy))
+            plan.add(Planned(pair, method, "seed", seed, f"{method}-{seed}", {"lr": 0.1}))
+
+    return make

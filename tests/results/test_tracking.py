@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from results.leaderboard import leaderboard
+from results.plan import Plan, Planned
+from results.store import RunStore
+from results.tracking import Tracker
+from tests.results.conftest import SPEC, outcome
+
+
+@pytest.fixture
+def filled(plan: Plan, fill: Callable[..., None]) -> Plan:
+    fill("student", [0.80, 0.82])
+    fill("kd", [0.85, 0.86])
+    return plan
+
+
+def sync(plan: Plan, store: RunStore) -> Tracker:
+    tracker = Tracker(store, "toy")
+    for planned in plan.runs():
+        tracker.run(planned)
+    tracker.board(leaderboard(plan, store))
+    return tracker
+
+
+def runs(tracker: Tracker) -> list[Run]:
+    return list(tracker.client.search_runs([tracker.experiment], max_results=1000))
+
+
+def contents(tracker: Tracker) -> dict[str, object]:
+    """All that is stored, without the ids that MLflow gives."""
+    client: MlflowClient = tracker.client
+    found: dict[str, object] = {}
+    for run in runs(tracker):
+        history = {
+            name: [(m.step, m.value, m.timestamp) for m in client.get_metric_history(run.info.run_id, name)]
+            for name in run.data.metrics
+        }
+        tags = {name: value for name, value in run.data.tags.items() if name != "mlflow.parentRunId"}
+        found[run.info.run_name or ""] = (run.data.params, history, tags, run.info.status)
+    return found
+
+
+def test_projection_nests_children_below_method_and_pair(filled: Plan, store: RunStore) -> None:
+    tracker = sync(filled, store)
+    by_name = {run.info.run_name: run for run in runs(tracker)}
+    parent = by_name["kd: large -> small"]
+    children = [run for run in runs(tracker) if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.run_name or "" for run in children) == ["seed 1", "seed 2", "trial 0"]
+    assert parent.data.metrics["test_accuracy"] == pytest.approx(0.855) and parent.data.tags["best.lr"] == "0.1"
+    assert parent.info.status == "FINISHED"
+
+
+def test_child_holds_params_curves_tags_and_artifacts(filled: Plan, store: RunStore) -> None:
+    tracker = sync(filled, store)
+    seed = next(r for r in runs(tracker) if r.data.tags.get("kdbench.key") == "kd-1")
+    assert seed.data.params["params.temperature"] == "4.0"
+    curve = tracker.client.get_metric_history(seed.info.run_id, "loss/student/ce")
+    assert [(m.step, m.value) for m in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
+    assert seed.data.metrics["test_accuracy/last"] == pytest.approx(0.85)
+    assert {"git_commit", "data_fingerprint", "teacher_hash", "kdbench.key"} <= seed.data.tags.keys()
+    files = {artifact.path for artifact in tracker.client.list_artifacts(seed.info.run_id)}
+    assert files == {"spec.json", "records.jsonl", "last.safetensors"}
+
+
+def test_board_is_a_table_artifact(filled: Plan, store: RunStore) -> None:
+    tracker = sync(filled, store)
+    board = next(run for run in runs(tracker) if run.info.run_name == "leaderboard")
+    assert "leaderboard.json" in board.data.tags["mlflow.loggedArtifacts"]
+    assert board.data.metrics["test_accuracy/large to small/kd"] == pytest.approx(0.855)
+    files = {artifact.path for artifact in tracker.client.list_artifacts(board.info.run_id)}
+    assert files == {"leaderboard.json", "leaderboard.md", "leaderboard.csv", "leaderboard.tex"}
+
+
+def test_projection_is_idempotent_and_can_be_rebuilt(filled: Plan, store: RunStore) -> None:
+    first = contents(sync(filled, store))
+    assert contents(sync(filled, store)) == first
+    ignore = shutil.ignore_patterns("mlflow*")
+    copy = RunStore(Path(shutil.copytree(store.root, store.root.parent / "copy", ignore=ignore)))
+    assert contents(sync(filled, copy)) == first
+
+
+def test_run_that_went_on_is_brought_up_to_date(plan: Plan, finish: Callable[..., None], store: RunStore) -> None:
+    with store.attempt("k", json.dumps(SPEC), lambda _: None):
+        pass
+    planned = Planned(plan.pairs()[0], "kd", "trial", 0, "k")
+    plan.add(planned)
+    tracker = Tracker(store, "toy")
+    tracker.run(planned)
+    assert runs(tracker) == []
+    finish("k", outcome(0.5, status="diverged", reason="ce is nan"), epochs=1)
+    tracker.run(planned)
+    child = next(run for run in runs(tracker) if run.data.tags.get("kdbench.key") == "k")
+    assert (child.info.status, child.data.tags["reason"]) == ("FINISHED", "ce is nan")

@@ -1,0 +1,182 @@
+"""The command line in this process: what it prints, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.cli import _typer, guarded
+
+Run = Callable[..., tuple[int, str, str]]
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+GOOD = ["run", "--method", "kd", "--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter"]
+GOOD += ["--data", "digits", "--epochs", "1", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow"]
+
+
+@pytest.fixture
+def kdbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["kdbench", *arguments])
+        try:
+            code = guarded(_typer)
+        except SystemExit as exit_:
+            code = int(exit_.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def changed(option: str, value: str) -> list[str]:
+    arguments = list(GOOD)
+    if option in arguments:
+        arguments[arguments.index(option) + 1] = value
+        return arguments
+    return [*arguments, option, value]
+
+
+def test_run_trains_the_teacher_once_and_repeats_nothing(kdbench: Run, tmp_path: Path) -> None:
+    code, out, err = kdbench(*GOOD, "--json")
+    first = json.loads(out)
+    assert code == 0 and first["status"] == "done" and not first["already_finished"]
+    assert "teacher cifar_resnet8: epoch 1/1" in err and "kd cifar_resnet8_quarter: epoch 1/1" in err
+    code, out, err = kdbench(*GOOD, "--json")
+    second = json.loads(out)
+    assert code == 0 and second["already_finished"] and second["outcome"] == first["outcome"] and err == ""
+    assert len(list((tmp_path / "runs" / "runs").iterdir())) == 2
+
+
+def test_equal_seeds_give_equal_numbers_in_two_stores(kdbench: Run) -> None:
+    results = []
+    for store in ("a", "b"):
+        _, out, _ = kdbench(*GOOD, "--json", "--store", store, "--set", "temperature=8")
+        results.append(json.loads(out))
+    assert results[0]["key"] == results[1]["key"]
+    assert results[0]["outcome"]["scores"] == results[1]["outcome"]["scores"]
+    assert results[0]["outcome"]["provenance"] == results[1]["outcome"]["provenance"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--method", "kdd", "unknown method 'kdd': did you mean kd"),
+        ("--student", "cifar_resnet9", "unknown model 'cifar_resnet9': did you mean cifar_resnet"),
+        ("--teacher", "wrn_40_3", "unknown model 'wrn_40_3': did you mean wrn_40_"),
+        ("--data", "digitz", "unknown data set 'digitz': did you mean digits"),
+        ("--set", "temprature=4", "unknown hyperparameter of kd 'temprature': did you mean temperature"),
+        ("--set", "temperature=-1", "temperature must be positive, but got temperature=-1.0"),
+        ("--set", "temperature=hot", "but got 'hot'"),
+        ("--set", "temperature", "--set takes NAME=VALUE, but got 'temperature'"),
+        ("--recipe", "lr=-1", "lr: Input should be greater than 0, but got -1"),
+        ("--recipe", "learning=1", "learning: Extra inputs are not permitted"),
+        ("--epochs", "0", "epochs: Input should be greater than or equal to 1, but got 0"),
+        ("--epochs", "many", "Invalid value for '--epochs': Input should be a valid integer"),
+        ("--train-fraction", "2", "train_fraction: Input should be less than or equal to 1, but got 2.0"),
+        ("--train-fraction", "0.001", "cannot split"),
+        ("--device", "abacus", "device 'abacus' cannot be used here"),
+        ("--precision", "fp8", "precision must be auto, fp32 or bf16, but got 'fp8'"),
+        ("--data-dir", "nowhere", "there is no folder nowhere"),
+        ("--data", "./nowhere", "there is no folder"),
+        ("--teacher-weights", "nowhere.pt", "there is no checkpoint nowhere.pt"),
+        ("--store", "/proc/kdbench", "the store /proc/kdbench cannot be written"),
+        ("--colour", "red", "No such option: --colour"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(kdbench: Run, option: str, value: str, message: str) -> None:
+    code, out, err = kdbench(*changed(option, value))
+    assert code == 2 and out == "" and "Traceback" not in err
+    assert message in err and len(err.strip().splitlines()) == 1 and err.startswith("kdbench: ")
+
+
+def test_missing_teacher_and_missing_option_are_refused(kdbench: Run) -> None:
+    code, _, err = kdbench("run", "--method", "kd", "--student", "cifar_resnet8", "--data", "digits")
+    assert code == 2 and "learns from a teacher: give --teacher" in err
+    code, _, err = kdbench("run", "--method", "kd")
+    assert code == 2 and "Missing option '--student'" in err
+
+
+def test_corrupt_checkpoint_is_refused(kdbench: Run, tmp_path: Path) -> None:
+    for name in ("teacher.pt", "teacher.safetensors"):
+        (tmp_path / name).write_bytes(b"\x80\x04not a checkpoint")
+        code, _, err = kdbench(*GOOD, "--teacher-weights", name)
+        assert code == 2 and "is not a readable checkpoint" in err and len(err.strip().splitlines()) == 1
+
+
+def test_users_checkpoint_is_imported_and_teaches(kdbench: Run, tmp_path: Path) -> None:
+    import timm
+    import torch
+
+    torch.save({"state_dict": timm.create_model("cifar_resnet8", num_classes=10, in_chans=1).state_dict()}, "t.pt")
+    code, out, _ = kdbench(*GOOD, "--teacher-weights", "t.pt", "--json")
+    spec = json.loads(out)["spec"]
+    assert code == 0 and spec["teachers"][0]["weights"].startswith("sha256:")
+    code, out, _ = kdbench("teachers", "--json")
+    (row,) = json.loads(out)["teachers"]
+    assert code == 0 and row["reference"] == spec["teachers"][0]["weights"] and row["problem"] == ""
+
+
+def test_teachers_lists_verifies_and_finds_damage(kdbench: Run, tmp_path: Path) -> None:
+    kdbench(*GOOD)
+    code, out, _ = kdbench("teachers")
+    assert code == 0 and "cifar_resnet8" in out and "verified" in out
+    (weights,) = (tmp_path / "runs" / "runs").glob(f"{out.split()[0].removeprefix('run:')}/*/last.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    code, out, _ = kdbench("teachers")
+    assert code == 1 and "is damaged" in out
+
+
+def test_methods_lists_the_registry_and_shows_one(kdbench: Run) -> None:
+    code, out, _ = kdbench("methods", "--json")
+    values = json.loads(out)["methods"]
+    kd = next(value for value in values if value["id"] == "kd")
+    assert code == 0 and kd["paper"]["year"] == 2015 and kd["hyperparameters"][0]["space"] == "1 to 20, log"
+    code, out, _ = kdbench("methods", "fitnets")
+    assert code == 0 and "FitNets: Hints for Thin Deep Nets" in out and "Departures" in out
+    code, _, err = kdbench("methods", "fitnet")
+    assert code == 2 and "did you mean fitnets" in err
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "status", "sync"])
+def test_reading_a_store_that_is_not_there_is_refused_and_makes_none(
+    kdbench: Run, tmp_path: Path, command: str
+) -> None:
+    code, _, err = kdbench(command, "digits")
+    assert code == 2 and "there is no store runs" in err and not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("command", ["methods", "run", "sweep", "leaderboard", "status", "teachers", "sync"])
+def test_every_command_has_help_with_an_example(kdbench: Run, command: str) -> None:
+    code, out, _ = kdbench(command, "--help")
+    assert code == 0 and "Example: kdbench" in out
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys; sys.argv[1:] = ['--help']\nfrom sweeps import cli\ncli.guarded(cli._typer)\n"
+    code += "assert 'torch' not in sys.modules and 'pandas' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_folder_of_images_is_a_data_set(kdbench: Run, tmp_path: Path) -> None:
+    import torch
+    from torchvision.io import write_png
+
+    for label in ("cat", "dog"):
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for index in range(12):
+            image = torch.randint(0, 256, (3, 20, 24), dtype=torch.uint8)
+            write_png(image, str(tmp_path / "pets" / label / f"{index}.png"))
+    arguments = changed("--data", "./pets")
+    arguments[arguments.index("--train-fraction") + 1] = "1"
+    code, _, err = kdbench(*arguments)
+    assert code == 2 and "give --image-size" in err
+    code, out, _ = kdbench(*arguments, "--image-size", "16", "--recipe", "batch_size=8", "--json")
+    values: dict[str, Any] = json.loads(out)
+    assert code == 0 and values["spec"]["data"]["name"] == "folder:pets"

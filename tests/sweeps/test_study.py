@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from bench.record import Epoch, Outcome
+from results.plan import Plan
+from results.store import StoredRun
+from sweeps.selection import best_trial
+from sweeps.study import Job, chain, storage_at
+from sweeps.suite import Suite, load_suite
+
+
+def score(job: Job) -> float:
+    """A stand-in for training whose best learning rate is 0.1."""
+    return 0.9 - abs(job.spec.recipe.lr - 0.1)
+
+
+def finished(job: Job, status: str = "done") -> StoredRun:
+    value = score(job)
+    part = {"student": {"logits": {"accuracy": value}}}
+    scores = {"last": {"epoch": 4, "validation": part}} if status == "done" else {}
+    outcome = Outcome(status, scores=scores) if status != "stopped" else None
+    return StoredRun(job.spec.key, {}, status, "", [], outcome, 0.0, 0.0, [], None)
+
+
+def epoch(number: int, value: float) -> Epoch:
+    return Epoch(number, 4, "train", {}, value, value, 0.1, 1, 0, 0.1)
+
+
+class Bed:
+    """A suite's plan and Optuna database in a folder."""
+
+    def __init__(self, folder: Path, suite: Suite) -> None:
+        self.suite = suite
+        self.plan = Plan.create(folder, suite.name, "abcd", suite.model_dump(mode="json"))
+        self.url = f"sqlite:///{folder / 'optuna.db'}"
+
+    def chain(self) -> Any:
+        pair = self.suite.pairs[0]
+        teacher = self.suite.teacher_spec(pair, "fp32")
+        return chain(self.suite, pair, "kd", teacher, self.plan, storage_at(self.url))
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        storage = storage_at(self.url)
+        (summary,) = optuna.get_all_study_summaries(storage)
+        return optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
+
+
+@pytest.fixture
+def make(tmp_path: Path, tiny: Path) -> Callable[[str], Bed]:
+    suite = load_suite(str(tiny))
+
+    def bed(name: str) -> Bed:
+        (tmp_path / name).mkdir()
+        return Bed(tmp_path / name, suite)
+
+    return bed
+
+
+def drive(steps: Any, runs: Callable[[Job], StoredRun] = finished) -> tuple[list[Job], list[Job]]:
+    """Carries a chain to its end; returns trial jobs and seed jobs."""
+    trials, jobs = [], next(steps)
+    while jobs[0].planned.phase == "trial":
+        trials += jobs
+        jobs = steps.send([runs(job) for job in jobs])
+    return trials, jobs
+
+
+def test_trial_zero_is_the_papers_setting_and_budget_is_kept(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    trials, seeds = drive(bed.chain())
+    assert [job.planned.number for job in trials] == [0, 1, 2]
+    assert trials[0].planned.setting == bed.suite.defaults("kd")
+    assert all(not job.spec.test and job.spec.seed == 0 for job in trials)
+    assert [job.spec.seed for job in seeds] == [1, 2] and all(job.spec.test for job in seeds)
+
+
+def test_seeds_use_the_best_trial_on_validation(make: Callable[[str], Bed]) -> None:
+    trials, seeds = drive(make("a").chain())
+    best = max(trials, key=score)
+    assert {job.planned.key for job in seeds} == {job.spec.key for job in seeds}
+    assert all(job.planned.setting == best.planned.setting for job in seeds)
+
+
+def test_settings_are_equal_for_equal_studies(make: Callable[[str], Bed]) -> None:
+    first, second = drive(make("a").chain()), drive(make("b").chain())
+    assert [job.spec.key for job in first[0] + first[1]] == [job.spec.key for job in second[0] + second[1]]
+
+
+@pytest.mark.parametrize("told", [0, 1, 2])
+def test_driver_that_died_in_a_trial_takes_it_up_again(make: Callable[[str], Bed], told: int) -> None:
+    whole, _ = drive(make("whole").chain())
+    bed = make("broken")
+    steps = bed.chain()
+    (job,) = next(steps)
+    for _ in range(told):
+        (job,) = steps.send([finished(job)])
+    steps.close()
+    trials, _ = drive(bed.chain())
+    assert [job.spec.key for job in trials] == [job.spec.key for job in whole]
+    assert len(bed.trials()) == 3 and all(trial.state.is_finished() for trial in bed.trials())
+
+
+def test_driver_that_died_while_asking_draws_the_same_setting(make: Callable[[str], Bed]) -> None:
+    whole, _ = drive(make("whole").chain())
+    bed = make("broken")
+    steps = bed.chain()
+    steps.send(None)
+    steps.close()
+    storage = storage_at(bed.url)
+    (summary,) = optuna.get_all_study_summaries(storage)
+    optuna.load_study(study_name=summary.study_name, storage=storage).ask()  # no setting, no key
+    trials, _ = drive(bed.chain())
+    assert [job.spec.key for job in trials] == [job.spec.key for job in whole]
+    assert sum(trial.state == optuna.trial.TrialState.FAIL for trial in bed.trials()) == 1
+
+
+def test_finished_study_is_walked_again_without_new_trials(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    first = drive(bed.chain())
+    second = drive(bed.chain())
+    assert [job.spec.key for job in first[0] + first[1]] == [job.spec.key for job in second[0] + second[1]]
+    assert len(bed.trials()) == 3
+
+
+def test_hopeless_trial_is_pruned_and_never_chosen(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    answers: list[bool] = []
+
+    def runs(job: Job) -> StoredRun:
+        hopeless = job.planned.number == 2
+        for number in range(1, 4):
+            going = job.watch(epoch(number, 0.1 if hopeless else 0.8))
+            answers.append(going)
+            if not going:
+                return finished(job, "stopped")
+        return finished(job)
+
+    trials, seeds = drive(bed.chain(), runs)
+    assert answers == [True] * 8 + [False] or answers[-1] is False
+    assert bed.trials()[2].state == optuna.trial.TrialState.PRUNED
+    assert all(job.planned.setting != trials[2].planned.setting for job in seeds)
+    again, _ = drive(bed.chain(), lambda job: finished(job, "stopped" if job.settled else "done"))
+    assert [job.settled for job in again] == [False, False, True]
+
+
+def test_diverged_trial_is_worth_nothing(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    trials, seeds = drive(bed.chain(), lambda job: finished(job, "diverged" if job.planned.number == 0 else "done"))
+    assert bed.trials()[0].value == 0.0
+    assert all(job.planned.setting != trials[0].planned.setting for job in seeds)
+
+
+def test_best_trial_is_the_earliest_of_equals(make: Callable[[str], Bed]) -> None:
+    trials, _ = drive(make("a").chain())
+    run = finished(trials[0])
+    assert best_trial([(job.planned, run) for job in reversed(trials)], "last") == trials[0].planned
+    assert best_trial([], "last") is None

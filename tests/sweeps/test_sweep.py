@@ -1,0 +1,142 @@
+"""A real sweep in real processes: whole, killed and taken up again, with a worker that dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+KDBENCH = [sys.executable, "-c", "from sweeps.cli import main; main()"]
+
+
+def begin(store: Path, suite: Path, *extra: str) -> subprocess.Popen[str]:
+    command = [*KDBENCH, "sweep", str(suite), "--store", str(store), "--workers", "2", "--json", *extra]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    board: dict[str, Any] = json.loads(out)
+    return board
+
+
+def numbers(board: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows without what a clock measured."""
+    measured = ("latency_ms", "seconds")
+    return [{name: value for name, value in row.items() if name not in measured} for row in board["rows"]]
+
+
+def finished(store: Path) -> dict[str, float]:
+    return {path.parent.name: path.stat().st_mtime for path in (store / "runs").glob("*/DONE.json")}
+
+
+def children(pid: int) -> list[int]:
+    """Worker processes of a driver."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
+    """A store with an uninterrupted sweep, its suite, and its board."""
+    from tests.sweeps.conftest import TINY
+
+    folder = tmp_path_factory.mktemp("whole")
+    suite = folder / "tiny.toml"
+    suite.write_text(TINY)
+    return folder / "store", suite, finish(begin(folder / "store", suite))
+
+
+def test_sweep_gives_every_method_its_budget_and_a_row(whole: tuple[Path, Path, dict[str, Any]]) -> None:
+    _, _, board = whole
+    assert {row["method"] for row in board["rows"]} == {"student", "kd", "sp"}
+    assert all(row["status"] == "done" and row["seeds"] == 2 and row["trials"] == 3 for row in board["rows"])
+    assert board["done"] == board["expected"] == 15
+    means = [row["accuracy"]["mean"] for row in board["rows"]]
+    assert means == sorted(means, reverse=True)
+
+
+def test_tuning_runs_never_score_the_test_part(whole: tuple[Path, Path, dict[str, Any]]) -> None:
+    store, _, _ = whole
+    (plan,) = (store / "suites" / "tiny").glob("*/plan.jsonl")
+    phases = {entry["key"]: entry["phase"] for entry in map(json.loads, plan.read_text().splitlines())}
+    for key, phase in phases.items():
+        (records,) = (store / "runs" / key).glob("attempt-*/records.jsonl")
+        last = json.loads(records.read_text().splitlines()[-1])
+        if last["event"] == "outcome":
+            assert ("test" in last["outcome"]["scores"]["last"]) == (phase != "trial")
+
+
+def test_sweep_again_repeats_nothing_and_gives_the_same_table(whole: tuple[Path, Path, dict[str, Any]]) -> None:
+    store, suite, board = whole
+    before = finished(store)
+    assert numbers(finish(begin(store, suite))) == numbers(board)
+    assert finished(store) == before
+
+
+def test_mlflow_holds_every_run_of_the_sweep(whole: tuple[Path, Path, dict[str, Any]]) -> None:
+    store, _, _ = whole
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    phases = [run.data.tags.get("phase") for run in client.search_runs([experiment.experiment_id], max_results=100)]
+    expected = {"teacher": 1, "method": 3, "trial": 9, "seed": 6, None: 1}
+    assert {phase: phases.count(phase) for phase in expected} == expected
+
+
+def test_killed_sweep_goes_on_and_ends_with_the_same_table(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, suite, board = whole
+    store = tmp_path / "store"
+    process = begin(store, suite)
+    while len(finished(store)) < 5:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = finished(store)
+    assert numbers(finish(begin(store, suite))) == numbers(board)
+    after = finished(store)
+    assert {key: after[key] for key in before} == before
+
+
+def test_run_whose_worker_is_killed_goes_on_in_another(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, suite, board = whole
+    store = tmp_path / "store"
+    process = begin(store, suite)
+    while len(finished(store)) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.kill(children(process.pid)[0], signal.SIGKILL)
+    assert numbers(finish(process)) == numbers(board)
+
+
+def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    _, suite, _ = whole
+    store = tmp_path / "store"
+    process = begin(store, suite)
+    while len(finished(store)) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    workers = children(process.pid)
+    second = begin(store, suite)
+    _, err = second.communicate(timeout=60)
+    assert second.returncode == 2 and "another sweep is using" in err
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
