@@ -59,9 +59,10 @@ class NoisyStudent(Method):
     Departures: the first teacher is the pair's, where the paper's first teacher is an EfficientNet of the student's
     size or smaller; the student here is as a rule smaller, as this is a benchmark of compression. Rounds share the
     run's epochs so that every method has the same budget of updates (`round_epochs` = 0); `round_epochs` = 1 gives each
-    the whole schedule. The paper runs three whole rounds; as a round is short here, their number is searched. Labelled and pseudo-labelled images are mixed in one shuffled set, not in
-    batches of a fixed ratio. The paper's dropout of 0.5 and stochastic depth of 0.2 are for networks a thousand times
-    larger than those of small suites, so all noise is searched.
+    the whole schedule. The paper runs three whole rounds; as a round is short here, their number is searched. Labelled
+    and pseudo-labelled images are mixed in one shuffled set, not in batches of a fixed ratio. The paper's dropout of
+    0.5 and stochastic depth of 0.2 are for networks a thousand times larger than those of small suites, so all noise
+    is searched.
 
     Pseudo-labels are soft by default, as the paper recommends for out-of-domain images; `soft` = false gives hard ones.
     """
