@@ -192,23 +192,14 @@ class _Run:
             name: self.networks.predict(TEACHER, part.images) if self.spec.teachers else None
             for name, part in parts.items()
         }
-        scores: dict[str, Any] = {}
-        files: dict[str, bytes] = {}
-        for which, number in (("last", self.number), ("best", self.best["number"])):
-            if which == "best":
-                for trainee in self.trainees:
-                    trainee.load(self.best["students"][trainee.net.name])
-            scores[which] = {"epoch": number}
-            for name, part in parts.items():
-                scores[which][name] = {
-                    trainee.net.name: {
-                        prediction: score(logits, part.labels, taught[name])
-                        for prediction, logits in self._predict(trainee, part).items()
-                    }
-                    for trainee in self.trainees
-                }
-            state = self.trainees[0].network.state_dict()
-            files[which] = safetensors.torch.save({key: value.cpu().contiguous() for key, value in state.items()})
+        scores = {"last": {"epoch": self.number} | self._scores(parts, taught)}
+        files = {"last": self._file()}
+        scores["best"], files["best"] = scores["last"], files["last"]
+        if self.best["number"] != self.number:
+            for trainee in self.trainees:
+                trainee.load(self.best["students"][trainee.net.name])
+            scores["best"] = {"epoch": self.best["number"]} | self._scores(parts, taught)
+            files["best"] = self._file()
         student = self.trainees[0].network
         cost = {**self.cost, "parameters": student.parameter_count()}
         cost["latency_ms"] = latency(student, self.data.validation.images)
@@ -216,6 +207,24 @@ class _Run:
             cost["teacher_parameters"] = self.networks.teacher(TEACHER).parameter_count()
         provenance = {"weights": self.digests, "data": self.spec.data.fingerprint}
         return Outcome("done", "", scores, cost, environment(self.device), provenance), files
+
+    def _scores(self, parts: dict[str, Part], taught: dict[str, Tensor | None]) -> dict[str, Any]:
+        """Metrics of every prediction of every student on each part."""
+        return {
+            name: {
+                trainee.net.name: {
+                    prediction: score(logits, part.labels, taught[name])
+                    for prediction, logits in self._predict(trainee, part).items()
+                }
+                for trainee in self.trainees
+            }
+            for name, part in parts.items()
+        }
+
+    def _file(self) -> bytes:
+        """The first student's weights as a safetensors file."""
+        state = self.trainees[0].network.state_dict()
+        return safetensors.torch.save({key: value.cpu().contiguous() for key, value in state.items()})
 
     def _stored(self, reference: str) -> bytes:
         file = self.sink.weights(reference)

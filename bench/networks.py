@@ -20,7 +20,8 @@ from bench.seeds import seed_of
 from bench.spec import ModelSpec
 from methods.base import Net, Unsupported
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 128
+"""Larger batches are no faster on CPUs, where their activations fault pages in anew each time."""
 
 
 class Network(nn.Module):
@@ -94,10 +95,25 @@ def build(spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = Non
     std = tuple(args.pop("std", config.std if config else data.std))
     input_size = int(args.pop("input_size", config.input_size[-1] if config else 0))
     args = {"num_classes": data.train.classes, "in_chans": channels, **args}
-    network = _create(spec.name, pretrained, {**args, **(model_args or {})}, input_size or data.size, model_args or {})
+    size = input_size or data.size
+    model = _create(spec.name, pretrained, {**args, **(model_args or {})}, size, model_args or {})
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"{spec.name} takes {channels} channels, but got mean={mean} and std={std}.")
-    return Network(network, mean, std, input_size)
+    network = Network(model, mean, std, input_size)
+    _probe(network, spec.name, data)
+    return network
+
+
+@torch.no_grad()
+def _probe(network: Network, name: str, data: Splits) -> None:
+    """Runs a network on one image: some can be built for a size that they cannot take."""
+    try:
+        logits = network.eval()(torch.zeros(1, data.channels, data.size, data.size))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{name} cannot take {data.size}x{data.size} images: {reason}") from None
+    if tuple(logits.shape) != (1, data.train.classes):
+        raise InputError(f"{name} gives {tuple(logits.shape)} for one image, not (1, {data.train.classes}).")
 
 
 def _create(name: str, pretrained: bool, args: dict[str, Any], size: int, optional: dict[str, Any]) -> nn.Module:

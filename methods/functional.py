@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import same_shape
+from methods.base import same_batch, same_shape
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -19,9 +19,10 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float |
         temperature: T, positive.
 
     Raises:
-        ValueError: if the shapes differ.
+        ValueError: if the shapes differ, or are not (B, K).
     """
     same_shape(student_logits, teacher_logits)
+    same_batch(student_logits, teacher_logits, dims=2)
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2

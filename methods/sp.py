@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, features_of, method, non_negative, same_batch, tuned
+from methods.base import Losses, Method, Paper, Step, features_of, method, non_negative, tuned
 from methods.functional import at_depth
 
 
@@ -19,10 +19,12 @@ def similarity_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
         teacher_feature: (B, ...), the other dimensions may differ from the student's.
 
     Raises:
-        ValueError: if the batch sizes differ.
+        ValueError: if the batch sizes differ, or there is nothing but a batch dimension.
     """
+    if student_feature.dim() < 2 or teacher_feature.dim() < 2 or len(student_feature) != len(teacher_feature):
+        shapes = f"{tuple(student_feature.shape)} and {tuple(teacher_feature.shape)}"
+        raise ValueError(f"expected features (B, ...) of one batch size, but got {shapes}.")
     student, teacher = student_feature.flatten(1), teacher_feature.flatten(1)
-    same_batch(student, teacher, dims=2)
     student_gram = F.normalize(student @ student.T, dim=1)
     teacher_gram = F.normalize(teacher @ teacher.T, dim=1)
     return F.mse_loss(student_gram, teacher_gram)

@@ -56,6 +56,11 @@ def frame(board: Board) -> pd.DataFrame:
     return pd.DataFrame(records)
 
 
+def display(board: Board) -> pd.DataFrame:
+    """The board as text cells, a row for each method and pair."""
+    return pd.DataFrame([[row.pair, *cells(row)] for row in board.rows], columns=["pair", *COLUMNS])
+
+
 def plain(board: Board) -> dict[str, Any]:
     """The board as JSON values."""
     return asdict(board)
@@ -64,7 +69,7 @@ def plain(board: Board) -> dict[str, Any]:
 def notes(board: Board) -> list[str]:
     """What a reader must know to judge the table."""
     budget = board.budget
-    teachers = "; ".join(f"{pair}: teacher {100 * value:.1f} %" for pair, value in board.teachers.items())
+    teachers = {pair.partition(" -> ")[0]: f"{100 * value:.1f} %" for pair, value in board.teachers.items()}
     lines = [
         f"Test accuracy in %, {board.shows} epoch, mean and 95 % interval (Student's t) over {budget['seeds']} seeds; "
         "gains are paired by seed, in points.",
@@ -72,7 +77,7 @@ def notes(board: Board) -> list[str]:
         f"Every method: {budget['trials']} tuning trials on validation data alone, {budget['epochs']} epochs a run.",
     ]
     if teachers:
-        lines.append(f"Test accuracy of the teachers: {teachers}.")
+        lines.append("Teachers: " + ", ".join(f"{name} {value}" for name, value in teachers.items()) + ".")
     if board.hardware:
         lines.append(f"Runs on {board.hardware}.")
     if board.done < board.expected:

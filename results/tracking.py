@@ -25,7 +25,7 @@ from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from results.leaderboard import Board  # noqa: E402
 from results.plan import Planned  # noqa: E402
 from results.store import RunStore, StoredRun  # noqa: E402
-from results.tables import frame, render  # noqa: E402
+from results.tables import display, render  # noqa: E402
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -80,7 +80,7 @@ class Tracker:
     def board(self, board: Board) -> None:
         """Logs the comparison table: as a table artifact, as text, and as a metric for each row."""
         run_id, _ = self._find_or_create(BOARD, board.suite, "leaderboard", 0.0, {})
-        table = frame(board)
+        table = display(board)
         self.client.log_text(run_id, table.to_json(orient="split", index=False), "leaderboard.json")
         self.client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "leaderboard.json", "type": "table"}]')
         for form, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):

@@ -1,0 +1,191 @@
+"""What every registered method must keep to; a new file is tested by being there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import bench.engine
+from bench.data import Splits
+from bench.record import Outcome, Stopped
+from bench.spec import ModelSpec, Recipe, Spec, configure
+from methods import REGISTRY
+from methods.base import KNOWLEDGE, SIGNALS, Net
+from tests.conftest import DATA, Memory
+
+METHODS = sorted(REGISTRY)
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=4, batch_size=32, lr=0.02, augment="crop", schedule="cosine")
+CNN = (ModelSpec(name="cifar_resnet8"), ModelSpec(name="cifar_resnet8_quarter"))
+VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+PAIRS = {
+    "cnn to cnn": CNN,
+    "vit to cnn": (ModelSpec(name="vit_tiny_patch16_224", args=VIT), CNN[1]),
+    "cnn to vit": (CNN[0], ModelSpec(name="vit_tiny_patch16_224", args=VIT)),
+}
+Untrained = Callable[[ModelSpec], bytes]
+
+
+def make_spec(method: str, pair: str = "cnn to cnn", **changes: Any) -> Spec:
+    teacher, student = PAIRS[pair]
+    teachers = (teacher.model_copy(update={"weights": "run:t"}),)
+    params = configure(method, {}).parameters()
+    spec = Spec(method=method, params=params, student=student, teachers=teachers, data=DATA, recipe=RECIPE, seed=1)
+    return spec.model_copy(update=changes)
+
+
+def run(spec: Spec, digits: Splits, untrained: Untrained, **sink: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
+    teacher = spec.teachers[0].model_copy(update={"weights": "scratch"})
+    memory = Memory({"run:t": untrained(teacher)}, **sink)
+    outcome, files = bench.engine.run(spec, digits, memory, CPU)
+    return outcome, files, memory
+
+
+@pytest.fixture(scope="module")
+def whole(digits: Splits, untrained: Untrained) -> Callable[[str], tuple[Outcome, dict[str, bytes], Memory]]:
+    """An undisturbed run of each method, once."""
+    done: dict[str, tuple[Outcome, dict[str, bytes], Memory]] = {}
+
+    def get(method: str) -> tuple[Outcome, dict[str, bytes], Memory]:
+        if method not in done:
+            done[method] = run(make_spec(method), digits, untrained)
+        return done[method]
+
+    return get
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_method_says_where_it_comes_from_and_what_it_needs(name: str) -> None:
+    cls = REGISTRY[name]
+    assert cls.paper.title and cls.paper.authors and 1980 < cls.paper.year < 2100
+    assert cls.__doc__ and len(cls.__doc__) > 80
+    assert cls.needs <= SIGNALS and cls.knowledge in KNOWLEDGE
+    assert cls.id == name == cls.__module__.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_defaults_lie_in_the_search_space(name: str) -> None:
+    parameters = configure(name, {}).parameters()
+    for field, space in REGISTRY[name].space().items():
+        assert space._contains(space.to_internal_repr(parameters[field])), field
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_run_has_finite_losses_and_scores(name: str, whole: Callable[..., Any]) -> None:
+    outcome, files, memory = whole(name)
+    assert outcome.status == "done", outcome.reason
+    assert len(memory.epochs) == outcome.cost["epochs"] == RECIPE.epochs
+    assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
+    assert set(files) == {"last", "best"} and 0 < outcome.headline("last", "test", "accuracy") <= 1
+    assert 0 <= outcome.headline("best", "test", "agreement") <= 1
+
+
+@pytest.mark.parametrize("pair", ["vit to cnn", "cnn to vit"])
+@pytest.mark.parametrize("name", METHODS)
+def test_other_pairs_work_or_are_refused_with_a_reason(
+    name: str, pair: str, digits: Splits, untrained: Untrained
+) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 2})
+    outcome, _, memory = run(make_spec(name, pair, recipe=recipe), digits, untrained)
+    assert outcome.status == "done" or (outcome.status == "unsupported" and len(outcome.reason) > 20)
+    assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_gives_finite_losses(name: str, digits: Splits, untrained: Untrained) -> None:
+    recipe = RECIPE.model_copy(update={"epochs": 2})
+    outcome, _, memory = run(make_spec(name, precision="bf16", recipe=recipe), digits, untrained)
+    assert outcome.status == "done", outcome.reason
+    assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_seeds_give_equal_weights_and_other_seeds_others(
+    name: str, whole: Callable[..., Any], digits: Splits, untrained: Untrained
+) -> None:
+    outcome, files, _ = whole(name)
+    again, same, _ = run(make_spec(name), digits, untrained)
+    assert same == files and again.scores == outcome.scores
+    _, other, _ = run(make_spec(name, seed=2), digits, untrained)
+    assert other["last"] != files["last"]
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_interrupted_run_goes_on_to_the_same_weights(
+    name: str, stop: int, whole: Callable[..., Any], digits: Splits, untrained: Untrained
+) -> None:
+    outcome, files, memory = whole(name)
+    teacher = untrained(PAIRS["cnn to cnn"][0])
+    first = Memory({"run:t": teacher}, stop_after=stop)
+    with pytest.raises(Stopped):
+        bench.engine.run(make_spec(name), digits, first, CPU)
+    resumed, same, second = run(make_spec(name), digits, untrained, resume=first.state)
+    assert same == files and resumed.scores == outcome.scores
+    numbers = [epoch.number for epoch in first.epochs + second.epochs]
+    assert numbers == [epoch.number for epoch in memory.epochs]
+    counts = ("images", "teacher_forwards", "epochs")
+    assert [resumed.cost[name] for name in counts] == [outcome.cost[name] for name in counts]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
+    name: str, digits: Splits, untrained: Untrained
+) -> None:
+    teacher = untrained(PAIRS["cnn to cnn"][0])
+    carried_out = bench.engine._Run(make_spec(name), digits, Memory({"run:t": teacher}), CPU)
+    touched: set[str] = set()
+    step = carried_out._step
+
+    def watched(*arguments: Any) -> Any:
+        result = step(*arguments)
+        for trainee in carried_out.trainees:
+            for part, module in (("network", trainee.network), ("extras", trainee.extras)):
+                for parameter, value in module.named_parameters():
+                    if value.grad is not None and value.grad.abs().sum() > 0:
+                        touched.add(f"{trainee.net.name}/{part}/{parameter}")
+        return result
+
+    carried_out._step = watched  # type: ignore[method-assign]
+    carried_out.execute()
+    wanted = {
+        f"{trainee.net.name}/{part}/{parameter}"
+        for trainee in carried_out.trainees
+        for part, module in (("network", trainee.network), ("extras", trainee.extras))
+        for parameter, _ in module.named_parameters()
+    }
+    assert wanted and wanted <= touched
+    state = carried_out.networks.teacher(Net("teacher")).state_dict()
+    before = safetensors.torch.load(teacher)
+    assert all(torch.equal(state[key], before[key]) for key in before)
+
+
+def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(
+    digits: Splits, untrained: Untrained
+) -> None:
+    starts, batches = [], []
+    for name in METHODS:
+        memory = Memory({"run:t": untrained(PAIRS["cnn to cnn"][0])})
+        carried_out = bench.engine._Run(make_spec(name), digits, memory, CPU)
+        carried_out.trainees = carried_out._enter(len(carried_out.stages) - 1)
+        state = carried_out.trainees[0].network.state_dict()
+        starts.append({key: value.clone() for key, value in state.items()})
+        seen: list[torch.Tensor] = []
+        step = carried_out._step
+
+        def watched(stage: Any, inputs: torch.Tensor, *rest: Any, seen: Any = seen, step: Any = step) -> Any:
+            seen.append(inputs)
+            return step(stage, inputs, *rest)
+
+        carried_out._step = watched  # type: ignore[method-assign]
+        if carried_out.stages[0].data.__name__ == "as_given":
+            carried_out.execute()
+            batches.append(torch.cat(seen))
+    for start in starts[1:]:
+        assert all(torch.equal(start[key], starts[0][key]) for key in starts[0])
+    assert len(batches) >= 7 and all(torch.equal(seen, batches[0]) for seen in batches[1:])

@@ -1,0 +1,71 @@
+"""The arrows between the packages: nothing upstream imports anything downstream."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from methods import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = {"methods", "bench", "sweeps", "results"}
+
+
+def imported(package: str) -> set[str]:
+    """Every module that a package's files import, also inside functions."""
+    found: set[str] = set()
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+    return found
+
+
+def outside(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules} - set(sys.stdlib_module_names) - OURS
+
+
+def test_methods_import_torch_and_distributions_alone() -> None:
+    modules = imported("methods")
+    assert outside(modules) == {"torch", "optuna"}
+    assert {name for name in modules if name.startswith("optuna")} == {"optuna.distributions"}
+    assert not {name.split(".")[0] for name in modules} & (OURS - {"methods"})
+
+
+def test_bench_imports_nothing_downstream() -> None:
+    assert not {name.split(".")[0] for name in imported("bench")} & {"sweeps", "results"}
+
+
+def test_results_import_records_and_errors_alone() -> None:
+    modules = imported("results")
+    assert {name for name in modules if name.split(".")[0] in OURS - {"results"}} == {"bench.record", "bench.errors"}
+    assert not outside(modules) & {"torch", "timm", "optuna"}
+
+
+def test_mlflow_has_one_writer() -> None:
+    writers = [
+        path.name
+        for package in OURS
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"^\s*(import|from) mlflow", path.read_text(), re.MULTILINE)
+    ]
+    assert writers == ["tracking.py"]
+
+
+def test_results_run_without_torch() -> None:
+    code = "import sys, results.leaderboard, results.tables, results.status; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: path.name)
+def test_bench_names_no_method(path: Path) -> None:
+    """ "student" is also the role of a network, so it is not looked for."""
+    names = "|".join(sorted(set(REGISTRY) - {"student"}))
+    assert re.findall(rf"\b({names})\b", path.read_text()) == []
