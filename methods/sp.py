@@ -23,7 +23,7 @@ def similarity_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     """
     if student_feature.dim() < 2 or teacher_feature.dim() < 2 or len(student_feature) != len(teacher_feature):
         shapes = f"{tuple(student_feature.shape)} and {tuple(teacher_feature.shape)}"
-        raise ValueError(f"expected features (B, ...) of one batch size, but got {shapes}.")
+        raise ValueError(f"features must have shapes (B, ...) of one batch size, but got {shapes}.")
     student, teacher = student_feature.flatten(1), teacher_feature.flatten(1)
     student_gram = F.normalize(student @ student.T, dim=1)
     teacher_gram = F.normalize(teacher @ teacher.T, dim=1)

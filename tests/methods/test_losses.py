@@ -116,12 +116,9 @@ def test_pair_loss_does_not_depend_on_the_order_of_the_batch(loss: Loss, shape: 
 
 @every_pair_loss
 def test_pair_loss_of_a_doubled_batch_is_unchanged(loss: Loss, shape: tuple[int, ...]) -> None:
-    if loss is similarity_loss:
-        # Each row of the doubled Gram matrix holds each value twice, so its norm grows by sqrt 2, the squared
-        # differences shrink by 2, and the mean with them.
-        factor = 0.5
-    else:
-        factor = 1.0
+    # Each row of the doubled Gram matrix holds each value twice, so its norm grows by sqrt 2, the squared differences
+    # shrink by 2, and the mean with them.
+    factor = 0.5 if loss is similarity_loss else 1.0
     student, teacher = draw(*shape), draw(*shape, seed=1)
     doubled = loss(torch.cat([student, student]), torch.cat([teacher, teacher]))
     assert doubled.item() == pytest.approx(factor * loss(student, teacher).item(), rel=1e-12)
