@@ -99,6 +99,8 @@ def build(spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = Non
     model = _create(spec.name, pretrained, {**args, **(model_args or {})}, size, model_args or {})
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"{spec.name} takes {channels} channels, but got mean={mean} and std={std}.")
+    if hasattr(model, "head_dist"):
+        raise InputError(f"{spec.name} has two classifiers, whose mean no single tap gives: take its undistilled form.")
     network = Network(model, mean, std, input_size)
     _probe(network, spec.name, data)
     return network

@@ -56,7 +56,7 @@ class Tracker:
     def run(self, planned: Planned) -> None:
         """Projects a run of a suite, finished or not, below the parent of its method and pair."""
         run = self.store.get(planned.key)
-        if run is None or not run.times:
+        if run is None or not (run.times or run.finished or run.reason):
             return
         name = f"{planned.phase} {planned.number}" if planned.phase != "teacher" else f"teacher of {planned.pair}"
         tags = {"pair": planned.pair, "method": planned.method, "phase": planned.phase}

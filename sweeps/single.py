@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from bench.data import FOLDER, check_augment, default_augment, load, read
+from bench.data import DATASETS, FOLDER, check_augment, default_augment, load, read
 from bench.environment import pick_device, pick_precision
 from bench.errors import InputError
 from bench.networks import build, check_model, import_checkpoint
@@ -104,7 +104,7 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
 def _data(request: Request, root: Path) -> tuple[DataSpec, Path]:
     """The data set, and the folder where it is looked for; a path is a folder of images."""
     name, data_dir = request.data, request.data_dir or root / "data"
-    if os.sep in name or Path(name).is_dir():
+    if os.sep in name or (name not in DATASETS and Path(name).is_dir()):
         path = Path(name).expanduser().resolve()
         name, data_dir = f"{FOLDER}{path.name}", path.parent
     if request.data_dir and not request.data_dir.is_dir():

@@ -1,8 +1,8 @@
-"""What the tests share: one thread, a sink in memory, the digits, and a tiny pair of networks."""
+"""What the tests share: one thread, a sink in memory, the digits, and teachers from random weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,31 +17,29 @@ from bench.spec import DataSpec, ModelSpec
 
 torch.set_num_threads(1)
 
-CPU = torch.device("cpu")
-DIGITS = DataSpec(name="digits", train_fraction=0.1, validation=0.25)
-NO_FILES = Path("/nonexistent")
-"""The digits come with scikit-learn, so their data folder need not exist."""
+DATA = DataSpec(name="digits", train_fraction=0.1, validation=0.25)
 
 
 @dataclass
-class MemorySink:
+class Memory:
     """A bench.record.Sink in memory."""
 
     stored: dict[str, bytes]
     """Safetensors files by reference."""
-    start: bytes | None = None
+    resume: bytes | None = None
     """The checkpoint from which the run goes on."""
     stop_after: int = 0
     """The epoch after which the run is stopped; 0 for never."""
-    records: list[Epoch] = field(default_factory=list)
-    kept: bytes | None = None
+    epochs: list[Epoch] = field(default_factory=list)
+    state: bytes | None = None
+    """The last checkpoint."""
 
     def checkpoint(self) -> bytes | None:
-        return self.start
+        return self.resume
 
     def epoch(self, record: Epoch, state: Callable[[], bytes]) -> None:
-        self.records.append(record)
-        self.kept = state()
+        self.epochs.append(record)
+        self.state = state()
         if record.number == self.stop_after:
             raise Stopped(f"after epoch {record.number}")
 
@@ -49,17 +47,19 @@ class MemorySink:
         return self.stored[reference]
 
 
-def untrained(models: Sequence[ModelSpec], data: Splits) -> dict[str, bytes]:
-    """The safetensors files of networks from random weights, by the models' references."""
-    files = {}
-    for number, model in enumerate(models):
-        with torch.random.fork_rng():
-            torch.manual_seed(number)
-            files[model.weights] = safetensors.torch.save(build(model, data).state_dict())
-    return files
+@pytest.fixture(scope="session")
+def digits() -> Splits:
+    """A tenth of the digits labelled: 107 images of 8x8 pixels; they come with scikit-learn and need no folder."""
+    return load(DATA, Path("/nonexistent"))
 
 
 @pytest.fixture(scope="session")
-def digits() -> Splits:
-    """A tenth of the digits labelled: 107 images of 8x8 pixels."""
-    return load(DIGITS, NO_FILES)
+def untrained(digits: Splits) -> Callable[[ModelSpec], bytes]:
+    """The safetensors file of a network from seeded random weights."""
+
+    def file(model: ModelSpec) -> bytes:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return safetensors.torch.save(build(model, digits).state_dict())
+
+    return file

@@ -100,3 +100,13 @@ def test_run_that_went_on_is_brought_up_to_date(plan: Plan, finish: Callable[...
     tracker.run(planned)
     child = next(run for run in runs(tracker) if run.data.tags.get("kdbench.key") == "k")
     assert (child.info.status, child.data.tags["reason"]) == ("FINISHED", "ce is nan")
+
+
+def test_run_that_is_unsupported_is_there_with_its_reason(
+    plan: Plan, finish: Callable[..., None], store: RunStore
+) -> None:
+    finish("u", outcome(0, status="unsupported", reason="no stages"), epochs=0)
+    tracker = Tracker(store, "toy")
+    tracker.run(Planned(plan.pairs()[0], "sp", "seed", 1, "u"))
+    child = next(run for run in runs(tracker) if run.data.tags.get("kdbench.key") == "u")
+    assert (child.info.status, child.data.tags["reason"]) == ("FINISHED", "no stages")
