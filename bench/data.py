@@ -196,7 +196,7 @@ def _cifar10_jpeg(data_dir: Path) -> Parts:
 
 
 def _folder(folder: Path, image_size: int) -> Parts:
-    """Images in one folder a class, or so under train and test (or val), resized and cropped to a square."""
+    """Images in one folder a class, or so under train and maybe test or val; resized and cropped to a square."""
     from torchvision.datasets import ImageFolder
     from torchvision.io import ImageReadMode, decode_image
     from torchvision.transforms.v2.functional import center_crop, resize
@@ -205,6 +205,14 @@ def _folder(folder: Path, image_size: int) -> Parts:
         raise InputError(f"there is no folder {folder}: give a folder that holds one folder of images a class.")
     if not image_size:
         raise InputError(f"images of {folder} need one size: give --image-size, as --image-size 64.")
+
+    def pixels_of(file: str) -> Tensor:
+        try:
+            image = decode_image(file, ImageReadMode.RGB)
+        except RuntimeError as error:
+            raise InputError(f"{file} cannot be decoded as an image: {str(error).splitlines()[0]}") from None
+        square: Tensor = center_crop(resize(image, [image_size]), [image_size])
+        return square
 
     def part(path: Path) -> tuple[Part, list[str]]:
         try:
@@ -216,8 +224,7 @@ def _folder(folder: Path, image_size: int) -> Parts:
                 f"{path} takes {size / 2**30:.0f} GiB at {image_size} pixels, but at most {LARGEST_FOLDER >> 30} fit: "
                 "give a smaller --image-size."
             )
-        images = (decode_image(file, ImageReadMode.RGB) for file, _ in listing.samples)
-        pixels = torch.stack([center_crop(resize(image, [image_size]), [image_size]) for image in images])
+        pixels = torch.stack([pixels_of(file) for file, _ in listing.samples])
         return Part(pixels, torch.tensor([label for _, label in listing.samples])), listing.classes
 
     held_out = next((name for name in ("test", "val", "validation") if (folder / name).is_dir()), None)
@@ -226,7 +233,7 @@ def _folder(folder: Path, image_size: int) -> Parts:
         if classes != test_classes:
             raise InputError(f"train and {held_out} of {folder} hold different classes.")
         return train, test, tuple(classes)
-    train, classes = part(folder)
+    train, classes = part(folder / "train" if (folder / "train").is_dir() else folder)
     return train, None, tuple(classes)
 
 
@@ -294,6 +301,8 @@ class Views:
         order = torch.randperm(len(self.images), generator=generator(seed, "order", number))
         draws = generator(seed, "views", number)
         for step, chosen in enumerate(order.split(self.batch_size)[: self.steps]):
+            if len(chosen) == 1 and step:
+                return
             chosen = chosen.to(self.device)
             images = self._augmented(self.images[chosen], draws, seed_of(seed, "randaugment", number, step))
             yield images.float().div_(255), self.labels[chosen]

@@ -231,12 +231,13 @@ def import_checkpoint(path: Path, network: Network, name: str) -> bytes:
     except Exception as error:  # a corrupt file can raise anything
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{path} is not a readable checkpoint of tensors: {reason}") from None
-    while isinstance(state, dict) and (
-        inner := [key for key in ("state_dict", "model", "model_state_dict") if key in state]
-    ):
-        state = state[inner[0]]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    for wrapper in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise InputError(f"{path} holds no state dict of tensors.")
+    if bad := [k for k, v in state.items() if v.is_complex() or not v.isfinite().all()]:
+        raise InputError(f"{path} holds values that are no finite real numbers, in {bad[0]}.")
     state = {key.removeprefix("module."): value for key, value in state.items()}
     target = network if "mean" in state and any(key.startswith("model.") for key in state) else network.model
     try:

@@ -27,7 +27,7 @@ class ModelSpec(Frozen):
     """A network: a timm name, where its first weights come from, and constructor arguments."""
 
     name: str
-    weights: str = "scratch"
+    weights: Annotated[str, Field(pattern=r"^(scratch|pretrained|(run|sha256):\w+)$")] = "scratch"
     """scratch; pretrained (timm's weights for the name); run:KEY (a finished run's); or sha256:HASH (an import)."""
     args: dict[str, Any] = {}
 

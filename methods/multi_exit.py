@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,20 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Paper, Signals, Step, features_of, fraction, method, one_of, positive, tuned
+from methods.base import (
+    Losses,
+    Method,
+    Paper,
+    Signals,
+    Step,
+    Unsupported,
+    features_of,
+    fraction,
+    method,
+    one_of,
+    positive,
+    tuned,
+)
 from methods.functional import kd_loss
 
 
@@ -95,12 +109,14 @@ class MultiExit(Method):
         positive(weight=self.weight)
         fraction(confidence_limit=self.confidence_limit)
         one_of(("last", "ensemble"), teacher_exit=self.teacher_exit)
-        if self.annealing < 1:
-            raise ValueError(f"annealing must be at least 1, but got annealing={self.annealing}.")
+        if not 1 <= self.annealing < math.inf:
+            raise ValueError(f"annealing must be finite and at least 1, but got annealing={self.annealing}.")
 
     def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """An exit for every stage but the last, and the temperature."""
         inner, classes = features_of(student)[:-1], student.logits.shape[1]
+        if not inner:
+            raise Unsupported("the student has one stage alone, so there is no place for an earlier exit.")
         exits = {f"exit_{index + 1}": Exit(feature.shape[1], classes) for index, feature in enumerate(inner)}
         return nn.ModuleDict({**exits, "temperature": Temperature(1.0)})
 

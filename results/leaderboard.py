@@ -59,6 +59,8 @@ class Board:
     shows: str
     """last or best: the epoch whose test accuracy is shown."""
     budget: dict[str, int]
+    labels: dict[str, float]
+    """Labelled share of the training part, for "student" and "teacher"."""
     teachers: dict[str, float]
     """Test accuracy of each pair's teacher."""
     hardware: str
@@ -110,6 +112,10 @@ def leaderboard(plan: Plan, store: RunStore) -> Board:
             "trials": plan.suite["tuning"]["trials"],
             "epochs": plan.suite["recipe"]["epochs"],
             "seeds": plan.suite["seeds"],
+        },
+        {
+            "student": plan.suite["data"]["train_fraction"],
+            "teacher": plan.suite.get("teacher_fraction") or plan.suite["data"]["train_fraction"],
         },
         teachers,
         "; ".join(hardware),

@@ -76,6 +76,12 @@ def notes(board: Board) -> list[str]:
         f"{TIE} tied with the best row: the 95 % interval of the paired difference includes zero.",
         f"Every method: {budget['trials']} tuning trials on validation data alone, {budget['epochs']} epochs a run.",
     ]
+    shares = board.labels
+    if min(shares.values()) < 1:
+        lines.append(
+            f"Students are given {100 * shares['student']:.3g} % of the training labels, "
+            f"teachers were given {100 * shares['teacher']:.3g} %."
+        )
     if teachers:
         lines.append("Teachers: " + ", ".join(f"{name} {value}" for name, value in teachers.items()) + ".")
     if board.hardware:

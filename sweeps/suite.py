@@ -72,6 +72,8 @@ class Suite(Frozen):
     recipe: Recipe = Recipe()
     teacher: dict[str, Any] = {}
     """Fields of the recipe in which teachers' training differs."""
+    teacher_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Labelled share of the training part for teachers; by default the students'."""
     tuning: Tuning = Tuning()
     seeds: Annotated[int, Field(ge=1)] = 5
     """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0."""
@@ -97,7 +99,9 @@ class Suite(Frozen):
 
     def teacher_spec(self, pair: Pair, precision: str) -> Spec:
         """The run that trains a pair's teacher: without distillation, seed 0."""
-        return teacher_run(ModelSpec(name=pair.teacher), self.data, self.teacher_recipe(), precision)
+        fraction = self.teacher_fraction or self.data.train_fraction
+        data = self.data.model_copy(update={"train_fraction": fraction})
+        return teacher_run(ModelSpec(name=pair.teacher), data, self.teacher_recipe(), precision)
 
     def spec(self, pair: Pair, method: str, setting: dict[str, Any], teacher: Spec, seed: int, test: bool) -> Spec:
         """A run of a method with a setting of what is searched; `recipe.` names go to the recipe."""

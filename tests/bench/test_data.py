@@ -126,12 +126,13 @@ def test_crop_is_a_window_of_the_padded_image(augment: str, mode: str) -> None:
     padded = torch.nn.functional.pad(data.images.float(), [2] * 4, mode=mode)
     windows = padded.unfold(2, 16, 1).unfold(3, 16, 1).permute(0, 2, 3, 1, 4, 5).reshape(20, 25, -1)
     places = set()
-    for inputs, _ in Views(data, 20, 1, CPU).epoch(0, 1):
-        for image in inputs * 255:
-            matches = (windows - image.flatten()).abs().amax(dim=2) < 0.01
-            assert matches.any()
-            places.add(int(matches.nonzero()[0, 1]))
-    assert len(places) > 5
+    for number in range(1, 16):
+        for inputs, _ in Views(data, 20, 1, CPU).epoch(0, number):
+            for image in inputs * 255:
+                matches = (windows - image.flatten()).abs().amax(dim=2) < 0.01
+                assert matches.any()
+                places.add(int(matches.nonzero()[0, 1]))
+    assert places == set(range(25))
 
 
 def test_flip_mirrors_about_half() -> None:
@@ -141,6 +142,10 @@ def test_flip_mirrors_about_half() -> None:
     flipped = [image.numpy().tobytes() in mirrored for image in batch]
     assert all(image.numpy().tobytes() in plain | mirrored for image in batch)
     assert 70 < sum(flipped) < 130
+
+
+def test_a_batch_of_one_which_batch_norm_cannot_take_is_never_drawn() -> None:
+    assert [len(labels) for _, labels in Views(make_data(count=9), 8, 4, CPU).epoch(0, 1)] == [8]
 
 
 def test_labels_stay_with_their_images() -> None:
@@ -173,6 +178,12 @@ def test_folder_of_images_is_read_in_both_layouts(tmp_path: Path) -> None:
     assert len(source.train.labels) == 6 and source.test is not None and source.test.labels.tolist() == [0, 0, 1, 1]
 
 
+def test_folder_with_a_train_part_alone_keeps_its_classes(tmp_path: Path) -> None:
+    pictures(tmp_path / "half" / "train", 3)
+    source = read(f"{FOLDER}half", 16, tmp_path)
+    assert source.classes == ("ant", "bee") and source.test is None
+
+
 def test_bad_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there is no folder"):
         read(f"{FOLDER}nothing", 16, tmp_path)
@@ -182,6 +193,10 @@ def test_bad_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="does not hold one folder of images a class"):
         read(f"{FOLDER}empty", 16, tmp_path)
+    (tmp_path / "flat" / "ant" / "1.png").write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"ant/1.png cannot be decoded as an image") as error:
+        read(f"{FOLDER}flat", 8, tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_missing_files_say_where_they_go(tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def test_building_leaves_the_global_random_state(digits: Splits) -> None:
 def test_student_named_again_as_teacher_goes_on_frozen(digits: Splits) -> None:
     nets = networks(digits)
     student = nets.student(Net())
+    student.train()
     teacher = nets.teacher(Net())
     assert teacher is student and not teacher.training
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
@@ -138,7 +139,21 @@ def test_pickle_with_code_is_refused_and_not_executed(digits: Splits, tmp_path: 
 def test_checkpoint_of_another_network_or_of_no_tensors_is_refused(digits: Splits, tmp_path: Path) -> None:
     torch.save(timm.create_model("cifar_resnet8", num_classes=10, in_chans=1).state_dict(), tmp_path / "other.pt")
     torch.save({"epoch": 3}, tmp_path / "numbers.pt")
-    for name, message in (("other.pt", "does not fit"), ("numbers.pt", "no state dict"), ("none.pt", "there is no")):
+    torch.save({0: torch.zeros(1)}, tmp_path / "keys.pt")
+    cycle: dict[str, Any] = {}
+    cycle["state_dict"] = cycle
+    torch.save(cycle, tmp_path / "cycle.pt")
+    state = timm.create_model(SMALL.name, num_classes=10, in_chans=1).state_dict()
+    torch.save({key: value * float("nan") for key, value in state.items()}, tmp_path / "nan.pt")
+    messages = {
+        "other.pt": "does not fit",
+        "numbers.pt": "no state dict",
+        "keys.pt": "no state dict",
+        "cycle.pt": "no state dict",
+        "nan.pt": "no finite real numbers",
+        "none.pt": "there is no",
+    }
+    for name, message in messages.items():
         with pytest.raises(InputError, match=message) as error:
             import_checkpoint(tmp_path / name, build(SMALL, digits), SMALL.name)
         assert "\n" not in str(error.value)

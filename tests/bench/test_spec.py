@@ -58,6 +58,8 @@ def test_json_both_ways() -> None:
 def test_spec_is_frozen_and_strict() -> None:
     with pytest.raises(ValidationError):
         SPEC.seed = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError, match="should match pattern"):
+        ModelSpec(name="wrn_16_2", weights="pretraned")
     with pytest.raises(ValidationError, match="Extra inputs"):
         Recipe.model_validate({"learning_rate": 0.1})
 
@@ -82,7 +84,8 @@ def test_configure_reads_texts_as_the_fields_types() -> None:
         ("fitnets", {"hint_epochs": 1}, "hint_epochs must lie between 0 and 1, both excluded"),
         ("dml", {"peers": 0}, "peers must be at least 1, but got peers=0"),
         ("dml", {"peer_model": "nobody"}, "peer_model must be one of student, teacher, but got peer_model=nobody"),
-        ("multi_exit", {"annealing": 0.5}, "annealing must be at least 1, but got annealing=0.5"),
+        ("multi_exit", {"annealing": 0.5}, "annealing must be finite and at least 1, but got annealing=0.5"),
+        ("multi_exit", {"annealing": "Infinity"}, "annealing must be finite"),
         ("noisy_student", {"rounds": "many"}, "rounds: Input should be a valid integer"),
     ],
 )

@@ -67,6 +67,7 @@ def plan(store: RunStore) -> Plan:
         "about": "",
         "tuning": {"trials": 1},
         "recipe": {"epochs": 3},
+        "data": {"train_fraction": 0.2},
     }
     return Plan.create(store.root, "toy", "abcd1234", suite)
 

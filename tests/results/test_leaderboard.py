@@ -100,6 +100,12 @@ def test_csv_and_json_hold_plain_numbers(full: Plan, store: RunStore) -> None:
     assert render(board, "csv").splitlines()[0].startswith("pair,method,status")
 
 
+def test_notes_say_how_many_labels_each_was_given(full: Plan, store: RunStore) -> None:
+    suite = full.suite | {"teacher_fraction": 1.0}
+    board = leaderboard(Plan.create(store.root, "toy", "abcd1234", suite), store)
+    assert "given 20 % of the training labels, teachers were given 100 %" in render(board, "markdown")
+
+
 def test_unknown_format_lists_the_near_ones(full: Plan, store: RunStore) -> None:
     with pytest.raises(InputError, match="markdown"):
         render(leaderboard(full, store), "markdwn")

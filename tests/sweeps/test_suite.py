@@ -33,6 +33,14 @@ def test_setting_goes_to_method_and_recipe(tiny: Path) -> None:
     assert spec.teachers[0].weights == f"run:{teacher.key}"
 
 
+def test_teacher_may_be_given_more_labels(tiny: Path) -> None:
+    tiny.write_text("teacher_fraction = 1.0\n" + tiny.read_text() + "\n[teacher]\nepochs = 9\n")
+    suite = load_suite(str(tiny))
+    teacher = suite.teacher_spec(suite.pairs[0], "fp32")
+    assert teacher.data.train_fraction == 1.0 and teacher.recipe.epochs == 9 and teacher.method == "student"
+    assert suite.spec(suite.pairs[0], "kd", {}, teacher, seed=1, test=True).data.train_fraction == 0.1
+
+
 def test_digest_is_of_the_protocol_alone(tiny: Path) -> None:
     suite = load_suite(str(tiny))
     same = suite.model_copy(update={"seeds": 9, "methods": ("kd",)})
