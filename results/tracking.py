@@ -1,7 +1,7 @@
 """Records to MLflow: the only writer to it, a projection of the run store that can be rebuilt at any time.
 
-An experiment for each suite; a parent run for each method and pair; a child for each trial and seed. Nothing is made
-twice: a run is looked for by its tag before it is created, and times come from the records.
+An experiment for each suite and protocol, as NAME@HASH; a parent run for each method and pair; a child for each trial
+and seed. Nothing is made twice: a run is looked for by its tag before it is created, and times come from the records.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Tracker:
 
         Args:
             store: whose runs are projected; the database is STORE/mlflow.db.
-            experiment: its name, as the suite's.
+            experiment: its name, as the plan's.
         """
         self.store, self.uri = store, f"sqlite:///{store.root / 'mlflow.db'}"
         with FileLock(store.root / "mlflow.lock"):
@@ -71,11 +71,10 @@ class Tracker:
         if logged == state:
             return
         self._log(run_id, run, weights)
-        status = "FINISHED" if run.finished else "KILLED" if run.status == "stopped" else "FAILED"
-        if run.status in ("running", "interrupted"):
-            status = "RUNNING"
         self.client.set_tag(run_id, LOGGED, state)
-        self.client.update_run(run_id, status) if status == "RUNNING" else self._end(run_id, status, run.ended)
+        ends = {"stopped": "KILLED", "failed": "FAILED", "running": None, "interrupted": None}
+        if (status := ends.get(run.status, "FINISHED")) is not None:
+            self._end(run_id, status, run.ended)
 
     def board(self, board: Board) -> None:
         """Logs the comparison table: as a table artifact, as text, and as a metric for each row."""

@@ -193,11 +193,11 @@ def sync(
     from results.tracking import Tracker
 
     plan, runs = Plan.find(existing(store), suite), _store(store)
-    tracker = Tracker(runs, plan.folder.parent.name)
+    tracker = Tracker(runs, plan.name)
     for planned in plan.runs():
         tracker.run(planned)
     tracker.board(board_of(plan, runs))
-    values = {"experiment": plan.folder.parent.name, "runs": len(plan.runs()), "tracking_uri": tracker.uri}
+    values = {"experiment": plan.name, "runs": len(plan.runs()), "tracking_uri": tracker.uri}
     answer(values) if as_json else typer.echo(f"{values['runs']} runs of {suite} are in {tracker.uri}")
 
 

@@ -266,7 +266,7 @@ class _Projector:
         try:
             from results.tracking import Tracker
 
-            tracker = Tracker(self.store, self.plan.folder.parent.name)
+            tracker = Tracker(self.store, self.plan.name)
             while (item := self.inbox.get()) is not None:
                 tracker.board(item) if isinstance(item, Board) else tracker.run(item)
         except Exception as error:  # a copy that fails must not end the sweep

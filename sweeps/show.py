@@ -153,7 +153,7 @@ class SweepProgress:
         """
         self.console = Console(stderr=True)
         runs = len(suite.pairs) * len(suite.methods) * (suite.tuning.trials + suite.seeds) + len(suite.pairs)
-        self.runs, self.ended, self.of = runs, 0, 1000
+        self.runs, self.ended = runs, 0
         self.now: dict[str, float] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)

@@ -87,7 +87,9 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self.line, end = context.Pipe()
         self.process = context.Process(target=_serve, args=(end, store, data_dir, device, threads), daemon=True)
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: the driver decides on Ctrl-C
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         end.close()
 
     def close(self) -> None:
@@ -110,7 +112,6 @@ def threads_each(workers: int) -> int:
 
 def _serve(line: Connection, store_root: Path, data_dir: Path, device: str, threads: int) -> None:
     """Body of a worker: specifications come in; epochs and ends go out; each epoch waits for leave to go on."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     torch.set_num_threads(threads)
     store, chosen = RunStore(store_root), pick_device(device)
 

@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from results.plan import Plan
+from results.status import page, status_of
+from results.store import RunStore
+
 KDBENCH = [sys.executable, "-c", "from sweeps.cli import main; main()"]
 
 
@@ -86,11 +90,19 @@ def test_sweep_again_repeats_nothing_and_gives_the_same_table(whole: tuple[Path,
 def test_mlflow_holds_every_run_of_the_sweep(whole: tuple[Path, Path, dict[str, Any]]) -> None:
     store, _, _ = whole
     client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("tiny")
-    assert experiment is not None
+    (experiment,) = client.search_experiments(filter_string="name LIKE 'tiny@%'")
     phases = [run.data.tags.get("phase") for run in client.search_runs([experiment.experiment_id], max_results=100)]
     expected = {"teacher": 1, "method": 3, "trial": 9, "seed": 6, None: 1}
     assert {phase: phases.count(phase) for phase in expected} == expected
+
+
+def test_status_counts_every_run(whole: tuple[Path, Path, dict[str, Any]]) -> None:
+    store, _, _ = whole
+    values = status_of(Plan.find(store, "tiny"), RunStore(store))
+    assert values["started"] == values["expected"] == 15 and values["failures"] == []
+    assert values["methods"]["teacher"] == {"done": 1}
+    assert all(sum(counts.values()) == 5 for name, counts in values["methods"].items() if name != "teacher")
+    assert "tiny@" in page(values) and "15 of 15" in page(values)
 
 
 def test_killed_sweep_goes_on_and_ends_with_the_same_table(
