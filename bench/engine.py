@@ -65,7 +65,7 @@ class _Run:
         if self.method.taught and not spec.teachers:
             raise Unsupported(f"{spec.method} learns from a teacher, and the run has none.")
         self.stages = list(self.method.stages(tuple(Net(name) for name in models if name != "student")))
-        self.lengths = [max(1, round(stage.epochs * spec.recipe.epochs)) for stage in self.stages]
+        self.lengths = stage_epochs([stage.epochs for stage in self.stages], spec.recipe.epochs)
         self.steps = steps_per_epoch(len(data.train.images), spec.recipe.batch_size)
         self.extras: dict[str, nn.ModuleDict] = {}
         self.trainees: list[Trainee] = []
@@ -258,6 +258,12 @@ class _Run:
         for trainee, optimizer in zip(self.trainees, state["optimizers"], strict=True):
             trainee.optimizer.load_state_dict(optimizer)
         self.cost, self.best = state["cost"], state["best"]
+
+
+def stage_epochs(shares: list[float], epochs: int) -> list[int]:
+    """Whole epochs of each stage, at least one, that add up to the rounded sum of the shares where they can."""
+    ends = [round(sum(shares[: index + 1]) * epochs) for index in range(len(shares))]
+    return [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _without(signals: list[Signals], position: int) -> tuple[Signals, ...]:
