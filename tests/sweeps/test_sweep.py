@@ -140,12 +140,12 @@ def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
 ) -> None:
     _, suite, _ = whole
     store = tmp_path / "store"
-    process = begin(store, suite)
-    while len(finished(store)) < 2:
+    process = begin(store, suite, "--epochs", "5000")
+    while not any(b'"epoch"' in path.read_bytes() for path in store.glob("runs/*/attempt-*/records.jsonl")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
     workers = children(process.pid)
-    second = begin(store, suite)
+    second = begin(store, suite, "--epochs", "5000")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2 and "another sweep is using" in err
     os.killpg(process.pid, signal.SIGINT)
