@@ -1,0 +1,50 @@
+"""Pairs of timm's own families at 32x32, by a method on logits and one on features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from bench.data import Splits, load
+from bench.engine import run
+from bench.networks import build
+from bench.spec import DataSpec, ModelSpec, Recipe, Spec, configure
+from tests.conftest import Memory
+
+pytestmark = pytest.mark.slow
+DATA = DataSpec(name="digits", image_size=32, validation=0.05, test=0.05, train_fraction=0.05)
+PAIRS = [
+    ("resnet26", "resnet10t"),
+    ("efficientnet_lite0", "mobilenetv3_small_050"),
+    ("convnext_atto", "convnext_atto"),
+    ("vit_tiny_patch16_224", "vit_tiny_patch16_224"),
+    ("resnet10t", "vit_tiny_patch16_224"),
+    ("vit_tiny_patch16_224", "mobilenetv3_small_050"),
+]
+
+
+@pytest.fixture(scope="module")
+def large_digits() -> Splits:
+    return load(DATA, Path("."))
+
+
+@pytest.mark.parametrize("method", ["kd", "sp"])
+@pytest.mark.parametrize(("teacher", "student"), PAIRS)
+def test_timm_pair_trains(large_digits: Splits, teacher: str, student: str, method: str) -> None:
+    torch.manual_seed(0)
+    weights = safetensors.torch.save(build(ModelSpec(name=teacher), large_digits).state_dict())
+    spec = Spec(
+        method=method,
+        params=configure(method, {}).parameters(),
+        student=ModelSpec(name=student),
+        teachers=(ModelSpec(name=teacher, weights="run:t"),),
+        data=DATA,
+        recipe=Recipe(epochs=2, batch_size=16, lr=0.01, augment="crop"),
+    )
+    sink = Memory({"run:t": weights})
+    outcome, _ = run(spec, large_digits, sink, torch.device("cpu"))
+    assert outcome.status == "done", outcome.reason
+    assert sink.epochs[1].losses["student/ce"] < 10 and outcome.headline("last", "test") is not None
