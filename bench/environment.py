@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shutil
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,14 @@ def environment(device: torch.device) -> dict[str, Any]:
         **packages,
         "commit": commit(),
     }
+
+
+def command(name: str) -> str:
+    """How a person here calls a command of this environment: by its name if the shell finds it, else by its path."""
+    path = Path(sys.executable).parent / name
+    if shutil.which(name) == str(path) or not path.exists():
+        return name
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from bench.environment import pick_device, pick_precision
+from bench.environment import command, pick_device, pick_precision
 from bench.errors import InputError
 from bench.record import Epoch
 from bench.spec import configure, explain
@@ -111,11 +111,11 @@ def sweep_and_show(
     with SweepProgress(suite, count) as progress:
         board, problem = sweep(suite, store, machine, progress.report)
     text = render(board, "terminal")
-    ends = [problem] if problem else []
+    ends, kdbench = [problem] if problem else [], command("kdbench")
     ends += [
         f"Results: {store.root} (runs/KEY holds every record; nothing finished is ever repeated)",
-        f"MLflow:  mlflow ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
-        f"Next:    kdbench leaderboard {suite.name} --format markdown | kdbench methods kd | kdbench run --help",
+        f"MLflow:  {command('mlflow')} ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
+        f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",
     ]
     return plain(board), text + "\n" + "\n".join(ends)
 

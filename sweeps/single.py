@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from bench.data import DATASETS, FOLDER, check_augment, default_augment, load, read
-from bench.environment import pick_device, pick_precision
+from bench.environment import command, pick_device, pick_precision
 from bench.errors import InputError
 from bench.networks import build, check_model, import_checkpoint
 from bench.record import Epoch, plain
@@ -183,5 +183,5 @@ def _text(run: StoredRun, store: RunStore, repeated: bool) -> str:
         size += f", {cost['teacher_parameters'] / cost['parameters']:.1f} times fewer than the teacher"
     lines.append(f"{size}; {cost['latency_ms']:.2f} ms an image; {cost['seconds']:.1f} s of training")
     lines.append(f"Run {run.key} is in {run.folder}")
-    lines.append(f"MLflow: mlflow ui --backend-store-uri sqlite:///{store.root}/mlflow.db")
+    lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{store.root}/mlflow.db")
     return "\n".join(lines)
