@@ -43,6 +43,15 @@ def finished(store: Path) -> dict[str, float]:
     return {path.parent.name: path.stat().st_mtime for path in (store / "runs").glob("*/DONE.json")}
 
 
+def begin_until(store: Path, suite: Path, runs: int) -> subprocess.Popen[str]:
+    """A sweep of which so many runs are finished."""
+    process = begin(store, suite)
+    while len(finished(store)) < runs:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    return process
+
+
 def children(pid: int) -> list[int]:
     """Worker processes of a driver."""
     found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -110,10 +119,7 @@ def test_killed_sweep_goes_on_and_ends_with_the_same_table(
 ) -> None:
     _, suite, board = whole
     store = tmp_path / "store"
-    process = begin(store, suite)
-    while len(finished(store)) < 5:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    process = begin_until(store, suite, 5)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = finished(store)
@@ -127,10 +133,7 @@ def test_run_whose_worker_is_killed_goes_on_in_another(
 ) -> None:
     _, suite, board = whole
     store = tmp_path / "store"
-    process = begin(store, suite)
-    while len(finished(store)) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    process = begin_until(store, suite, 2)
     os.kill(children(process.pid)[0], signal.SIGKILL)
     assert numbers(finish(process)) == numbers(board)
 
