@@ -15,14 +15,15 @@ from torch import Tensor, nn
 
 from bench.data import Part, Splits, Views, steps_per_epoch
 from bench.environment import environment
-from bench.evaluate import latency, predict, score
+from bench.evaluate import confusion, predict, score, scored, sizes
 from bench.networks import Network, Networks
 from bench.record import Epoch, Outcome, Sink
 from bench.seeds import seed_of
 from bench.signals import observe
-from bench.spec import Spec
+from bench.spec import Recipe, Spec
 from bench.trainee import Trainee
-from methods.base import TEACHER, Net, Signals, Stage, Step, Unsupported
+from methods.base import TEACHER, Losses, Method, Net, Signals, Stage, Step, Unsupported
+from methods.functional import labelled_cross_entropy
 
 
 class Diverged(Exception):
@@ -62,9 +63,13 @@ class _Run:
         models = {**dict(zip(names, spec.teachers, strict=False)), "student": spec.student}
         self.digests: dict[str, str] = {}
         self.networks = Networks(models, data, spec.seed, device, self._stored)
+        self.needs, self.groups = self.method.needed(), self.method.groups(data.train.classes)
         if self.method.taught and not spec.teachers:
             raise Unsupported(f"{spec.method} learns from a teacher, and the run has none.")
-        self.stages = list(self.method.stages(tuple(Net(name) for name in models if name != "student")))
+        if len(spec.teachers) > 1 and not self.method.several:
+            raise Unsupported(f"{spec.method} takes one teacher, and the run has {len(spec.teachers)}.")
+        stages = self.method.stages(tuple(Net(name) for name in models if name != "student"))
+        self.stages = finetuned(self.method, list(stages), spec.recipe)
         self.lengths = stage_epochs([stage.epochs for stage in self.stages], spec.recipe.epochs)
         self.steps = steps_per_epoch(len(data.train.images), spec.recipe.batch_size)
         self.extras: dict[str, nn.ModuleDict] = {}
@@ -92,16 +97,19 @@ class _Run:
         teachers = [self.networks.teacher(net) for net in stage.teachers]
         images = self.data.train.images[:2].to(self.device).float() / 255
         labels = torch.zeros(2, dtype=torch.long, device=self.device)
-        probes = [observe(network.eval(), images, labels, self.method.needs) for network in (*networks, *teachers)]
+        probes = [observe(network.eval(), images, labels, self.needs) for network in (*networks, *teachers)]
         students, taught = probes[: len(networks)], tuple(probes[len(networks) :])
         for position, net in enumerate(stage.students):
             if net.name not in self.extras:
                 torch.manual_seed(seed_of(self.spec.seed, "extras", net.name))
                 others = taught + _without(students, position)
                 self.extras[net.name] = self.method.extras(students[position], others).to(self.device)
-        updates = self.lengths[index] * self.steps
+        stage.prepare(self.networks)
+        recipe, updates = self.spec.recipe, self.lengths[index] * self.steps
+        changes = {"lr": recipe.lr * stage.lr, "clip_norm": stage.clip_norm or recipe.clip_norm}
+        recipe = recipe.model_copy(update=changes)
         return [
-            Trainee.start(net, network, self.extras[net.name], self.spec.recipe, updates)
+            Trainee.start(net, network, self.extras[net.name], recipe, updates)
             for net, network in zip(stage.students, networks, strict=True)
         ]
 
@@ -124,16 +132,12 @@ class _Run:
         for trainee in self.trainees:
             trainee.train()
         sums: dict[str, Tensor] = {}
-        correct, seen = torch.zeros((), device=self.device), 0
-        done, total = self.epoch * self.steps, self.lengths[self.stage] * self.steps
-        for update, (inputs, labels) in enumerate(views.epoch(self.spec.seed, number), start=done):
-            losses, first = self._step(stage, inputs, labels, teachers, update / total)
-            for trainee in self.trainees:
-                trainee.update(update + 1)
+        correct, seen = torch.zeros(2, device=self.device), 0
+        for update, (inputs, labels) in enumerate(views.epoch(self.spec.seed, number), start=self.epoch * self.steps):
+            losses, first = self._step(stage, inputs, labels, teachers, update)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() * len(inputs)
-            classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
-            correct += (first.logits.argmax(dim=1) == classes).sum()
+            correct += _correct(first.logits, labels)
             seen += len(inputs)
         means = {name: float(value) / seen for name, value in sums.items()}
         if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
@@ -144,7 +148,7 @@ class _Run:
             sum(self.lengths),
             stage.name,
             means,
-            train_accuracy=float(correct) / seen,
+            train_accuracy=float(correct[0] / correct[1].clamp_min(1)),
             validation_accuracy=self._validate(),
             learning_rate=self.trainees[0].optimizer.param_groups[0]["lr"],
             images=seen * len(self.trainees),
@@ -157,20 +161,34 @@ class _Run:
         self.sink.epoch(record, self._state)
 
     def _step(
-        self, stage: Stage, inputs: Tensor, labels: Tensor, teachers: list[Network], progress: float
+        self, stage: Stage, inputs: Tensor, labels: Tensor, teachers: list[Network], update: int
     ) -> tuple[dict[str, Tensor], Signals]:
-        """The losses of one batch with their gradients in place, and the first student's signals."""
-        needs, precision = self.method.needs, self.spec.precision
-        taught = tuple(observe(network, inputs, labels, needs, precision) for network in teachers)
-        students = [observe(t.network, inputs, labels, needs, precision, training=True) for t in self.trainees]
+        """Trains every student on one batch, together or in turn; its losses, and the first student's signals."""
+        epoch, progress = update / self.steps, update / (self.lengths[self.stage] * self.steps)
+        taught = tuple(self._observe(network, inputs, labels) for network in teachers)
+        students = [self._observe(trainee.network, inputs, labels, training=True) for trainee in self.trainees]
         fellows = [student.detached() for student in students] if len(students) > 1 else []
+        everyone = range(len(students))
+        turns = [[position] for position in everyone] if stage.in_turn else [list(everyone)]
         losses: dict[str, Tensor] = {}
-        for position, (trainee, student) in enumerate(zip(self.trainees, students, strict=True)):
-            trainee.optimizer.zero_grad(set_to_none=True)
-            step = Step(inputs, labels, student, taught + _without(fellows, position), trainee.extras, progress)
-            losses |= {f"{trainee.net.name}/{name}": value for name, value in stage.loss(step).items()}
-        torch.stack(list(losses.values())).sum().backward()
+        for turn in turns:
+            mine: dict[str, Tensor] = {}
+            for position in turn:
+                trainee, student = self.trainees[position], students[position]
+                trainee.optimizer.zero_grad(set_to_none=True)
+                others = taught + _without(fellows, position)
+                step = Step(inputs, labels, student, others, trainee.extras, progress, epoch)
+                mine |= {f"{trainee.net.name}/{name}": value for name, value in stage.loss(step).items()}
+            torch.stack(list(mine.values())).sum().backward()
+            for position in turn:
+                self.trainees[position].update(update + 1)
+                if turn is not turns[-1]:
+                    fellows[position] = self._observe(self.trainees[position].network, inputs, labels)
+            losses |= mine
         return losses, students[0]
+
+    def _observe(self, network: Network, inputs: Tensor, labels: Tensor, training: bool = False) -> Signals:
+        return observe(network, inputs, labels, self.needs, self.spec.precision, training)
 
     def _validate(self) -> float:
         """Validation accuracy of the first student's headline; in the last stage, keeps the best epoch's weights."""
@@ -188,38 +206,35 @@ class _Run:
     def _result(self) -> tuple[Outcome, dict[str, bytes]]:
         """Scores the last epoch and the best on validation and, unless this is a tuning run, on test: once."""
         parts = {"validation": self.data.validation, **({"test": self.data.test} if self.spec.test else {})}
-        taught = {
-            name: self.networks.predict(TEACHER, part.images) if self.spec.teachers else None
-            for name, part in parts.items()
-        }
-        scores = {"last": {"epoch": self.number} | self._scores(parts, taught)}
-        files = {"last": self._file()}
-        scores["best"], files["best"] = scores["last"], files["last"]
+        teacher = self.networks.teacher(TEACHER) if self.spec.teachers else None
+        taught = {name: self.networks.predict(TEACHER, part.images) for name, part in parts.items() if teacher}
+        last, confused = self._scores(parts, taught)
+        scores, files = {"last": last, "best": last}, {"last": self._file()}
         if self.best["number"] != self.number:
             for trainee in self.trainees:
                 trainee.load(self.best["students"][trainee.net.name])
-            scores["best"] = {"epoch": self.best["number"]} | self._scores(parts, taught)
-            files["best"] = self._file()
-        student = self.trainees[0].network
-        cost = {**self.cost, "parameters": student.parameter_count()}
-        cost["latency_ms"] = latency(student, self.data.validation.images)
-        if self.spec.teachers:
-            cost["teacher_parameters"] = self.networks.teacher(TEACHER).parameter_count()
+            scores["best"], _ = self._scores(parts, taught)
+            scores["best"]["epoch"] = self.best["number"]
+        files["best"] = self._file()
+        measured = {name: score(logits, parts[name].labels, None, self.groups) for name, logits in taught.items()}
+        cost = self.cost | sizes(self.trainees[0].network, teacher, self.data.validation.images)
         provenance = {"weights": self.digests, "data": self.spec.data.fingerprint}
-        return Outcome("done", "", scores, cost, environment(self.device), provenance), files
+        outcome = Outcome("done", "", scores, cost, environment(self.device), provenance, measured, confused)
+        return outcome, files
 
-    def _scores(self, parts: dict[str, Part], taught: dict[str, Tensor | None]) -> dict[str, Any]:
-        """Metrics of every prediction of every student on each part."""
-        return {
-            name: {
-                trainee.net.name: {
-                    prediction: score(logits, part.labels, taught[name])
-                    for prediction, logits in self._predict(trainee, part).items()
-                }
+    def _scores(self, parts: dict[str, Part], taught: dict[str, Tensor]) -> tuple[dict[str, Any], list[list[int]]]:
+        """Metrics of every prediction of every student on each part, and the headline's confusion on the last part."""
+        scores: dict[str, Any] = {"epoch": self.number}
+        for name, part in parts.items():
+            outputs = {trainee.net.name: self._predict(trainee, part) for trainee in self.trainees}
+            scores[name] = {
+                trainee.net.name: scored(
+                    outputs[trainee.net.name], trainee.network, part, taught.get(name), self.groups
+                )
                 for trainee in self.trainees
             }
-            for name, part in parts.items()
-        }
+        headline = next(iter(outputs[self.trainees[0].net.name].values()))
+        return scores, confusion(headline, part.labels)
 
     def _file(self) -> bytes:
         """The first student's weights as a safetensors file."""
@@ -260,10 +275,31 @@ class _Run:
         self.cost, self.best = state["cost"], state["best"]
 
 
+def finetuned(method: Method, stages: list[Stage], recipe: Recipe) -> list[Stage]:
+    """The stages, shortened by the recipe's share of fine-tuning, then one on hard labels alone with a lower rate."""
+    if not recipe.finetune:
+        return stages
+
+    def loss(step: Step) -> Losses:
+        headline = next(iter(method.predictions(step.student, step.extras).values()))
+        return {"ce": labelled_cross_entropy(headline, step.labels)}
+
+    shorter = [dataclasses.replace(stage, epochs=stage.epochs * (1 - recipe.finetune)) for stage in stages]
+    last = Stage("finetune", loss, stages[-1].students, (), epochs=recipe.finetune, lr=recipe.finetune_lr)
+    return [*shorter, last]
+
+
 def stage_epochs(shares: list[float], epochs: int) -> list[int]:
     """Whole epochs of each stage, at least one, that add up to the rounded sum of the shares where they can."""
     ends = [round(sum(shares[: index + 1]) * epochs) for index in range(len(shares))]
     return [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many labelled images of a batch are classified as their (largest) label, and how many are labelled."""
+    labelled = torch.ones_like(labels, dtype=torch.bool) if labels.dim() == 1 else labels.ne(0).any(dim=1)
+    classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
+    return torch.stack([((logits.argmax(dim=1) == classes) & labelled).sum(), labelled.sum()])
 
 
 def _without(signals: list[Signals], position: int) -> tuple[Signals, ...]:

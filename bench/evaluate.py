@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy, multiclass_calibration_error
+from torch.utils.flop_counter import FlopCounterMode
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+)
 
 from bench.data import Part
 from bench.networks import EVALUATION_BATCH, Network
-from bench.signals import observe
+from bench.signals import GRADIENTS, observe
 from methods.base import Method
 
 LATENCY_RUNS = 30
@@ -24,7 +31,7 @@ def predict(method: Method, network: Network, extras: nn.ModuleDict, part: Part,
     network.eval()
     extras.eval()
     device = network.mean.device
-    needs = method.needs - {"input_grad"}
+    needs = method.needed() - GRADIENTS
     outputs: dict[str, list[Tensor]] = {}
     for images, labels in zip(*(tensor.split(EVALUATION_BATCH) for tensor in part), strict=True):
         inputs = images.to(device).float().div_(255)
@@ -34,17 +41,24 @@ def predict(method: Method, network: Network, extras: nn.ModuleDict, part: Part,
     return {name: torch.cat(batches) for name, batches in outputs.items()}
 
 
-def score(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict[str, float]:
+def score(
+    logits: Tensor,
+    labels: Tensor,
+    teacher_logits: Tensor | None = None,
+    groups: Mapping[str, tuple[int, ...]] | None = None,
+) -> dict[str, float]:
     """Metrics of one prediction.
 
     Args:
         logits: (N, K)
         labels: (N,)
         teacher_logits: (N, K) of the pair's teacher, if there is one.
+        groups: classes by name of a group, which are scored apart too.
 
     Returns:
         accuracy and top5 (with more than 5 classes) as shares; nll in nats; calibration_error (expected, 15 bins);
-        with a teacher: agreement (share of equal decisions) and teacher_kl (KL(teacher || student) in nats).
+        with a teacher: agreement (share of equal decisions) and teacher_kl (KL(teacher || student) in nats);
+        accuracy_NAME of each group that has images, among all classes.
     """
     classes = logits.shape[1]
     probabilities = logits.softmax(dim=1)
@@ -59,7 +73,68 @@ def score(logits: Tensor, labels: Tensor, teacher_logits: Tensor | None) -> dict
         metrics["agreement"] = (logits.argmax(dim=1) == teacher_logits.argmax(dim=1)).float().mean()
         log_student, log_teacher = logits.log_softmax(dim=1), teacher_logits.log_softmax(dim=1)
         metrics["teacher_kl"] = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
+    correct = (logits.argmax(dim=1) == labels).float()
+    for name, members in (groups or {}).items():
+        chosen = torch.isin(labels, torch.tensor(members))
+        if chosen.any():
+            metrics[f"accuracy_{name}"] = correct[chosen].mean()
     return {name: float(value) for name, value in metrics.items()}
+
+
+def scored(
+    predictions: dict[str, Tensor],
+    network: Network,
+    part: Part,
+    teacher_logits: Tensor | None,
+    groups: Mapping[str, tuple[int, ...]],
+) -> dict[str, dict[str, float]]:
+    """`score` of each named prediction; one named stage_K has the multiply_adds of the first K stages too."""
+    scores = {}
+    for name, logits in predictions.items():
+        scores[name] = score(logits, part.labels, teacher_logits, groups)
+        if (stage := name.removeprefix("stage_")).isdigit():
+            scores[name]["multiply_adds"] = float(multiply_adds(network, part.images, int(stage)))
+    return scores
+
+
+def sizes(student: Network, teacher: Network | None, images: Tensor) -> dict[str, float]:
+    """Parameters and multiply-adds of the student and of its teacher, and the student's latency.
+
+    Args:
+        student: what would be deployed.
+        teacher: what it is compared with.
+        images: (N, C, H, W) uint8; the first is used.
+    """
+    values = {"parameters": student.parameter_count(), "multiply_adds": multiply_adds(student, images)}
+    if teacher:
+        values["teacher_parameters"] = teacher.parameter_count()
+        values["teacher_multiply_adds"] = multiply_adds(teacher, images)
+    return values | {"latency_ms": latency(student, images)}
+
+
+def confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
+    """Counts of images: rows are classes, columns decisions."""
+    matrix: list[list[int]] = multiclass_confusion_matrix(logits, labels, logits.shape[1]).tolist()
+    return matrix
+
+
+@torch.no_grad()
+def multiply_adds(network: Network, images: Tensor, stages: int = 0) -> int:
+    """Multiply-adds for one image in evaluation mode, of convolutions and matrix products.
+
+    Args:
+        network: what is counted.
+        images: (N, C, H, W) uint8; the first is used.
+        stages: how many of its stages are run; 0 is the whole network.
+    """
+    image = images[:1].to(network.mean.device).float() / 255
+    model: Any = network.eval().model
+    with FlopCounterMode(display=False) as counter:
+        if stages:
+            model.forward_intermediates(network.normalised(image), indices=[stages - 1], stop_early=True)
+        else:
+            network(image)
+    return int(counter.get_total_flops()) // 2
 
 
 @torch.no_grad()

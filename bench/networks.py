@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import bench.zoo  # noqa: F401  (registers the literature's networks)
 from bench.data import Splits
 from bench.errors import InputError, unknown
-from bench.seeds import seed_of
+from bench.seeds import generator, seed_of
 from bench.spec import ModelSpec
 from methods.base import Net, Unsupported
 
@@ -192,6 +192,14 @@ class Networks:
         self.forwards += len(images)
         batches = images.split(EVALUATION_BATCH)
         return torch.cat([network(batch.to(self.device).float() / 255).float().cpu() for batch in batches])
+
+    def model(self, net: Net) -> nn.Module:
+        """The timm model of a network that has been built."""
+        return self.built[net.name].model
+
+    def generator(self, name: str) -> torch.Generator:
+        """Random numbers that depend on the run's seed and this name alone."""
+        return generator(self.seed, name)
 
     def _model(self, net: Net) -> ModelSpec:
         if net.model not in self.models:

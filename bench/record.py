@@ -43,7 +43,8 @@ class Outcome:
 
     `scores` maps "last" and "best" (the epoch of best validation accuracy) to {"epoch": int, "validation": S,
     "test": S}; S maps each student's name to its predictions' names to metrics by name, the first student and the first
-    prediction being the headline. There is no "test" in a tuning run.
+    prediction being the headline. There is no "test" in a tuning run. `teacher` holds the pair's teacher's metrics by
+    part, and `confusion` counts the headline's decisions of the last epoch on the last part: rows are classes.
     """
 
     status: str
@@ -52,6 +53,8 @@ class Outcome:
     cost: dict[str, float] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, dict[str, float]] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
 
     def headline(self, epoch: str, part: str, metric: str = "accuracy") -> float | None:
         """A metric of the headline prediction, or None if it was not measured."""

@@ -1,18 +1,23 @@
-"""observe(): the only place that knows how features and input gradients are taken from a network."""
+"""observe(): the only place that knows how features, tokens, attention and input gradients are taken from a network."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from bench.networks import Network
 from methods.base import Signals, Unsupported
+
+GRADIENTS = frozenset({"input_grad", "mirrored_grad"})
+"""Signals that need a backward pass of their own; they are of no use in evaluation."""
 
 
 def observe(
@@ -36,32 +41,114 @@ def observe(
     Raises:
         Unsupported: if the network does not offer what is asked for.
     """
-    wants_grad = "input_grad" in needs
+    wants_grad = bool(needs & GRADIENTS)
     with torch.set_grad_enabled(training or wants_grad), _differentiable_attention(wants_grad):
-        images = images.detach().requires_grad_(wants_grad)
+        images = images.detach().requires_grad_("input_grad" in needs)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits, features, pooled = _forward(network, images, needs)
-        logits = logits.float()
-        grad = None
-        if wants_grad:
-            loss = F.cross_entropy(logits, labels, reduction="sum")
-            (grad,) = torch.autograd.grad(loss, images, create_graph=training)
-    signals = Signals(logits, features, pooled, grad)
+            signals = _forward(network, images, needs)
+        if "input_grad" in needs:
+            grad = _input_grad(signals.logits, labels, images, training)
+            signals = dataclasses.replace(signals, input_grad=grad)
+        if "mirrored_grad" in needs:
+            mirrored = images.detach().flip(-1).requires_grad_()
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                logits = network(mirrored).float()
+            grad = _input_grad(logits, labels, mirrored, training).flip(-1)
+            signals = dataclasses.replace(signals, mirrored_grad=grad)
     return signals if training else signals.detached()
 
 
-def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> tuple[Tensor, Any, Tensor | None]:
-    """Logits, and features and pooled output where needed, in one forward pass by timm's own interface."""
-    if not needs & {"features", "pooled"}:
-        return network(images), None, None
+def _input_grad(logits: Tensor, labels: Tensor, images: Tensor, training: bool) -> Tensor:
+    """Gradient (B, C, H, W) of each image's own cross-entropy."""
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    (grad,) = torch.autograd.grad(loss, images, create_graph=training)
+    return grad
+
+
+def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals:
+    """What is asked for but gradients, in float32 from one forward pass by timm's own interface."""
     model: Any = network.model
+    with _tapped(model, needs) as taps:
+        if needs & {"features", "pooled"}:
+            logits, features, pooled = _staged(model, network.normalised(images), needs)
+        else:
+            logits, features, pooled = network(images), None, None
+    return Signals(
+        logits.float(),
+        features,
+        pooled,
+        model.get_classifier().weight if "classifier" in needs else None,
+        tuple(taps.tokens) if "tokens" in needs else None,
+        tuple(taps.qkv) if "qkv" in needs else None,
+    )
+
+
+def _staged(model: Any, images: Tensor, needs: frozenset[str]) -> tuple[Tensor, Any, Tensor | None]:
+    """Logits, the feature map of every stage, and the pooled output."""
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise Unsupported(f"{type(model).__name__} has no stages that can be tapped (no forward_intermediates).")
     stages = list(range(len(model.feature_info)))
-    final, maps = model.forward_intermediates(network.normalised(images), indices=stages)
+    final, maps = model.forward_intermediates(images, indices=stages)
     features = tuple(feature.float() for feature in maps) if "features" in needs else None
     pooled = model.forward_head(final, pre_logits=True).float() if "pooled" in needs else None
     return model.forward_head(final), features, pooled
+
+
+@dataclass
+class _Taps:
+    """What hooks have seen in a forward pass."""
+
+    tokens: list[Tensor] = field(default_factory=list)
+    qkv: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
+    """Hooks on the blocks' outputs and on the projections of attention, for one forward pass.
+
+    Raises:
+        Unsupported: if the model has no such parts; the message names what is missing.
+    """
+    taps, name = _Taps(), type(model).__name__
+    with contextlib.ExitStack() as hooks:
+        if "classifier" in needs and not isinstance(model.get_classifier(), nn.Linear):
+            raise Unsupported(f"{name} has no linear classifier whose rows could stand for the classes.")
+        if "tokens" in needs:
+            blocks = list(getattr(model, "blocks", ()))
+
+            def token(output: Tensor) -> None:
+                if output.dim() != 3:
+                    raise Unsupported(f"{name} has blocks of feature maps, not of tokens (B, N, D).")
+                taps.tokens.append(output.float())
+
+            if not blocks:
+                raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
+            hooks.callback(blocks[0].register_forward_pre_hook(lambda _, inputs: token(inputs[0])).remove)
+            for block in blocks:
+                hooks.callback(block.register_forward_hook(lambda _, inputs, output: token(output)).remove)
+        if "qkv" in needs:
+            attentions = [module for module in model.modules() if isinstance(getattr(module, "qkv", None), nn.Linear)]
+            if not attentions:
+                raise Unsupported(f"{name} has no self-attention, so it has no queries, keys and values.")
+            for attention in attentions:
+
+                def split(_: nn.Module, inputs: Any, output: Tensor, attention: Any = attention) -> None:
+                    taps.qkv.append(_split(attention, output))
+
+                hooks.callback(attention.qkv.register_forward_hook(split).remove)
+        yield taps
+
+
+def _split(attention: Any, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, heads, N, d) from the joint projection (B, N, 3 heads d)."""
+    batch, tokens, _ = output.shape
+    parts = output.reshape(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = parts.unbind(0)
+    query, key = (
+        norm(each) if norm is not None else each
+        for norm, each in ((getattr(attention, "q_norm", None), query), (getattr(attention, "k_norm", None), key))
+    )
+    return query.float(), key.float(), value.float()
 
 
 @contextlib.contextmanager

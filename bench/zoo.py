@@ -107,10 +107,13 @@ class Staged(nn.Module):
         """The last linear layer."""
         return self.fc
 
-    def forward_intermediates(self, x: Tensor, indices: list[int] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """The last feature map, and those of the chosen stages."""
+    def forward_intermediates(
+        self, x: Tensor, indices: list[int] | None = None, stop_early: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The last feature map, and those of the chosen stages; may stop at the last of these."""
         features = []
-        for stage in self.stages:
+        last = max(indices) + 1 if indices and stop_early else len(self.stages)
+        for stage in self.stages[:last]:
             x = stage(x)
             features.append(x)
         return x, features if indices is None else [features[index] for index in indices]

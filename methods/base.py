@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
+import torch
 from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
 
@@ -32,14 +33,26 @@ class Signals:
     """One map a stage, (B, C_i, H_i, W_i), shallow to deep."""
     pooled: Tensor | None = None
     """(B, D), what the classifier sees."""
+    classifier: Tensor | None = None
+    """(K, D), the weights of the classifier: one vector a class, in the space of `pooled`."""
+    tokens: tuple[Tensor, ...] | None = None
+    """The embedding, then the output of each transformer block: (B, N, D) each, so blocks + 1 of them."""
+    qkv: tuple[tuple[Tensor, Tensor, Tensor], ...] | None = None
+    """Queries, keys and values of each attention, (B, heads, N, d) each; B counts windows where attention has them."""
     input_grad: Tensor | None = None
     """(B, C, H, W), the gradient of each image's cross-entropy with respect to its pixels in [0, 1]."""
+    mirrored_grad: Tensor | None = None
+    """(B, C, H, W), the same for the horizontally mirrored image, mirrored back."""
 
     def detached(self) -> Signals:
         """The same values without their history, as a fellow student may use them."""
-        features = None if self.features is None else tuple(feature.detach() for feature in self.features)
-        pooled, grad = (None if t is None else t.detach() for t in (self.pooled, self.input_grad))
-        return Signals(self.logits.detach(), features, pooled, grad)
+        return Signals(**{field.name: _detached(getattr(self, field.name)) for field in dataclasses.fields(self)})
+
+
+def _detached(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_detached(item) for item in value)
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 SIGNALS = frozenset(field.name for field in dataclasses.fields(Signals)) - {"logits"}
@@ -53,7 +66,7 @@ class Step:
     inputs: Tensor
     """(B, C, H, W) in [0, 1], augmented."""
     labels: Tensor
-    """(B,) classes or (B, K) probabilities."""
+    """(B,) classes, or (B, K) probabilities; a row of zeros is an image without a label."""
     student: Signals
     teachers: tuple[Signals, ...]
     """The stage's frozen teachers, then its other students; all detached."""
@@ -61,6 +74,8 @@ class Step:
     """The method's own trainable modules for this student."""
     progress: float
     """Through the stage, 0 to 1."""
+    epoch: float = 0.0
+    """Epochs of the stage so far."""
 
     @property
     def teacher(self) -> Signals:
@@ -100,7 +115,7 @@ class Data:
     images: Tensor
     """(N, C, H, W) uint8"""
     labels: Tensor
-    """(N,) int64 classes or (N, K) float probabilities."""
+    """(N,) int64 classes, or (N, K) float probabilities or logits; a row of zeros is an image without a label."""
     unlabelled: Tensor
     """(M, C, H, W) uint8: the rest of the training part, its labels withheld; M may be 0."""
     classes: int
@@ -111,15 +126,25 @@ class Data:
 
 
 class Networks(Protocol):
-    """The networks of a run, as a stage's `data` may use them."""
+    """The networks of a run, as a stage's `data` and `prepare` may use them."""
 
     def predict(self, net: Net, images: Tensor) -> Tensor:
         """Logits (N, K) of a frozen network for images (N, C, H, W) uint8, without augmentation."""
+
+    def model(self, net: Net) -> nn.Module:
+        """The timm model of a network that the stage names."""
+
+    def generator(self, name: str) -> torch.Generator:
+        """Random numbers on the CPU that depend on the run's seed and this name alone."""
 
 
 def as_given(data: Data, networks: Networks) -> Data:
     """The training data unchanged."""
     return data
+
+
+def nothing(networks: Networks) -> None:
+    """Leaves the networks as they are."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +158,14 @@ class Stage:
     epochs: float = 1.0
     """In units of the recipe's epochs: 1.0 is the whole budget of a run."""
     data: Callable[[Data, Networks], Data] = as_given
+    prepare: Callable[[Networks], None] = nothing
+    """The one place where a method may write weights, before the stage's first update."""
+    in_turn: bool = False
+    """Whether students are updated one after another, each taught by what its fellows predict by then."""
+    lr: float = 1.0
+    """A factor on the recipe's learning rate."""
+    clip_norm: float = 0.0
+    """Largest gradient norm of a student; 0 is as the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +192,10 @@ class Method:
     """Names of `Signals` fields beyond the logits."""
     taught: ClassVar[bool] = True
     """Whether the pair's teacher takes part in training."""
+    several: ClassVar[bool] = False
+    """Whether it takes more than one teacher."""
+    composition: ClassVar[str] = ""
+    """The hyperparameter that takes a composition such as "kd+at", of the method that composes others."""
 
     def loss(self, step: Step) -> Losses:
         """The losses of one student on one batch."""
@@ -173,8 +210,19 @@ class Method:
         return nn.ModuleDict()
 
     def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
-        """Named logits (B, K) that evaluation scores; the first is the headline."""
+        """Named logits (B, K) that evaluation scores; the first is the headline.
+
+        One that is named stage_1, stage_2, ... runs the student up to that stage alone, and is costed so.
+        """
         return {"logits": student.logits}
+
+    def needed(self) -> frozenset[str]:
+        """`needs`, unless it depends on hyperparameters."""
+        return self.needs
+
+    def groups(self, classes: int) -> dict[str, tuple[int, ...]]:
+        """Named groups of classes whose accuracy is reported apart, as base and novel ones."""
+        return {}
 
     def parameters(self) -> dict[str, Any]:
         """Every hyperparameter and its value, by name."""
@@ -190,6 +238,7 @@ class Method:
 REGISTRY: dict[str, type[Method]] = {}
 """Every method by its id, which is the name of its file."""
 
+S = TypeVar("S")
 T = TypeVar("T")
 M = TypeVar("M", bound=type[Method])
 
@@ -286,6 +335,15 @@ def same_batch(first: Tensor, second: Tensor, dims: int) -> None:
 
 def features_of(signals: Signals) -> tuple[Tensor, ...]:
     """The feature maps, which the method must have asked for by `needs`."""
-    if signals.features is None:
-        raise TypeError('a method that reads features must say needs = frozenset({"features"}).')
-    return signals.features
+    return asked("features", signals.features)
+
+
+def asked(name: str, signal: S | None) -> S:
+    """A signal that the method must have asked for.
+
+    Raises:
+        TypeError: if it has not.
+    """
+    if signal is None:
+        raise TypeError(f"a method that reads {name} must name it in needs.")
+    return signal

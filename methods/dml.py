@@ -32,29 +32,33 @@ def mutual_loss(student_logits: Tensor, peer_logits: Sequence[Tensor]) -> Tensor
 class DML(Method):
     """Loss of each student = cross-entropy + weight * `mutual_loss` with its peers; no teacher is trained first.
 
-    Departures: peers are updated together on one set of predictions, where the paper's algorithm 1 updates them in
-    turn and predicts again after each. `weight` is fixed at 1 in the paper; it is searched here, as every method has
-    something to search. `peer_model` is the architecture of the peers: the student's, or the pair's teacher's from
-    random weights. The result is the first student, which starts from the weights that every other method starts from.
+    Peers are updated in turn, as in the paper's algorithm 1: each predicts again once it is updated, before the next
+    one learns. `in_turn` = false updates all together on one set of predictions, as many programs do; it saves a
+    forward pass a peer. (Batch-norm statistics move at both predictions.)
+
+    `weight` is fixed at 1 in the paper; it is searched here, as every method has something to search. `peer_models` are
+    the architectures of the peers: "student", or "teacher" for that of the pair's teacher, from random weights; as many
+    as there are peers. The result is the first student, which starts from the weights that every method starts from.
     """
 
     paper = Paper("Deep Mutual Learning", "Zhang, Xiang, Hospedales, Lu", 2018, "https://arxiv.org/abs/1706.00384")
     taught = False
     weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
-    peers: int = 1
-    peer_model: str = "student"
+    peer_models: tuple[str, ...] = ("student",)
+    in_turn: bool = True
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         non_negative(weight=self.weight)
-        one_of(("student", "teacher"), peer_model=self.peer_model)
-        if self.peers < 1:
-            raise ValueError(f"peers must be at least 1, but got peers={self.peers}.")
+        for model in self.peer_models:
+            one_of(("student", "teacher"), peer_models=model)
+        if not self.peer_models:
+            raise ValueError("peer_models must name at least one peer, but is empty.")
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
-        """One stage, all students at once."""
-        peers = tuple(Net(self.peer_model, copy=f"peer_{index + 1}") for index in range(self.peers))
-        return (Stage("mutual", self.loss, students=(STUDENT, *peers), teachers=()),)
+        """One stage, with all students."""
+        peers = tuple(Net(model, copy=f"peer_{index + 1}") for index, model in enumerate(self.peer_models))
+        return (Stage("mutual", self.loss, students=(STUDENT, *peers), teachers=(), in_turn=self.in_turn),)
 
     def loss(self, step: Step) -> Losses:
         """Labels, and the peers' predictions (B, K)."""

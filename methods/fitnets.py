@@ -23,7 +23,7 @@ from methods.base import (
     same_shape,
     tuned,
 )
-from methods.functional import at_depth, kd_loss
+from methods.functional import at_depth, kd_loss, pooled_alike
 
 
 def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
@@ -53,6 +53,9 @@ class FitNets(Method):
     to the smaller; the paper sizes a valid convolution so that the shapes meet. The two stages share the run's epochs
     (`hint_epochs` of them for the hint), so that every method has the same budget; the paper trains each stage until
     validation stalls. `depth` names hint and guided layer by relative depth.
+
+    `one_stage` is what other suites call FitNets (Tian et al. 2020 and programs after it): one stage of cross-entropy
+    plus `hint_weight` * mean squared difference (no half), without KD.
     """
 
     paper = Paper(
@@ -68,17 +71,21 @@ class FitNets(Method):
     weight_end: float = 1.0
     hint_epochs: float = 0.3
     depth: float = 0.5
+    one_stage: bool = False
+    hint_weight: float = 100.0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         positive(temperature=self.temperature)
-        non_negative(weight_start=self.weight_start, weight_end=self.weight_end)
+        non_negative(weight_start=self.weight_start, weight_end=self.weight_end, hint_weight=self.hint_weight)
         at_depth(2, self.depth)
         if not 0 < self.hint_epochs < 1:
             raise ValueError(f"hint_epochs must lie between 0 and 1, both excluded, but got {self.hint_epochs}.")
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
-        """Hint, then distill."""
+        """Hint, then distill; or both at once."""
+        if self.one_stage:
+            return (Stage("joint", self.joint, teachers=teachers),)
         return (
             Stage("hint", self.hint, teachers=teachers, epochs=self.hint_epochs),
             Stage("distill", self.distill, teachers=teachers, epochs=1 - self.hint_epochs),
@@ -92,9 +99,8 @@ class FitNets(Method):
     def hint(self, step: Step) -> Losses:
         """The regressed guided feature against the hint (B, C, H, W)."""
         guided, hint = self._middle(step.student), self._middle(step.teacher)
-        size = (min(guided.shape[-2], hint.shape[-2]), min(guided.shape[-1], hint.shape[-1]))
-        regressed = step.extras["regressor"](F.adaptive_avg_pool2d(guided, size))
-        return {"hint": hint_loss(regressed, F.adaptive_avg_pool2d(hint, size))}
+        guided, hint = pooled_alike(guided, hint)
+        return {"hint": hint_loss(step.extras["regressor"](guided), hint)}
 
     def distill(self, step: Step) -> Losses:
         """Labels, and softened logits (B, K) with the falling weight."""
@@ -103,6 +109,11 @@ class FitNets(Method):
             "ce": F.cross_entropy(step.student.logits, step.labels),
             "kd": weight * kd_loss(step.student.logits, step.teacher.logits, self.temperature),
         }
+
+    def joint(self, step: Step) -> Losses:
+        """Labels (B,) and the hint at once."""
+        hint = self.hint_weight * 2 * self.hint(step)["hint"]
+        return {"ce": F.cross_entropy(step.student.logits, step.labels), "hint": hint}
 
     def _middle(self, signals: Signals) -> Tensor:
         features = features_of(signals)

@@ -1,11 +1,15 @@
-"""Losses that two or more methods share."""
+"""Losses, and ways of matching layers, that two or more methods share."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import same_batch, same_shape
+from methods.base import Data, Networks, Unsupported, same_batch, same_shape
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -26,6 +30,141 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float |
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over the images that have a label; zero if none has.
+
+    Args:
+        logits: (B, K)
+        labels: (B,) classes, or (B, K) probabilities, where a row of zeros is an image without a label.
+
+    Raises:
+        ValueError: if the labels do not fit the logits.
+    """
+    if labels.dim() == 1:
+        if len(labels) != len(logits):
+            shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"there must be one label an image, but got {shapes}.")
+        return F.cross_entropy(logits, labels)
+    same_shape(logits, labels)
+    labelled = (labels.sum(dim=1) > 0).sum().clamp_min(1)
+    return F.cross_entropy(logits, labels, reduction="sum") / labelled
+
+
+def pooled_alike(first: Tensor, second: Tensor, pool: str = "avg") -> tuple[Tensor, Tensor]:
+    """Two feature maps at the smaller height and width of the two, the larger one pooled.
+
+    Args:
+        first: (B, C1, H1, W1)
+        second: (B, C2, H2, W2)
+        pool: avg or max.
+
+    Raises:
+        ValueError: if they are no feature maps of one batch size.
+    """
+    same_batch(first, second, dims=4)
+    size = (min(first.shape[-2], second.shape[-2]), min(first.shape[-1], second.shape[-1]))
+    pooling = F.adaptive_max_pool2d if pool == "max" else F.adaptive_avg_pool2d
+    one, two = (each if each.shape[-2:] == size else pooling(each, size) for each in (first, second))
+    return one, two
+
+
+def matched(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], depths: Sequence[float], teacher_depths: Sequence[float] = ()
+) -> list[tuple[Tensor, Tensor]]:
+    """Pairs of a student's and a teacher's layers, by relative depth, 0 the first and 1 the last.
+
+    Args:
+        student: its layers, shallow to deep.
+        teacher: likewise, maybe another number of them.
+        depths: of the student's layers.
+        teacher_depths: of the teacher's, as many; the student's by default.
+    """
+    theirs = teacher_depths or depths
+    return [
+        (student[at_depth(len(student), mine)], teacher[at_depth(len(teacher), other)])
+        for mine, other in zip(depths, theirs, strict=True)
+    ]
+
+
+def check_depths(depths: Sequence[float], teacher_depths: Sequence[float] = ()) -> None:
+    """Checks what `matched` takes.
+
+    Raises:
+        ValueError: if there is no depth, one lies outside 0 to 1, or there are not as many of the teacher's.
+    """
+    if not depths:
+        raise ValueError("depths must name at least one layer, but is empty.")
+    for depth in (*depths, *teacher_depths):
+        at_depth(2, depth)
+    if teacher_depths and len(teacher_depths) != len(depths):
+        raise ValueError(f"depths and teacher_depths must be as many, but got {depths} and {teacher_depths}.")
+
+
+def with_unlabelled(data: Data, networks: Networks) -> Data:
+    """The labelled images and the unlabelled ones, whose labels are rows of zeros: a stage's `data`."""
+    labels = data.labels
+    if labels.dim() == 1:
+        labels = F.one_hot(labels, data.classes).float()
+    nothing = labels.new_zeros(len(data.unlabelled), data.classes)
+    return dataclasses.replace(
+        data, images=torch.cat([data.images, data.unlabelled]), labels=torch.cat([labels, nothing])
+    )
+
+
+def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of the values where the mask is set, of all without a mask; zero where it is set nowhere.
+
+    Args:
+        values: (...)
+        mask: what can be broadcast to the values' shape.
+    """
+    if mask is None:
+        return values.mean()
+    weights = mask.to(values.dtype).expand_as(values)
+    return (values * weights).sum() / weights.sum().clamp_min(1)
+
+
+def check_mask(mask: Tensor | None, tokens: Tensor) -> None:
+    """Checks that a mask (B, N) fits tokens.
+
+    Args:
+        mask: (B, N), or None.
+        tokens: (B, N, D), (B, heads, N, d) or (B, heads, N, N).
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    if mask is not None and tuple(mask.shape) != (tokens.shape[0], tokens.shape[-2]):
+        raise ValueError(f"a mask (B, N) must fit the tokens, but got {tuple(mask.shape)} for {tuple(tokens.shape)}.")
+
+
+def same_tokens(student: Tensor, teacher: Tensor) -> None:
+    """Checks that two networks cut an image into as many tokens.
+
+    Raises:
+        Unsupported: naming both numbers; tokens are (B, N, D) or queries (B, heads, N, d).
+    """
+    if student.shape[0] != teacher.shape[0] or student.shape[-2] != teacher.shape[-2]:
+        raise Unsupported(
+            f"the student has {student.shape[-2]} tokens in {student.shape[0]} sequences, the teacher "
+            f"{teacher.shape[-2]} in {teacher.shape[0]}, so they cannot be compared one by one: give both the same "
+            "image and patch size."
+        )
+
+
+def uniform_map(student_layers: int, teacher_layers: int) -> list[int]:
+    """For each student layer, the index of the teacher's layer that ends the same share of the network.
+
+    With half the layers it is every other one: (2, 4) gives [1, 3] (Jiao et al. 2020, section 3.1: g(m) = m N / M).
+
+    Raises:
+        Unsupported: if the student has more layers.
+    """
+    if student_layers > teacher_layers:
+        raise Unsupported(f"a student of {student_layers} blocks cannot follow a teacher of {teacher_layers}.")
+    return [(layer + 1) * teacher_layers // student_layers - 1 for layer in range(student_layers)]
 
 
 def at_depth(stages: int, depth: float) -> int:

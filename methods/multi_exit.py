@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from methods.base import (
     Losses,
     Method,
+    Net,
     Paper,
     Signals,
+    Stage,
     Step,
     Unsupported,
+    as_given,
     features_of,
     fraction,
     method,
@@ -24,11 +27,11 @@ from methods.base import (
     positive,
     tuned,
 )
-from methods.functional import kd_loss
+from methods.functional import kd_loss, labelled_cross_entropy, with_unlabelled
 
 
 class Temperature(nn.Module):
-    """A temperature that rises whenever the softened teacher is too confident (section 3.2 of the paper)."""
+    """A temperature that rises whenever the softened teacher is too confident."""
 
     value: Tensor
 
@@ -82,12 +85,13 @@ class MultiExit(Method):
     """Loss = mean over exits of cross-entropy + weight * `exit_loss` with the temperature annealed.
 
     The temperature starts at 1 and is multiplied by 1.05 whenever the teacher exit's mean confidence passes the limit
-    mu = 0.5 (the authors' code, and section 3.2). Departures: the paper's networks are MSDNets with 11 exits; here an
-    exit stands on every inner stage of any network with stages. The paper also uses unlabelled images; not here yet.
-    `weight` is the paper's 1; the authors' code scales by 0.5 * 2 * 5 / exits.
+    mu = 0.5 (the authors' code). Departures: the paper's networks are MSDNets with 11 exits; here an
+    exit stands on every inner stage of any network with stages. `weight` is the paper's 1; the authors' code scales by
+    0.5 * 2 * 5 / exits. `unlabelled` is the paper's semi-supervised setting: images without labels take part in
+    distillation alone, mixed into the batches.
 
-    The headline is the last exit, which is the student as every other method deploys it; each exit and the ensemble
-    (mean probability of all) are scored beside it.
+    The headline is the last exit, which is the student as every other method deploys it. Each inner exit is scored and
+    costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all).
     """
 
     paper = Paper(
@@ -103,6 +107,7 @@ class MultiExit(Method):
     confidence_limit: float = tuned(0.5, FloatDistribution(0.1, 0.9))
     annealing: float = 1.05
     teacher_exit: str = "last"
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -112,17 +117,21 @@ class MultiExit(Method):
         if not 1 <= self.annealing < math.inf:
             raise ValueError(f"annealing must be finite and at least 1, but got annealing={self.annealing}.")
 
+    def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
+        """One stage; no teacher but the student's own exit."""
+        return (Stage("train", self.loss, teachers=(), data=with_unlabelled if self.unlabelled else as_given),)
+
     def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """An exit for every stage but the last, and the temperature."""
         inner, classes = features_of(student)[:-1], student.logits.shape[1]
         if not inner:
             raise Unsupported("the student has one stage alone, so there is no place for an earlier exit.")
-        exits = {f"exit_{index + 1}": Exit(feature.shape[1], classes) for index, feature in enumerate(inner)}
+        exits = {f"stage_{index + 1}": Exit(feature.shape[1], classes) for index, feature in enumerate(inner)}
         return nn.ModuleDict({**exits, "temperature": Temperature(1.0)})
 
     def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
         """Logits (B, K) of the last exit, of each inner exit, and of their ensemble (log of the mean probability)."""
-        inner = {f"exit_{i + 1}": extras[f"exit_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
+        inner = {f"stage_{i + 1}": extras[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
         probabilities = torch.stack([F.softmax(logits, dim=1) for logits in (*inner.values(), student.logits)])
         return {"last": student.logits, **inner, "ensemble": probabilities.mean(dim=0).clamp_min(1e-12).log()}
 
@@ -133,5 +142,5 @@ class MultiExit(Method):
         teacher = last if self.teacher_exit == "last" else ensemble
         learners = [logits for name, logits in outputs.items() if name != self.teacher_exit]
         temperature = step.extras["temperature"].update(teacher, self.confidence_limit, self.annealing)  # type: ignore[operator]
-        labels = torch.stack([F.cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()
+        labels = torch.stack([labelled_cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()
         return {"ce": labels, "exits": self.weight * exit_loss(learners, teacher, temperature)}

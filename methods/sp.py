@@ -8,7 +8,7 @@ from optuna.distributions import FloatDistribution
 from torch import Tensor
 
 from methods.base import Losses, Method, Paper, Step, features_of, method, non_negative, tuned
-from methods.functional import at_depth
+from methods.functional import check_depths, matched
 
 
 def similarity_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
@@ -47,20 +47,15 @@ class SP(Method):
     needs = frozenset({"features"})
     weight: float = tuned(3000.0, FloatDistribution(10.0, 10000.0, log=True))
     depths: tuple[float, ...] = (1.0,)
+    teacher_depths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         non_negative(weight=self.weight)
-        for depth in self.depths:
-            at_depth(2, depth)
+        check_depths(self.depths, self.teacher_depths)
 
     def loss(self, step: Step) -> Losses:
         """Labels, and similarity at each of `depths`."""
-        student, teacher = features_of(step.student), features_of(step.teacher)
-        losses = torch.stack(
-            [
-                similarity_loss(student[at_depth(len(student), depth)], teacher[at_depth(len(teacher), depth)])
-                for depth in self.depths
-            ]
-        )
+        pairs = matched(features_of(step.student), features_of(step.teacher), self.depths, self.teacher_depths)
+        losses = torch.stack([similarity_loss(mine, theirs) for mine, theirs in pairs])
         return {"ce": F.cross_entropy(step.student.logits, step.labels), "sp": self.weight * losses.sum()}

@@ -13,26 +13,28 @@ import torch
 import bench.engine
 from bench.data import Splits
 from bench.record import Outcome, Stopped
+from bench.signals import observe
 from bench.spec import ModelSpec, Recipe, Spec, configure
 from methods import REGISTRY
-from methods.base import KNOWLEDGE, SIGNALS, Net
+from methods.base import KNOWLEDGE, SIGNALS, Net, nothing
 from tests.conftest import DATA, Memory
 
 METHODS = sorted(REGISTRY)
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.02, augment="crop", schedule="cosine")
 CNN = (ModelSpec(name="cifar_resnet8"), ModelSpec(name="cifar_resnet8_quarter"))
-VIT = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
-PAIRS = {
-    "cnn to cnn": CNN,
-    "vit to cnn": (ModelSpec(name="vit_tiny_patch16_224", args=VIT), CNN[1]),
-    "cnn to vit": (CNN[0], ModelSpec(name="vit_tiny_patch16_224", args=VIT)),
-}
+VIT = tuple(
+    ModelSpec(name="vit_tiny_patch16_224", args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": depth})
+    for depth in (4, 2)
+)
+PAIRS = {"cnn to cnn": CNN, "vit to vit": VIT, "vit to cnn": (VIT[0], CNN[1]), "cnn to vit": (CNN[0], VIT[1])}
+HOME = {name: "vit to vit" if REGISTRY[name].needs & {"tokens", "qkv"} else "cnn to cnn" for name in METHODS}
+"""The pair on which a method must work."""
 Untrained = Callable[[ModelSpec], bytes]
 
 
-def make_spec(method: str, pair: str = "cnn to cnn", **changes: Any) -> Spec:
-    teacher, student = PAIRS[pair]
+def make_spec(method: str, pair: str | None = None, **changes: Any) -> Spec:
+    teacher, student = PAIRS[pair or HOME[method]]
     teachers = (teacher.model_copy(update={"weights": "run:t"}),)
     params = configure(method, {}).parameters()
     spec = Spec(method=method, params=params, student=student, teachers=teachers, data=DATA, recipe=RECIPE, seed=1)
@@ -85,8 +87,7 @@ def test_run_has_finite_losses_and_scores(name: str, whole: Callable[..., Any]) 
     assert 0 <= outcome.headline("best", "test", "agreement") <= 1
 
 
-@pytest.mark.parametrize("pair", ["vit to cnn", "cnn to vit"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "pair"), [(name, pair) for name in METHODS for pair in PAIRS if pair != HOME[name]])
 def test_other_pairs_work_or_are_refused_with_a_reason(
     name: str, pair: str, digits: Splits, untrained: Untrained
 ) -> None:
@@ -121,7 +122,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
     name: str, stop: int, whole: Callable[..., Any], digits: Splits, untrained: Untrained
 ) -> None:
     outcome, files, memory = whole(name)
-    teacher = untrained(PAIRS["cnn to cnn"][0])
+    teacher = untrained(PAIRS[HOME[name]][0])
     first = Memory({"run:t": teacher}, stop_after=stop)
     with pytest.raises(Stopped):
         bench.engine.run(make_spec(name), digits, first, CPU)
@@ -137,32 +138,50 @@ def test_interrupted_run_goes_on_to_the_same_weights(
 def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
     name: str, digits: Splits, untrained: Untrained
 ) -> None:
-    teacher = untrained(PAIRS["cnn to cnn"][0])
+    teacher = untrained(PAIRS[HOME[name]][0])
     carried_out = bench.engine._Run(make_spec(name), digits, Memory({"run:t": teacher}), CPU)
     touched: set[str] = set()
     step = carried_out._step
 
     def watched(*arguments: Any) -> Any:
         result = step(*arguments)
-        for trainee in carried_out.trainees:
-            for part, module in (("network", trainee.network), ("extras", trainee.extras)):
-                for parameter, value in module.named_parameters():
-                    if value.grad is not None and value.grad.abs().sum() > 0:
-                        touched.add(f"{trainee.net.name}/{part}/{parameter}")
+        touched.update(name for name, value in parameters(carried_out) if has_gradient(value))
         return result
 
     carried_out._step = watched  # type: ignore[method-assign]
     carried_out.execute()
-    wanted = {
-        f"{trainee.net.name}/{part}/{parameter}"
-        for trainee in carried_out.trainees
-        for part, module in (("network", trainee.network), ("extras", trainee.extras))
-        for parameter, _ in module.named_parameters()
-    }
+    wanted = {name for name, _ in parameters(carried_out) if "/extras/" in name} | deployed(carried_out, digits)
     assert wanted and wanted <= touched
     state = carried_out.networks.teacher(Net("teacher")).state_dict()
     before = safetensors.torch.load(teacher)
     assert all(torch.equal(state[key], before[key]) for key in before)
+
+
+def parameters(carried_out: Any) -> list[tuple[str, torch.nn.Parameter]]:
+    """Those of the students of the stage, and of their extras, by student/part/name."""
+    return [
+        (f"{trainee.net.name}/{part}/{name}", value)
+        for trainee in carried_out.trainees
+        for part, module in (("network", trainee.network), ("extras", trainee.extras))
+        for name, value in module.named_parameters()
+    ]
+
+
+def has_gradient(value: torch.nn.Parameter) -> bool:
+    return value.grad is not None and bool(value.grad.abs().sum() > 0)
+
+
+def deployed(carried_out: Any, digits: Splits) -> set[str]:
+    """The parameters on which any student's predictions depend."""
+    found = set()
+    images, labels = digits.validation.images[:32].float() / 255, digits.validation.labels[:32]
+    for trainee in carried_out.trainees:
+        trainee.optimizer.zero_grad(set_to_none=True)
+        signals = observe(trainee.network, images, labels, carried_out.needs, training=True)
+        outputs = carried_out.method.predictions(signals, trainee.extras).values()
+        torch.stack([logits.square().sum() for logits in outputs]).sum().backward()
+        found |= {name for name, value in parameters(carried_out) if value.grad is not None}
+    return found
 
 
 def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(
@@ -170,9 +189,12 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(
 ) -> None:
     starts, batches = [], []
     for name in METHODS:
-        memory = Memory({"run:t": untrained(PAIRS["cnn to cnn"][0])})
-        carried_out = bench.engine._Run(make_spec(name), digits, memory, CPU)
-        carried_out.trainees = carried_out._enter(len(carried_out.stages) - 1)
+        memory = Memory({"run:t": untrained(PAIRS["vit to vit"][0])})
+        carried_out = bench.engine._Run(make_spec(name, "vit to vit"), digits, memory, CPU)
+        if carried_out.stages[0].prepare is not nothing:
+            continue
+        for stage in range(len(carried_out.stages)):
+            carried_out.trainees = carried_out._enter(stage)
         state = carried_out.trainees[0].network.state_dict()
         starts.append({key: value.clone() for key, value in state.items()})
         seen: list[torch.Tensor] = []

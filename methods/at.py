@@ -1,0 +1,129 @@
+"""Makes the student's feature maps strong where the teacher's are: attention transfer by activations."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from optuna.distributions import FloatDistribution
+from torch import Tensor
+
+from methods.base import (
+    Losses,
+    Method,
+    Paper,
+    Step,
+    features_of,
+    fraction,
+    method,
+    non_negative,
+    one_of,
+    positive,
+    tuned,
+)
+from methods.functional import check_depths, kd_loss, matched, pooled_alike
+
+FORMS = ("sum", "max")
+NORMALISATIONS = ("code", "paper")
+
+
+def attention_map(feature: Tensor, p: float = 2, form: str = "sum") -> Tensor:
+    """Where a feature map is strong: (B, H * W), each row of L2 norm 1.
+
+    Args:
+        feature: (B, C, H, W)
+        p: the power of the absolute activations.
+        form: over channels, sum (the paper's F_sum^p; a mean gives the same once normalised) or max (F_max^p).
+
+    Raises:
+        ValueError: for another form, or a tensor that is no feature map.
+    """
+    one_of(FORMS, form=form)
+    if feature.dim() != 4:
+        raise ValueError(f"a feature map has shape (B, C, H, W), but got {tuple(feature.shape)}.")
+    powers = feature.abs().pow(p)
+    strength = powers.sum(dim=1) if form == "sum" else powers.amax(dim=1)
+    return F.normalize(strength.flatten(1), dim=1)
+
+
+def attention_loss(
+    student_feature: Tensor,
+    teacher_feature: Tensor,
+    p: float = 2,
+    form: str = "sum",
+    normalisation: str = "code",
+) -> Tensor:
+    r"""Distance of the two attention maps Q, the larger feature average-pooled to the smaller.
+
+    Args:
+        student_feature: (B, C, H, W)
+        teacher_feature: (B, C', H', W')
+        p: the power of the absolute activations.
+        form: sum or max over channels.
+        normalisation: "code", the mean of (Q_s - Q_t)^2 over batch and positions, as the authors' program has it; or
+            "paper", equation 2: half the norm ||Q_s - Q_t||_2 of each image, mean over the batch.
+
+    Raises:
+        ValueError: for other forms, or features that are no maps of one batch size.
+    """
+    one_of(NORMALISATIONS, normalisation=normalisation)
+    student, teacher = pooled_alike(student_feature, teacher_feature)
+    difference = attention_map(student, p, form) - attention_map(teacher, p, form)
+    if normalisation == "code":
+        return difference.square().mean()
+    distances: Tensor = torch.linalg.vector_norm(difference, dim=1)
+    return distances.mean() / 2
+
+
+@method
+class AT(Method):
+    """Loss = (1 - alpha) * cross-entropy + alpha * T^2 * KL + beta * sum over stages of `attention_loss`.
+
+    alpha = 0, the default, is attention transfer alone; alpha = 0.9 with T = 4 is the paper's AT+KD, where beta decays
+    "to simplify learning"; neither paper nor program says how, so `decay` = "linear" goes to 0 at the end. beta = 1000
+    is the program's, with its mean; with `normalisation` = "paper" the norm is not squared and beta must be set anew.
+
+    Choices: the maps of the paper's three residual groups are those at relative depths 1/3, 2/3 and 1 of networks
+    whose first stage is the stem.
+    """
+
+    paper = Paper(
+        "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via "
+        "Attention Transfer",
+        "Zagoruyko, Komodakis",
+        2017,
+        "https://arxiv.org/abs/1612.03928",
+    )
+    knowledge = "feature"
+    needs = frozenset({"features"})
+    beta: float = tuned(1000.0, FloatDistribution(10.0, 10000.0, log=True))
+    alpha: float = 0.0
+    temperature: float = 4.0
+    decay: str = "constant"
+    p: float = 2.0
+    form: str = "sum"
+    normalisation: str = "code"
+    depths: tuple[float, ...] = (0.33, 0.67, 1.0)
+    teacher_depths: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        non_negative(beta=self.beta)
+        fraction(alpha=self.alpha)
+        positive(temperature=self.temperature, p=self.p)
+        one_of(("constant", "linear"), decay=self.decay)
+        one_of(FORMS, form=self.form)
+        one_of(NORMALISATIONS, normalisation=self.normalisation)
+        check_depths(self.depths, self.teacher_depths)
+
+    def loss(self, step: Step) -> Losses:
+        """Labels, attention at each of `depths`, and soft targets (B, K) if alpha is set."""
+        pairs = matched(features_of(step.student), features_of(step.teacher), self.depths, self.teacher_depths)
+        maps = [attention_loss(mine, theirs, self.p, self.form, self.normalisation) for mine, theirs in pairs]
+        beta = self.beta * (1 - step.progress if self.decay == "linear" else 1.0)
+        losses = {
+            "ce": (1 - self.alpha) * F.cross_entropy(step.student.logits, step.labels),
+            "at": beta * torch.stack(maps).sum(),
+        }
+        if self.alpha:
+            losses["kd"] = self.alpha * kd_loss(step.student.logits, step.teacher.logits, self.temperature)
+        return losses

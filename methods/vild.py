@@ -1,0 +1,149 @@
+"""Classifies by similarity to class embeddings, which lets the student name classes that it has no labels of: ViLD."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import torch.nn.functional as F
+from optuna.distributions import FloatDistribution
+from torch import Tensor, nn
+
+from methods.base import (
+    Data,
+    Losses,
+    Method,
+    Net,
+    Networks,
+    Paper,
+    Signals,
+    Stage,
+    Step,
+    asked,
+    fraction,
+    method,
+    non_negative,
+    positive,
+    same_shape,
+    tuned,
+)
+from methods.functional import labelled_cross_entropy, with_unlabelled
+
+
+def similarity_logits(embedding: Tensor, class_embeddings: Tensor, temperature: float) -> Tensor:
+    """Cosine similarity to each class over the temperature, (B, K).
+
+    Args:
+        embedding: (B, D)
+        class_embeddings: (K, D)
+        temperature: positive.
+
+    Raises:
+        ValueError: if the widths differ.
+    """
+    if embedding.dim() != 2 or class_embeddings.dim() != 2 or embedding.shape[1] != class_embeddings.shape[1]:
+        shapes = f"{tuple(embedding.shape)} and {tuple(class_embeddings.shape)}"
+        raise ValueError(f"embeddings must be (B, D) and (K, D), but got {shapes}.")
+    return F.normalize(embedding, dim=1) @ F.normalize(class_embeddings, dim=1).T / temperature
+
+
+def embedding_loss(student_embedding: Tensor, teacher_embedding: Tensor) -> Tensor:
+    """L1 norm of the difference of the two L2-normalised embeddings, mean over the batch.
+
+    Args:
+        student_embedding: (B, D)
+        teacher_embedding: (B, D)
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    same_shape(student_embedding, teacher_embedding)
+    difference = F.normalize(student_embedding, dim=1) - F.normalize(teacher_embedding, dim=1)
+    return difference.abs().sum(dim=1).mean()
+
+
+class ClassEmbeddings(nn.Module):
+    """The class embeddings, which are not trained."""
+
+    vectors: Tensor
+
+    def __init__(self, vectors: Tensor) -> None:
+        """Keeps a copy of the vectors (K, D)."""
+        super().__init__()
+        self.register_buffer("vectors", vectors.detach().clone())
+
+
+@method
+class ViLD(Method):
+    """Loss = cross-entropy of `similarity_logits` over base classes + weight * `embedding_loss` to the teacher.
+
+    The last `novel_share` of the classes are novel: their labels are withheld, while their images, like all unlabelled
+    ones, still align the student's embedding with the teacher's. A novel class is named by the similarity to its
+    embedding. Accuracy on base and on novel classes is reported apart, each among all classes.
+
+    The class embeddings are the rows of the teacher's classifier, in the space of its pooled output: for CLIP as it is
+    used for classification these are the text embeddings of the class names ("zero-shot head"), given with the
+    teacher's checkpoint; for a teacher trained on all classes, what it has learned of each. The student's pooled output
+    goes through a learned projection into that space, and its own classifier is not used.
+
+    Departures: whole images in place of detected regions, so there is no background class. A share of 0.28 is that of
+    LVIS's rare classes (337 of 1203). The temperature of 0.01 is the paper's; its weight of the L1 loss is 0.5.
+    """
+
+    paper = Paper(
+        "Open-vocabulary Object Detection via Vision and Language Knowledge Distillation",
+        "Gu, Lin, Kuo, Cui",
+        2022,
+        "https://arxiv.org/abs/2104.13921",
+    )
+    knowledge = "cross-modal"
+    needs = frozenset({"pooled", "classifier"})
+    weight: float = tuned(0.5, FloatDistribution(0.05, 50.0, log=True))
+    temperature: float = tuned(0.01, FloatDistribution(0.005, 0.5, log=True))
+    novel_share: float = 0.28
+    unlabelled: bool = True
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        non_negative(weight=self.weight)
+        positive(temperature=self.temperature)
+        fraction(novel_share=self.novel_share)
+
+    def groups(self, classes: int) -> dict[str, tuple[int, ...]]:
+        """The base classes and the novel ones; at least two are base."""
+        base = max(2, classes - round(self.novel_share * classes))
+        return {"base": tuple(range(base)), "novel": tuple(range(base, classes))}
+
+    def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
+        """One stage, without the labels of novel classes."""
+        return (Stage("align", self.loss, teachers=teachers, data=self.base_labels),)
+
+    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+        """The projection into the teacher's space, and the class embeddings."""
+        classes = asked("classifier", teachers[0].classifier)
+        projection = nn.Linear(asked("pooled", student.pooled).shape[1], classes.shape[1])
+        return nn.ModuleDict({"projection": projection, "classes": ClassEmbeddings(classes)})
+
+    def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+        """Similarities (B, K) to all classes, base and novel."""
+        embedding = extras["projection"](asked("pooled", student.pooled))
+        classes = extras["classes"].vectors
+        assert isinstance(classes, Tensor)
+        return {"similarity": similarity_logits(embedding, classes, self.temperature)}
+
+    def base_labels(self, data: Data, networks: Networks) -> Data:
+        """The data with the labels of novel classes withheld."""
+        labels = F.one_hot(data.labels, data.classes).float()
+        labels[:, list(self.groups(data.classes)["novel"])] = 0
+        data = dataclasses.replace(data, labels=labels)
+        return with_unlabelled(data, networks) if self.unlabelled else data
+
+    def loss(self, step: Step) -> Losses:
+        """Labels among base classes (B, K'), and the teacher's embedding (B, D)."""
+        base = list(self.groups(step.labels.shape[1])["base"])
+        similarity = self.predictions(step.student, step.extras)["similarity"]
+        embedding = step.extras["projection"](asked("pooled", step.student.pooled))
+        return {
+            "ce": labelled_cross_entropy(similarity[:, base], step.labels[:, base]),
+            "embedding": self.weight * embedding_loss(embedding, asked("pooled", step.teacher.pooled)),
+        }
