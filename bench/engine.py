@@ -19,11 +19,11 @@ from bench.evaluate import confusion, predict, score, scored, sizes
 from bench.networks import Network, Networks
 from bench.record import Epoch, Outcome, Sink
 from bench.seeds import seed_of
-from bench.signals import observe
-from bench.spec import Recipe, Spec
+from bench.signals import differentiation, observe
+from bench.spec import Spec
+from bench.stages import finetuned, stage_epochs
 from bench.trainee import Trainee
-from methods.base import TEACHER, Losses, Method, Net, Signals, Stage, Step, Unsupported
-from methods.functional import labelled_cross_entropy
+from methods.base import TEACHER, Net, Signals, Stage, Step, Unsupported
 
 
 class Diverged(Exception):
@@ -55,6 +55,16 @@ def run(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> tuple[Out
             return Outcome("diverged", str(reason), environment=environment(device)), {}
 
 
+def rehearse(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> None:
+    """Makes one update of every stage and scores nothing, to see whether a method works on a pair.
+
+    Raises:
+        Unsupported: if it does not; the message names what is missing.
+    """
+    with torch.random.fork_rng():
+        _Run(spec, data, sink, device).rehearse()
+
+
 class _Run:
     def __init__(self, spec: Spec, data: Splits, sink: Sink, device: torch.device) -> None:
         self.spec, self.data, self.sink, self.device = spec, data, sink, device
@@ -76,7 +86,7 @@ class _Run:
         self.trainees: list[Trainee] = []
         self.stage, self.epoch, self.number = 0, 0, 0
         self.best: dict[str, Any] = {"number": 0, "accuracy": -1.0, "students": {}}
-        self.cost = {"seconds": 0.0, "images": 0, "teacher_forwards": 0, "epochs": 0}
+        self.cost = {"seconds": 0.0, "images": 0, "teacher_forwards": 0, "epochs": 0, "training_set": 0}
 
     def execute(self) -> tuple[Outcome, dict[str, bytes]]:
         if (file := self.sink.checkpoint()) is not None:
@@ -89,6 +99,13 @@ class _Run:
             self.trainees = self._enter(self.stage)
             self._train()
         return self._result()
+
+    def rehearse(self) -> None:
+        for index, stage in enumerate(self.stages):
+            self.stage, self.trainees = index, self._enter(index)
+            views = self._views(stage)
+            inputs, labels = next(views.epoch(self.spec.seed, 1))
+            self._step(stage, inputs, labels, [self.networks.teacher(net) for net in stage.teachers], 0)
 
     def _enter(self, index: int) -> list[Trainee]:
         """The students of a stage, with extras sized by a probe and fresh optimizers."""
@@ -118,13 +135,17 @@ class _Run:
         stage, length, before = self.stages[self.stage], self.lengths[self.stage], self.networks.forwards
         if self.epoch >= length:
             return
-        base = dataclasses.replace(self.data.train, augment=self.spec.recipe.augment)
-        views = Views(stage.data(base, self.networks), self.spec.recipe.batch_size, self.steps, self.device)
+        views = self._views(stage)
         if self.epoch == 0:
             self.cost["teacher_forwards"] += self.networks.forwards - before
         teachers = [self.networks.teacher(net) for net in stage.teachers]
         while self.epoch < length:
             self._epoch(stage, views, teachers)
+
+    def _views(self, stage: Stage) -> Views:
+        data = stage.data(dataclasses.replace(self.data.train, augment=self.spec.recipe.augment), self.networks)
+        self.cost["training_set"] = max(self.cost["training_set"], len(data.images))
+        return Views(data, self.spec.recipe.batch_size, self.steps, self.device)
 
     def _epoch(self, stage: Stage, views: Views, teachers: list[Network]) -> None:
         start, number = time.perf_counter(), self.number + 1
@@ -137,7 +158,7 @@ class _Run:
             losses, first = self._step(stage, inputs, labels, teachers, update)
             for name, value in losses.items():
                 sums[name] = sums.get(name, 0) + value.detach() * len(inputs)
-            correct += _correct(first.logits, labels)
+            correct += _correct(self._headline(first), labels)
             seen += len(inputs)
         means = {name: float(value) / seen for name, value in sums.items()}
         if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
@@ -179,13 +200,22 @@ class _Run:
                 others = taught + _without(fellows, position)
                 step = Step(inputs, labels, student, others, trainee.extras, progress, epoch)
                 mine |= {f"{trainee.net.name}/{name}": value for name, value in stage.loss(step).items()}
-            torch.stack(list(mine.values())).sum().backward()
+            with differentiation(self.needs):
+                torch.stack(list(mine.values())).sum().backward()
             for position in turn:
                 self.trainees[position].update(update + 1)
                 if turn is not turns[-1]:
                     fellows[position] = self._observe(self.trainees[position].network, inputs, labels)
             losses |= mine
         return losses, students[0]
+
+    @torch.no_grad()
+    def _headline(self, first: Signals) -> Tensor:
+        """The first student's headline prediction (B, K) from its signals, without a trace in its extras."""
+        extras = self.trainees[0].extras.eval()
+        logits = next(iter(self.method.predictions(first, extras).values()))
+        extras.train()
+        return logits
 
     def _observe(self, network: Network, inputs: Tensor, labels: Tensor, training: bool = False) -> Signals:
         return observe(network, inputs, labels, self.needs, self.spec.precision, training)
@@ -217,7 +247,8 @@ class _Run:
             scores["best"]["epoch"] = self.best["number"]
         files["best"] = self._file()
         measured = {name: score(logits, parts[name].labels, None, self.groups) for name, logits in taught.items()}
-        cost = self.cost | sizes(self.trainees[0].network, teacher, self.data.validation.images)
+        first = self.trainees[0]
+        cost = self.cost | sizes(self.method, first.network, first.extras, teacher, self.data.validation.images)
         provenance = {"weights": self.digests, "data": self.spec.data.fingerprint}
         outcome = Outcome("done", "", scores, cost, environment(self.device), provenance, measured, confused)
         return outcome, files
@@ -250,7 +281,7 @@ class _Run:
         """A checkpoint: all that the rest of the run depends on; random draws depend on seed and epoch alone."""
         buffer = io.BytesIO()
         state = {
-            "at": (self.stage, self.epoch, self.number),
+            "place": (self.stage, self.epoch, self.number),
             "cost": self.cost,
             "networks": {name: self.networks.built[name].state_dict() for name in self.networks.trained},
             "extras": {name: extras.state_dict() for name, extras in self.extras.items()},
@@ -263,7 +294,7 @@ class _Run:
     def _restore(self, file: bytes) -> None:
         """Puts the run where its checkpoint left it; walks the stages so far to name and build their networks."""
         state: dict[str, Any] = torch.load(io.BytesIO(file), map_location=self.device, weights_only=True)
-        self.stage, self.epoch, self.number = state["at"]
+        self.stage, self.epoch, self.number = state["place"]
         for index in range(self.stage + 1):
             self.trainees = self._enter(index)
         for name, weights in state["networks"].items():
@@ -273,26 +304,6 @@ class _Run:
         for trainee, optimizer in zip(self.trainees, state["optimizers"], strict=True):
             trainee.optimizer.load_state_dict(optimizer)
         self.cost, self.best = state["cost"], state["best"]
-
-
-def finetuned(method: Method, stages: list[Stage], recipe: Recipe) -> list[Stage]:
-    """The stages, shortened by the recipe's share of fine-tuning, then one on hard labels alone with a lower rate."""
-    if not recipe.finetune:
-        return stages
-
-    def loss(step: Step) -> Losses:
-        headline = next(iter(method.predictions(step.student, step.extras).values()))
-        return {"ce": labelled_cross_entropy(headline, step.labels)}
-
-    shorter = [dataclasses.replace(stage, epochs=stage.epochs * (1 - recipe.finetune)) for stage in stages]
-    last = Stage("finetune", loss, stages[-1].students, (), epochs=recipe.finetune, lr=recipe.finetune_lr)
-    return [*shorter, last]
-
-
-def stage_epochs(shares: list[float], epochs: int) -> list[int]:
-    """Whole epochs of each stage, at least one, that add up to the rounded sum of the shares where they can."""
-    ends = [round(sum(shares[: index + 1]) * epochs) for index in range(len(shares))]
-    return [max(1, end - start) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _correct(logits: Tensor, labels: Tensor) -> Tensor:

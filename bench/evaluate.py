@@ -97,19 +97,40 @@ def scored(
     return scores
 
 
-def sizes(student: Network, teacher: Network | None, images: Tensor) -> dict[str, float]:
+def sizes(
+    method: Method, student: Network, extras: nn.ModuleDict, teacher: Network | None, images: Tensor
+) -> dict[str, float]:
     """Parameters and multiply-adds of the student and of its teacher, and the student's latency.
 
+    The student's parameters are those that its headline prediction uses, in the network and in the extras;
+    multiply-adds and latency are the network's.
+
     Args:
+        method: gives the prediction.
         student: what would be deployed.
+        extras: the method's modules for it.
         teacher: what it is compared with.
         images: (N, C, H, W) uint8; the first is used.
     """
-    values = {"parameters": student.parameter_count(), "multiply_adds": multiply_adds(student, images)}
+    values = {
+        "parameters": float(used_parameters(method, student, extras, images)),
+        "multiply_adds": multiply_adds(student, images),
+    }
     if teacher:
         values["teacher_parameters"] = teacher.parameter_count()
         values["teacher_multiply_adds"] = multiply_adds(teacher, images)
     return values | {"latency_ms": latency(student, images)}
+
+
+def used_parameters(method: Method, student: Network, extras: nn.ModuleDict, images: Tensor) -> int:
+    """How many trainable numbers the headline prediction depends on."""
+    parameters = [p for p in nn.ModuleList([student.eval(), extras.eval()]).parameters() if p.requires_grad]
+    image = images[:1].to(student.mean.device).float() / 255
+    labels = torch.zeros(1, dtype=torch.long, device=image.device)
+    signals = observe(student, image, labels, method.needed() - GRADIENTS, training=True)
+    headline = next(iter(method.predictions(signals, extras).values()))
+    grads = torch.autograd.grad(headline.sum(), parameters, allow_unused=True)
+    return sum(p.numel() for p, grad in zip(parameters, grads, strict=True) if grad is not None)
 
 
 def confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:

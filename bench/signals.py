@@ -107,42 +107,48 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
     """Hooks on the blocks' outputs and on the projections of attention, for one forward pass.
 
     Raises:
-        Unsupported: if the model has no such parts; the message names what is missing.
+        Unsupported: if the model has no such parts, or does not call them; the message names what is missing.
     """
     taps, name = _Taps(), type(model).__name__
+    blocks = list(getattr(model, "blocks", ()))
+    attentions = [module for module in model.modules() if isinstance(getattr(module, "qkv", None), nn.Linear)]
+    if "classifier" in needs and not isinstance(model.get_classifier(), nn.Linear):
+        raise Unsupported(f"{name} has no linear classifier whose rows could stand for the classes.")
+    if "tokens" in needs and not blocks:
+        raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
+    if "qkv" in needs and not attentions:
+        raise Unsupported(f"{name} has no self-attention, so it has no queries, keys and values.")
+
+    def token(output: Any) -> None:
+        if not isinstance(output, Tensor) or output.dim() != 3:
+            raise Unsupported(f"{name} has blocks of feature maps, not of tokens (B, N, D).")
+        taps.tokens.append(output.float())
+
     with contextlib.ExitStack() as hooks:
-        if "classifier" in needs and not isinstance(model.get_classifier(), nn.Linear):
-            raise Unsupported(f"{name} has no linear classifier whose rows could stand for the classes.")
         if "tokens" in needs:
-            blocks = list(getattr(model, "blocks", ()))
-
-            def token(output: Tensor) -> None:
-                if output.dim() != 3:
-                    raise Unsupported(f"{name} has blocks of feature maps, not of tokens (B, N, D).")
-                taps.tokens.append(output.float())
-
-            if not blocks:
-                raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
             hooks.callback(blocks[0].register_forward_pre_hook(lambda _, inputs: token(inputs[0])).remove)
             for block in blocks:
                 hooks.callback(block.register_forward_hook(lambda _, inputs, output: token(output)).remove)
-        if "qkv" in needs:
-            attentions = [module for module in model.modules() if isinstance(getattr(module, "qkv", None), nn.Linear)]
-            if not attentions:
-                raise Unsupported(f"{name} has no self-attention, so it has no queries, keys and values.")
-            for attention in attentions:
+        for attention in attentions if "qkv" in needs else ():
 
-                def split(_: nn.Module, inputs: Any, output: Tensor, attention: Any = attention) -> None:
-                    taps.qkv.append(_split(attention, output))
+            def split(_: nn.Module, inputs: Any, output: Tensor, attention: Any = attention) -> None:
+                taps.qkv.append(_split(attention, output))
 
-                hooks.callback(attention.qkv.register_forward_hook(split).remove)
+            hooks.callback(attention.qkv.register_forward_hook(split).remove)
         yield taps
+    if "tokens" in needs and len(taps.tokens) != len(blocks) + 1:
+        raise Unsupported(f"{name} does not run its blocks one after another, so it has no tokens of each.")
+    if "qkv" in needs and (len(taps.qkv) != len(attentions) or (blocks and len(taps.qkv) != len(blocks))):
+        raise Unsupported(f"{name} does not compute all its attention from one projection that can be tapped.")
 
 
 def _split(attention: Any, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (B, heads, N, d) from the joint projection (B, N, 3 heads d)."""
+    heads = getattr(attention, "num_heads", 0)
+    if output.dim() != 3 or not heads or output.shape[2] % (3 * heads):
+        raise Unsupported(f"{type(attention).__name__} does not lay queries, keys and values out as (B, N, 3 heads d).")
     batch, tokens, _ = output.shape
-    parts = output.reshape(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    parts = output.reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
     query, key, value = parts.unbind(0)
     query, key = (
         norm(each) if norm is not None else each
@@ -159,3 +165,19 @@ def _differentiable_attention(needed: bool) -> Iterator[None]:
         return
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+@contextlib.contextmanager
+def differentiation(needs: frozenset[str]) -> Iterator[None]:
+    """Where losses are differentiated: says so if a network has an operation that cannot be differentiated twice.
+
+    Raises:
+        Unsupported: if gradients were needed as signals, and the second derivative of an operation is unknown.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not needs & GRADIENTS or "is not implemented" not in str(error):
+            raise
+        operation = str(error).removeprefix("derivative for ").split()[0]
+        raise Unsupported(f"a network has an operation that cannot be differentiated twice: {operation}.") from None

@@ -106,7 +106,7 @@ class Spec(Frozen):
 def configure(name: str, params: Mapping[str, Any]) -> Method:
     """A method by id with hyperparameters by name; strings are read as the field's type.
 
-    A composition such as "kd+0.5*at" is the method that composes others, with that composition.
+    A name with one of "+*(" is a composition: the method that composes others, with that composition.
 
     Raises:
         InputError: for an unknown method or hyperparameter, a value of the wrong type, or one out of range.

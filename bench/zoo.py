@@ -13,6 +13,7 @@ from timm.layers import BatchNormAct2d, create_conv2d
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
 from timm.models.resnetv2 import ResNetV2
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 default_cfgs: dict[str, Any] = {}
@@ -225,6 +226,17 @@ def _mlp(widths: tuple[int, ...]) -> Any:
     return lambda **kwargs: Mlp(widths, **kwargs)
 
 
+def _mini_vit(depth: int) -> Any:
+    """Pre-norm vision transformer (Dosovitskiy et al. 2021) for small images: 48 wide, 3 heads, patches of 4 pixels."""
+
+    def build(**kwargs: Any) -> nn.Module:
+        sizes: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 48, "num_heads": 3}
+        network: nn.Module = VisionTransformer(depth=depth, **(sizes | kwargs))
+        return network
+
+    return build
+
+
 for _depth in (8, 14, 20, 26, 32, 44, 56, 110):
     _register(f"cifar_resnet{_depth}", _resnet(_depth, (16, 16, 32, 64)))
 for _depth in (8, 32):
@@ -235,5 +247,7 @@ for _depth in (16, 28, 40):
         _register(f"wrn_{_depth}_{_width}", _wide(_depth, _width))
 for _name, _convolutions in {"cifar_vgg8": 1, "cifar_vgg13": 2}.items():
     _register(_name, _vgg(_convolutions))
+for _depth in (3, 6, 12):
+    _register(f"mini_vit_{_depth}", _mini_vit(_depth))
 for _units in (800, 1200):
     _register(f"mlp_{_units}_{_units}", _mlp((_units, _units)))

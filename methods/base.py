@@ -216,6 +216,10 @@ class Method:
         """
         return {"logits": student.logits}
 
+    def labelled(self, data: Data, networks: Networks) -> Data:
+        """The data of a fine-tuning stage on hard labels: as given, unless the method withholds some."""
+        return data
+
     def needed(self) -> frozenset[str]:
         """`needs`, unless it depends on hyperparameters."""
         return self.needs

@@ -91,6 +91,10 @@ class KD(Method):
         """One stage, on a transfer set without the omitted classes."""
         return (Stage("train", self.loss, teachers=teachers, data=self.transfer_set if self.omit else as_given),)
 
+    def labelled(self, data: Data, networks: Networks) -> Data:
+        """Fine-tuning sees no omitted class either."""
+        return self.transfer_set(data, networks) if self.omit else data
+
     def transfer_set(self, data: Data, networks: Networks) -> Data:
         """The labelled images of the classes that are not omitted."""
         if bad := [label for label in self.omit if not 0 <= label < data.classes]:

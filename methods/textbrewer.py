@@ -6,8 +6,8 @@ import dataclasses
 import difflib
 import functools
 import json
-import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from methods.base import (
     TEACHER,
     Losses,
     Method,
+    Net,
     Paper,
     Signals,
     Stage,
@@ -109,6 +110,12 @@ class TextBrewer(Method):
         """What any of the terms needs."""
         return frozenset().union(*(term.method.needed() for term in terms_of(self.losses)))
 
+    def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
+        """One stage, with the strictest gradient clipping of any term."""
+        norms = [_only_stage(term.method).clip_norm for term in terms_of(self.losses)]
+        clip_norm = min((norm for norm in norms if norm), default=0.0)
+        return (Stage("train", self.loss, teachers=teachers, clip_norm=clip_norm),)
+
     def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """Every term's own modules, for each teacher that it learns from."""
         modules = {
@@ -164,14 +171,16 @@ def _term(text: str) -> Term:
     if name not in REGISTRY:
         near = ", ".join(difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.5) or sorted(REGISTRY))
         raise ValueError(f"losses name methods, and there is no {name!r}; near: {near}.")
-    values = dict(_value(item, name) for item in _split(match["values"], ",")) if match["values"] else {}
-    learner = REGISTRY[name](**values)
-    if not learner.taught or learner.composition:
-        raise ValueError(f"{name} has no loss on one teacher's signals and cannot be added.")
-    _only_stage(learner)
-    weight = float(match["weight"] or 1)
-    if not (math.isfinite(weight) and weight >= 0):
-        raise ValueError(f"a weight in losses must not be negative, but got {text!r}.")
+    try:
+        weight = float(match["weight"] or 1)
+        values = dict(_value(item, name) for item in _split(match["values"], ",")) if match["values"] else {}
+        learner = REGISTRY[name](**values)
+        if not learner.taught or learner.composition:
+            raise ValueError(f"{name} has no loss on one teacher's signals and cannot be added.")
+        _only_stage(learner)
+        non_negative(weight=weight)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the term {text!r} of losses: {error}") from None
     return Term(weight, learner, frozenset(values))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
+import torch
 import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
@@ -137,6 +138,11 @@ class ViLD(Method):
         labels[:, list(self.groups(data.classes)["novel"])] = 0
         data = dataclasses.replace(data, labels=labels)
         return with_unlabelled(data, networks) if self.unlabelled else data
+
+    def labelled(self, data: Data, networks: Networks) -> Data:
+        """Fine-tuning sees images of base classes alone."""
+        base = torch.isin(data.labels, torch.tensor(self.groups(data.classes)["base"]))
+        return dataclasses.replace(data, images=data.images[base], labels=data.labels[base])
 
     def loss(self, step: Step) -> Losses:
         """Labels among base classes (B, K'), and the teacher's embedding (B, D)."""

@@ -40,6 +40,8 @@ class Row:
     """Parameters of the teacher over the student's."""
     latency_ms: float | None
     trials: int
+    images: int | None
+    """That a run trains on, unlabelled and synthetic ones among them."""
     epochs: int
     """Of one run."""
     teacher_forwards: int
@@ -62,7 +64,7 @@ class Board:
     labels: dict[str, float]
     """Labelled share of the training part, for "student" and "teacher"."""
     teachers: dict[str, float]
-    """Test accuracy of each pair's teacher."""
+    """Test accuracy of each teacher, by the name of its model."""
     hardware: str
     done: int
     expected: int
@@ -94,11 +96,11 @@ def leaderboard(plan: Plan, store: RunStore) -> Board:
                 [(p, run) for p, run in mine if p.method == method and p.phase == "trial"],
                 [(p, run) for p, run in mine if p.method == method and p.phase == "seed"],
             )
-            for method in plan.methods()
+            for method in plan.methods(pair)
         }
         rows += _rows(pair, cells, shows, plan.suite["seeds"])
     teachers = {
-        planned.pair: value
+        str(run.spec["student"]["name"]): value
         for planned, run in known
         if planned.phase == "teacher" and run.outcome and (value := run.outcome.headline(shows, "test")) is not None
     }
@@ -157,6 +159,7 @@ def _rows(pair: str, cells: dict[str, _Cell], shows: str, seeds: int) -> list[Ro
                 teacher / parameters if teacher and parameters else None,
                 statistics.median(run.cost["latency_ms"] for run in done) if done else None,
                 len([run for _, run in cell.trials if run.finished or run.status == "stopped"]),
+                next((int(run.cost["training_set"]) for run in done if "training_set" in run.cost), None),
                 max((epoch.of for epoch in epochs), default=0),
                 sum(epoch.teacher_forwards for epoch in epochs),
                 sum(epoch.seconds for epoch in epochs),

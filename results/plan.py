@@ -99,13 +99,13 @@ class Plan:
         for line in read_lines(self.folder / "plan.jsonl"):
             planned = Planned(**line)
             entries[planned.place] = planned
-        pairs, methods = set(self.pairs()), set(self.methods())
+        methods = {pair: self.methods(pair) for pair in self.pairs()}
         seeds = self.suite["seeds"]
         return [
             planned
             for planned in entries.values()
-            if planned.phase == "teacher"
-            or (planned.pair in pairs and planned.method in methods)
+            if planned.pair in methods
+            and (planned.phase == "teacher" or planned.method in methods[planned.pair])
             and (planned.phase != "seed" or planned.number <= seeds)
         ]
 
@@ -113,16 +113,17 @@ class Plan:
         """Names of the pairs, in the suite's order."""
         return [pair_name(pair) for pair in self.suite["pairs"]]
 
-    def methods(self) -> list[str]:
-        """Ids of the methods, in the suite's order."""
-        return list(self.suite["methods"])
+    def methods(self, pair: str) -> list[str]:
+        """The methods that are compared on a pair, in the suite's order."""
+        own = {pair_name(each): each.get("methods") for each in self.suite["pairs"]}
+        return list(own[pair] or self.suite["methods"])
 
     def expected(self) -> int:
         """Runs of a whole sweep, teachers not counted."""
         runs: int = self.suite["tuning"]["trials"] + self.suite["seeds"]
-        return len(self.pairs()) * len(self.methods()) * runs
+        return sum(len(self.methods(pair)) for pair in self.pairs()) * runs
 
 
 def pair_name(pair: dict[str, Any]) -> str:
     """A pair as tables and studies name it."""
-    return f"{pair['teacher']} -> {pair['student']}"
+    return f"{' + '.join([pair['teacher'], *pair.get('more_teachers', ())])} -> {pair['student']}"

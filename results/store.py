@@ -25,11 +25,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from bench.errors import InputError
+from bench.errors import InputError, unknown
 from bench.record import Epoch, Outcome, plain
 
 CHECKPOINT_SECONDS = 5.0
 """Checkpoints are at least this far apart: a death costs these seconds and the epoch under way."""
+
+SHORTEST_KEY = 4
+"""Characters of a key that name a run."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,28 @@ class RunStore:
     def keys(self) -> list[str]:
         """Every key with a folder."""
         return sorted(path.parent.name for path in (self.root / "runs").glob("*/spec.json"))
+
+    def find(self, text: str) -> StoredRun:
+        """A run by its key, or by the first characters of it.
+
+        Raises:
+            InputError: if there is none, or more than one.
+        """
+        if len(text) < SHORTEST_KEY:
+            raise InputError(
+                f"a run is named by its key or at least {SHORTEST_KEY} characters of it, but got {text!r}."
+            )
+        known = self.keys()
+        matches = [key for key in known if key.startswith(text)]
+        if not matches:
+            raise unknown("run", text, known)
+        if len(matches) > 1:
+            raise InputError(
+                f"{len(matches)} runs start with {text!r}: {', '.join(matches[:5])}. Give more of the key."
+            )
+        run = self.get(matches[0])
+        assert run is not None
+        return run
 
     def get(self, key: str) -> StoredRun | None:
         """What is known of a run, or None if it was never started."""

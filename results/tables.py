@@ -69,7 +69,7 @@ def plain(board: Board) -> dict[str, Any]:
 def notes(board: Board) -> list[str]:
     """What a reader must know to judge the table."""
     budget = board.budget
-    teachers = {pair.partition(" -> ")[0]: f"{100 * value:.1f} %" for pair, value in board.teachers.items()}
+    teachers = {name: f"{100 * value:.1f} %" for name, value in board.teachers.items()}
     lines = [
         f"Test accuracy in %, {board.shows} epoch, mean and 95 % interval (Student's t) over {budget['seeds']} seeds; "
         "gains are paired by seed, in points.",
@@ -82,6 +82,7 @@ def notes(board: Board) -> list[str]:
             f"Students are given {100 * shares['student']:.3g} % of the training labels, "
             f"teachers were given {100 * shares['teacher']:.3g} %."
         )
+    lines.append("images: of the training set, unlabelled and synthetic ones among them.")
     if teachers:
         lines.append("Teachers: " + ", ".join(f"{name} {value}" for name, value in teachers.items()) + ".")
     if board.hardware:
@@ -101,6 +102,7 @@ COLUMNS = (
     "ratio",
     "ms",
     "trials",
+    "images",
     "epochs",
     "teacher fwd",
     "seconds",
@@ -120,6 +122,7 @@ def cells(row: Row) -> list[str]:
         "" if row.compression is None else f"{row.compression:.1f}x",
         "" if row.latency_ms is None else f"{row.latency_ms:.2f}",
         str(row.trials),
+        "" if row.images is None else str(row.images),
         str(row.epochs),
         _count(row.teacher_forwards),
         f"{row.seconds:.1f}",
@@ -129,13 +132,13 @@ def cells(row: Row) -> list[str]:
 def _terminal(board: Board, width: int | None) -> str:
     console = Console(width=width)
     if not console.is_terminal and width is None:
-        console = Console(width=140)
+        console = Console(width=150)
     with console.capture() as capture:
         for pair, rows in _by_pair(board).items():
             table = Table(title=f"{board.suite}: {pair}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
             for column in COLUMNS:
                 left = column in ("method", "accuracy")
-                table.add_column(column, justify="left" if left else "right", no_wrap=left)
+                table.add_column(column, justify="left" if left else "right", no_wrap=left or column.startswith("over"))
             for row in rows:
                 leads = row is rows[0] or row.tied
                 table.add_row(*cells(row), style="bold" if leads and row.accuracy else None)

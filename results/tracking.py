@@ -10,7 +10,10 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -22,6 +25,8 @@ from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 
+from results.card import confusion_picture, targets  # noqa: E402
+from results.explanation import METRICS, Explained, explain_page, explain_plot  # noqa: E402
 from results.leaderboard import Board  # noqa: E402
 from results.plan import Planned  # noqa: E402
 from results.store import RunStore, StoredRun  # noqa: E402
@@ -76,6 +81,23 @@ class Tracker:
         if (status := ends.get(run.status, "FINISHED")) is not None:
             self._end(run_id, status, run.ended)
 
+    def explanation(self, rows: Sequence[Explained]) -> None:
+        """Logs an analysis of runs: a run for each, with its metrics, and the table and plot of all on each."""
+        page = explain_page(rows)
+        with tempfile.TemporaryDirectory() as folder:
+            plot = Path(folder) / "concepts.png"
+            explain_plot(rows, plot)
+            for row in rows:
+                run_id, _ = self._find_or_create(KEY, row.key, row.label, 0.0, {"method": row.method})
+                values = {column: getattr(row, field) for column, field, *_ in METRICS}
+                metrics = [Metric(name, value, 0, 0) for name, value in values.items() if value is not None]
+                curve = zip(row.epochs, row.foreground, strict=True)
+                metrics += [Metric("N_fg over epochs", value, 0, epoch) for epoch, value in curve]
+                self.client.log_batch(run_id, metrics=metrics)
+                self.client.log_text(run_id, page, "concepts.txt")
+                self.client.log_artifact(run_id, str(plot))
+                self._end(run_id, "FINISHED", None)
+
     def board(self, board: Board) -> None:
         """Logs the comparison table: as a table artifact, as text, and as a metric for each row."""
         run_id, _ = self._find_or_create(BOARD, board.suite, "leaderboard", 0.0, {})
@@ -85,7 +107,7 @@ class Tracker:
         for form, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
             self.client.log_text(run_id, render(board, form), f"leaderboard.{suffix}")
         metrics = [
-            Metric(f"test_accuracy/{row.pair.replace('->', 'to')}/{row.method}", row.accuracy.mean, 0, row.seeds)
+            Metric(_metric_name(f"test_accuracy/{row.pair}/{row.method}"), row.accuracy.mean, 0, row.seeds)
             for row in board.rows
             if row.accuracy
         ]
@@ -141,9 +163,20 @@ class Tracker:
             self.client.log_artifact(run_id, str(run.folder / "records.jsonl"))
             if weights and (run.folder / "last.safetensors").exists():
                 self.client.log_artifact(run_id, str(run.folder / "last.safetensors"))
+        if weights and run.outcome and run.outcome.confusion:
+            with tempfile.TemporaryDirectory() as folder:
+                picture = Path(folder) / "confusion.png"
+                picture.write_bytes(confusion_picture(run))
+                self.client.log_artifact(run_id, str(picture))
 
     def _end(self, run_id: str, status: str, ended: float | None) -> None:
         self.client.set_terminated(run_id, status, None if ended is None else int(ended * 1000))
+
+
+def _metric_name(name: str) -> str:
+    """A name with what MLflow does not allow in it spelt out or replaced."""
+    spelt = name.replace("->", "to").replace("+", "and").replace("*", "x")
+    return re.sub(r"[^\w\-. :/]", "_", spelt)
 
 
 def _epoch_metrics(epoch: dict[str, Any]) -> Iterable[tuple[str, float]]:
@@ -159,14 +192,19 @@ def _final_metrics(run: StoredRun) -> Iterable[tuple[str, float]]:
         return
     for which, scores in run.outcome.scores.items():
         for part in ("validation", "test"):
-            for metric in ("accuracy", "agreement", "calibration_error", "nll"):
+            for metric in ("accuracy", "agreement", "teacher_kl", "calibration_error", "nll"):
                 if (value := run.outcome.headline(which, part, metric)) is not None:
                     yield f"{part}_{metric}/{which}", value
             for student, predictions in scores.get(part, {}).items():
                 for prediction, metrics in predictions.items():
-                    yield f"{part}_accuracy/{which}/{student}/{prediction}", metrics["accuracy"]
+                    for metric, value in metrics.items():
+                        if metric.startswith("accuracy") or metric == "multiply_adds":
+                            yield f"{part}_{metric}/{which}/{student}/{prediction}", value
     for name, value in run.outcome.cost.items():
         yield f"cost/{name}", float(value)
+    if run.outcome.status == "done":
+        for target in targets(run.outcome):
+            yield f"target_met/{target.name}", float(target.met)
 
 
 def _tags(run: StoredRun) -> Iterable[tuple[str, Any]]:

@@ -53,20 +53,37 @@ def methods(
         typer.echo(method_page(name) if name else methods_page())
 
 
+@app.command(epilog="Example: kdbench compatibility --methods at,tinybert --teachers vit,resnet")
+def compatibility(
+    methods: Annotated[str | None, typer.Option(help="Only these, as kd,at.")] = None,
+    teachers: Annotated[str | None, typer.Option(help="Only these families, as resnet,vit.")] = None,
+    students: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal or markdown.")] = "terminal",
+    as_json: Json = False,
+) -> None:
+    """Tries methods on pairs of timm's families by one update of every stage; says what works, and why not."""
+    from sweeps.show import compatibility_and_show
+
+    values, text = compatibility_and_show(methods, teachers, students, form)
+    answer(values) if as_json else typer.echo(text)
+
+
 @app.command(
     epilog="Example: kdbench run --method kd --teacher cifar_resnet20 --student cifar_resnet8 --data digits --epochs 10"
 )
 def run(
-    method: Annotated[str, typer.Option(help="See kdbench methods.")],
+    method: Annotated[str, typer.Option(help="See kdbench methods; kd+at adds up the losses of several.")],
     student: Annotated[
         str, typer.Option(help="A timm model, or one of the literature (cifar_resnet20, wrn_16_2, ...).")
     ],
     data: Annotated[
         str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100, cifar10-jpeg, or a folder.")
     ],
-    teacher: Annotated[str | None, typer.Option(help="As --student; trained first if the store has none.")] = None,
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="As --student; trained first if the store has none. Again for more.")
+    ] = None,
     teacher_weights: Annotated[
-        Path | None, typer.Option(help="A checkpoint of the teacher (safetensors or tensors).")
+        list[Path] | None, typer.Option(help="A checkpoint of the teacher (safetensors or tensors).")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A hyperparameter, as --set temperature=8.")
@@ -79,6 +96,9 @@ def run(
         list[str] | None, typer.Option("--teacher-arg", help="Likewise; mean, std and input_size are its input's.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="Of the student.")] = None,
+    finetune: Annotated[
+        float | None, typer.Option(help="Share of the epochs, at the end, on hard labels alone, as 0.1.")
+    ] = None,
     teacher_epochs: Annotated[
         int | None, typer.Option(help="Of a teacher that is trained. [default: --epochs]")
     ] = None,
@@ -99,10 +119,10 @@ def run(
         method=method,
         student=student,
         data=data,
-        teacher=teacher,
-        teacher_weights=teacher_weights,
+        teachers=tuple(teacher or ()),
+        teacher_weights=tuple(teacher_weights or ()),
         settings=pairs_of(settings, "--set"),
-        recipe=pairs_of(recipe, "--recipe"),
+        recipe=pairs_of(recipe, "--recipe") | ({} if finetune is None else {"finetune": str(finetune)}),
         student_args=pairs_of(student_args, "--student-arg"),
         teacher_args=pairs_of(teacher_args, "--teacher-arg"),
         epochs=epochs,
@@ -116,6 +136,65 @@ def run(
     )
     values, text = carry_out_request(request, store, mlflow)
     answer(values) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench show 3f2a --plot confusion.png")
+def show(
+    run: Annotated[str, typer.Argument(help="A run's key, or the first characters of it.")],
+    plot: Annotated[Path | None, typer.Option(help="Writes the confusion matrix there, as a png file.")] = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Shows a run: its scores, cost, and whether it meets practitioners' targets."""
+    from results.card import card_page, card_values, confusion_picture
+    from results.store import write
+
+    runs = _store(existing(store))
+    found = runs.find(run)
+    if plot:
+        write(in_folder(plot), confusion_picture(found))
+    answer(card_values(found)) if as_json else typer.echo(card_page(found, runs))
+
+
+@app.command(epilog="Example: kdbench explain 3f2a 9c41 --plot concepts.png")
+def explain(
+    runs: Annotated[list[str], typer.Argument(help="Keys of finished runs: a student's alone, and distilled ones'.")],
+    images: Annotated[int, typer.Option(help="Test images, evenly drawn.")] = 32,
+    snapshots: Annotated[int, typer.Option(help="Epochs at which concepts are counted.")] = 8,
+    depth: Annotated[float, typer.Option(help="Of the feature: 0 is the first stage, 1 the last.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Nats by which a concept is below the background.")] = 0.2,
+    plot: Annotated[Path | None, typer.Option(help="Writes a plot there, as a png file.")] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    mlflow: Annotated[bool, typer.Option(help="Whether to log to MLflow.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Counts the visual concepts that students learned, and how, by training them again with snapshots."""
+    from dataclasses import asdict
+
+    from bench.environment import pick_device
+    from results.card import card_page, card_values
+    from results.explanation import explain_page, explain_plot
+    from sweeps.explain import Settings
+    from sweeps.explain import explain as explained
+
+    kept = _store(existing(store))
+    settings = Settings(images=images, snapshots=snapshots, depth=depth, threshold=threshold)
+    if plot:
+        in_folder(plot)
+    rows = explained(runs, kept, (data_dir or store / "data").expanduser().resolve(), pick_device(device), settings)
+    if plot:
+        explain_plot(rows, plot)
+    if mlflow:
+        from results.tracking import Tracker
+
+        Tracker(kept, "explain").explanation(rows)
+    cards = [kept.find(row.key) for row in rows]
+    if as_json:
+        answer({"runs": [asdict(row) | {"card": card_values(card)} for row, card in zip(rows, cards, strict=True)]})
+    else:
+        typer.echo("\n\n".join([explain_page(rows), *(card_page(card, kept) for card in cards)]))
 
 
 @app.command(epilog="Example: kdbench sweep digits --methods student,kd --trials 4 --seeds 3")
@@ -214,6 +293,17 @@ def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
             raise InputError(f"{option} takes NAME=VALUE, but got {item!r}.")
         pairs[name.strip()] = value.strip()
     return pairs
+
+
+def in_folder(path: Path) -> Path:
+    """A path whose folder is there.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"there is no folder {path.resolve().parent} to write {path.name} into.")
+    return path
 
 
 def existing(store: Path) -> Path:

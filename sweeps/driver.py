@@ -75,16 +75,16 @@ def sweep(
     """
     with _only_driver(store):
         for pair in suite.pairs:
-            check_model(pair.teacher)
-            check_model(pair.student)
+            for name in (*pair.teachers, pair.student):
+                check_model(name)
         plan = plan_of(suite, store, machine)
         suite = suite.model_copy(update={"data": suite.data.model_copy(update=plan.suite["data"])})
         storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
         with _Projector(store, plan) as projector, _Driver(store, plan, machine, projector.add, report) as driver:
-            teachers = {pair: suite.teacher_spec(pair, machine.precision) for pair in suite.pairs}
-            driver.carry_out([_teachers(teachers)])
-            pairs = [(pair, method) for pair in suite.pairs for method in suite.methods]
-            driver.carry_out([chain(suite, pair, method, teachers[pair], plan, storage) for pair, method in pairs])
+            taught = [(pair, suite.teacher_specs(pair, machine.precision)) for pair in suite.pairs]
+            driver.carry_out([_teachers(taught)])
+            studies = [(pair, method, specs) for pair, specs in taught for method in suite.methods_of(pair)]
+            driver.carry_out([chain(suite, pair, method, specs, plan, storage) for pair, method, specs in studies])
             board = leaderboard(plan, store)
             projector.finish(board)
         return board, projector.problem
@@ -100,11 +100,12 @@ def plan_of(suite: Suite, store: RunStore, machine: Machine) -> Plan:
     return Plan.create(store.root, suite.name, suite.digest(machine.precision), suite.model_dump(mode="json"))
 
 
-def _teachers(specs: dict[Pair, Spec]) -> Chain:
-    """Every pair's teacher, each trained once; without it nothing can be compared."""
+def _teachers(taught: list[tuple[Pair, tuple[Spec, ...]]]) -> Chain:
+    """Every pair's teachers, each trained once; without them nothing can be compared."""
     jobs = [
-        Job(Planned(pair_name(pair.model_dump()), "teacher", "teacher", 0, spec.key), spec)
-        for pair, spec in specs.items()
+        Job(Planned(pair_name(pair.model_dump()), "teacher", "teacher", number, spec.key), spec)
+        for pair, teachers in taught
+        for number, spec in enumerate(teachers)
     ]
     for job, run in zip(jobs, (yield jobs), strict=True):
         if run.status != "done":

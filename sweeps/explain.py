@@ -17,10 +17,8 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
-from rich import box
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 
 from bench.concepts import (
@@ -36,23 +34,19 @@ from bench.concepts import (
 )
 from bench.data import Splits, load
 from bench.engine import run as repeat
-from bench.engine import stage_epochs
-from bench.errors import InputError, unknown
+from bench.errors import InputError
 from bench.networks import Network, Networks
 from bench.record import Epoch
 from bench.spec import Spec
 from bench.spec import explain as explain_error
+from bench.stages import finetuned, stage_epochs
 from methods.base import Net, Unsupported
+from results.explanation import INK, Explained
 from results.store import RunStore, StoredRun, write
 from sweeps.single import Live
 
 VERSION = 1
 """Raised by hand with every change here or in bench.concepts that moves numbers, so that none are read from before."""
-SHORTEST = 4
-"""Characters of a key that name a run."""
-INK = "ink"
-BASELINE = "student"
-"""The method that learns from labels alone."""
 
 
 @dataclass(frozen=True)
@@ -89,64 +83,6 @@ class Settings:
             raise InputError(f"threshold must be positive, but got {self.threshold}.")
 
 
-@dataclass(frozen=True)
-class Explained:
-    """What a run's student knew; means over images, and None where no image had a concept."""
-
-    key: str
-    method: str
-    model: str
-    stage: int
-    """Of the network, from 1; its feature is what is explained."""
-    stages: int
-    mask: str
-    """What counts as foreground: "ink" or "central half"."""
-    images: int
-    epochs: list[int]
-    """Of the snapshots."""
-    foreground: list[float]
-    """N_fg at each snapshot."""
-    background: list[float]
-    """N_bg at each snapshot."""
-    ratio: float | None
-    """lambda at the last snapshot."""
-    d_mean: float | None
-    d_std: float | None
-    peaks_first: float | None
-    """Share of images with most concepts at the first snapshot already: of them, D is the distance to it."""
-    discarded: float | None
-    """1 - rho."""
-    test_accuracy: float | None
-    """Of the stored run's last epoch; None for a tuning run."""
-    same_weights: bool
-    """Whether the repeated training ended in the stored weights, bit by bit."""
-
-    @property
-    def n_fg(self) -> float:
-        """Foreground concepts at the end."""
-        return self.foreground[-1]
-
-    @property
-    def n_bg(self) -> float:
-        """Background concepts at the end."""
-        return self.background[-1]
-
-    @property
-    def label(self) -> str:
-        """Names the run to a person."""
-        return f"{self.method} {self.key[:8]}"
-
-
-METRICS = (
-    ("N_fg", "n_fg", 1, "hypothesis 1: more concepts"),
-    ("lambda", "ratio", 1, "hypothesis 1: a larger share of them on the foreground"),
-    ("D_mean", "d_mean", -1, "hypothesis 2: concepts learned sooner"),
-    ("D_std", "d_std", -1, "hypothesis 2: concepts of all images learned at once"),
-    ("discarded", "discarded", -1, "hypothesis 3: fewer detours"),
-)
-"""Column, field, the direction that the paper expects of distillation, and why."""
-
-
 def explain(
     keys: Sequence[str], store: RunStore, data_dir: Path, device: torch.device, settings: Settings
 ) -> list[Explained]:
@@ -162,25 +98,15 @@ def explain(
     Raises:
         InputError: if a run is not known, not done, of other data, or of a network without stages.
     """
-    runs = list({(run := _found(key, store)).key: run for key in keys}.values())
+    runs = list({(run := _done(store.find(key))).key: run for key in keys}.values())
     if not runs:
         raise InputError("explain takes the keys of finished runs, but got none.")
     _check_same_images(runs)
     return [_kept(run, store, data_dir, device, settings) for run in runs]
 
 
-def _found(text: str, store: RunStore) -> StoredRun:
-    """A finished run by its key or the start of it."""
-    if len(text) < SHORTEST:
-        raise InputError(f"a run is named by its key or at least {SHORTEST} characters of it, but got {text!r}.")
-    known = store.keys()
-    matches = [key for key in known if key.startswith(text)]
-    if not matches:
-        raise unknown("run", text, known)
-    if len(matches) > 1:
-        raise InputError(f"{len(matches)} runs start with {text!r}: {', '.join(matches[:5])}. Give more of the key.")
-    run = store.get(matches[0])
-    assert run is not None
+def _done(run: StoredRun) -> StoredRun:
+    """A run that is done, as only those can be explained."""
     if run.status != "done":
         raise InputError(f"only a run that is done can be explained, but {run.key} is {run.status}.")
     return run
@@ -306,7 +232,8 @@ def _spec(run: StoredRun) -> Spec:
 def _student(spec: Spec) -> tuple[Net, list[int]]:
     """The network that is the run's result, and the numbers of the epochs that train it."""
     teachers = tuple(Net(f"teacher_{index + 1}" if index else "teacher") for index in range(len(spec.teachers)))
-    stages = list(spec.build_method().stages(teachers))
+    method = spec.build_method()
+    stages = finetuned(method, list(method.stages(teachers)), spec.recipe)
     net, number = stages[-1].students[0], 0
     numbers: list[int] = []
     for stage, length in zip(stages, stage_epochs([s.epochs for s in stages], spec.recipe.epochs), strict=True):
@@ -355,104 +282,3 @@ def _loaded(network: Network, states: list[dict[str, Tensor]], title: str) -> It
     for state in track(states, title, console=console, disable=not console.is_terminal):
         network.load_state_dict(state)
         yield
-
-
-def explain_page(rows: Sequence[Explained]) -> str:
-    """The metrics as a table, with what the paper expects of each and whether it was seen."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
-    columns = ("N_fg", "N_bg", "lambda", "D_mean", "D_std", "discarded", "test accuracy")
-    table = Table("run", "method", box=box.SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        numbers = (row.n_fg, row.n_bg, row.ratio, row.d_mean, row.d_std, row.discarded)
-        digits = (1, 1, 3, 3, 3, 3)
-        cells = [_number(value, places) for value, places in zip(numbers, digits, strict=True)]
-        accuracy = "" if row.test_accuracy is None else f"{100 * row.test_accuracy:.1f} %"
-        table.add_row(row.key, row.method, *cells, accuracy)
-    with console.capture() as capture:
-        console.print(table)
-        for line in notes(rows):
-            console.print(line, highlight=False, markup=False)
-    return capture.get().rstrip()
-
-
-def notes(rows: Sequence[Explained]) -> list[str]:
-    """What a reader must know to judge the numbers."""
-    first = rows[0]
-    layers = dict.fromkeys(f"{row.model} stage {row.stage} of {row.stages}" for row in rows)
-    approximation = ", an approximation of the paper's object boxes" if first.mask != INK else " by Otsu's threshold"
-    lines = [
-        f"Pixels that are visual concepts (Cheng et al. 2020), mean over {first.images} test images; "
-        f"feature: {', '.join(layers)}; foreground: {first.mask}{approximation}."
-    ]
-    lines += [
-        f"{row.label}: snapshots after epochs {', '.join(map(str, row.epochs))}; "
-        + (
-            "trained again to the same weights."
-            if row.same_weights
-            else "warning: trained again, it did not end in the stored weights (another machine or version); "
-            "the numbers are of the repeated training."
-        )
-        for row in rows
-    ]
-    lines += [
-        f"{row.label}: {100 * row.peaks_first:.0f} % of the images had most concepts at the first snapshot, so D says "
-        "little of this run: give more snapshots."
-        for row in rows
-        if row.peaks_first is not None and row.peaks_first > 0.5
-    ]
-    baselines = [row for row in rows if row.method == BASELINE]
-    others = [row for row in rows if row.method != BASELINE]
-    for column, field, sign, why in METRICS:
-        line = f"{column}: {'higher' if sign > 0 else 'lower'} is expected of distillation ({why})"
-        verdict = _seen(baselines[0], others, field, sign) if len(baselines) == 1 and others else ""
-        lines.append(f"{line}{': ' + verdict if verdict else ''}.")
-    return [*lines, "One run of each: a difference here is one between runs, not yet one between methods."]
-
-
-def _seen(baseline: Explained, others: Sequence[Explained], field: str, sign: int) -> str:
-    """For which runs a metric differs from the baseline's as expected."""
-    ours, groups = getattr(baseline, field), dict[str, list[str]]()
-    for row in others:
-        theirs = getattr(row, field)
-        known = ours is not None and theirs is not None
-        groups.setdefault(("seen" if sign * (theirs - ours) > 0 else "not seen") if known else "unknown", []).append(
-            row.label
-        )
-    return "; ".join(f"{verdict} in {', '.join(groups[verdict])}" for verdict in sorted(groups, reverse=True))
-
-
-def explain_plot(rows: Sequence[Explained], path: Path) -> None:
-    """Draws foreground concepts over training, and the other metrics as bars, into a png file.
-
-    Raises:
-        InputError: if the folder of `path` does not exist.
-    """
-    from matplotlib.figure import Figure
-
-    if not path.parent.is_dir():
-        raise InputError(f"there is no folder {path.parent} for the plot.")
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    axes = figure.subplot_mosaic(
-        [["curve", "ratio", "d_mean"], ["curve", "d_std", "discarded"]], width_ratios=[2, 1, 1]
-    )
-    for row in rows:
-        axes["curve"].plot(row.epochs, row.foreground, marker="o", label=row.label)
-    axes["curve"].set(title="N_fg: concepts on the foreground", xlabel="epoch", ylabel="pixels an image")
-    axes["curve"].legend()
-    for column, field, sign, _ in METRICS[1:]:
-        values = [getattr(row, field) for row in rows]
-        heights = [math.nan if value is None else value for value in values]
-        axes[field].bar(range(len(rows)), heights, color=[f"C{index}" for index in range(len(rows))])
-        axes[field].set_xticks([])
-        axes[field].set_title(f"{column} ({'higher' if sign > 0 else 'lower'} is expected)", fontsize="medium")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150)
-    write(path, file.getvalue())
-
-
-def _number(value: float | None, places: int) -> str:
-    return "none" if value is None else f"{value:.{places}f}"

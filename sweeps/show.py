@@ -12,15 +12,24 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pydantic import ValidationError
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
 from rich.table import Table
 
 from bench.environment import command, pick_device, pick_precision
-from bench.errors import InputError
+from bench.errors import InputError, unknown
 from bench.record import Epoch
 from bench.spec import configure, explain
 from methods import REGISTRY
 from methods.base import Method
+from results import compatible
 from results.plan import Planned
 from results.store import RunStore, StoredRun
 from results.tables import plain, render
@@ -88,6 +97,39 @@ def _captured(table: Table) -> str:
     return capture.get().rstrip()
 
 
+def compatibility_and_show(
+    methods: str | None, teachers: str | None, students: str | None, form: str
+) -> tuple[dict[str, Any], str]:
+    """Tries methods on pairs of families; returns the answers as JSON values and as a table.
+
+    Raises:
+        InputError: for an unknown method, family or format.
+    """
+    from bench.compatibility import FAMILIES, compatibility
+
+    if form not in compatible.FORMATS:
+        raise unknown("format", form, compatible.FORMATS)
+    chosen = {
+        kind: [name.strip() for name in given.split(",") if name.strip()] if given else known
+        for kind, given, known in (
+            ("method", methods, sorted(REGISTRY)),
+            ("teacher", teachers, list(FAMILIES)),
+            ("student", students, list(FAMILIES)),
+        )
+    }
+    for name in chosen["method"]:
+        configure(name, {})
+    for name in (*chosen["teacher"], *chosen["student"]):
+        if name not in FAMILIES:
+            raise unknown("family", name, FAMILIES)
+    total = len(chosen["method"]) * len(chosen["teacher"]) * len(chosen["student"])
+    console = Console(stderr=True)
+    tried = compatibility(chosen["method"], chosen["teacher"], chosen["student"])
+    answers = list(track(tried, "trying", total, console=console, disable=not console.is_terminal))
+    values = {"answers": [asdict(each) for each in answers]}
+    return values, compatible.compatibility_page(answers, form)
+
+
 def sweep_and_show(
     name: str,
     changes: dict[str, Any],
@@ -128,7 +170,13 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
     """
     values = suite.model_dump()
     if changes.get("methods"):
-        values["methods"] = [name.strip() for name in changes["methods"].split(",") if name.strip()]
+        chosen = [name.strip() for name in changes["methods"].split(",") if name.strip()]
+        values["methods"] = chosen
+        for pair in values["pairs"]:
+            pair["methods"] = [name for name in pair["methods"] if name in chosen] if pair["methods"] else ()
+        own = [bool(pair.methods) for pair in suite.pairs]
+        kept = [pair for pair, had in zip(values["pairs"], own, strict=True) if pair["methods"] or not had]
+        values["pairs"] = kept or values["pairs"]
     if changes.get("seeds"):
         values["seeds"] = changes["seeds"]
     if changes.get("trials"):
@@ -152,7 +200,8 @@ class SweepProgress:
             workers: how many processes do it.
         """
         self.console = Console(stderr=True)
-        runs = len(suite.pairs) * len(suite.methods) * (suite.tuning.trials + suite.seeds) + len(suite.pairs)
+        studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)
+        runs = studies * (suite.tuning.trials + suite.seeds) + sum(len(pair.teachers) for pair in suite.pairs)
         self.runs, self.ended = runs, 0
         self.now: dict[str, float] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

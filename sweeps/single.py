@@ -15,10 +15,13 @@ from bench.data import DATASETS, FOLDER, check_augment, default_augment, load, r
 from bench.environment import command, pick_device, pick_precision
 from bench.errors import InputError
 from bench.networks import build, check_model, import_checkpoint
-from bench.record import Epoch, plain
+from bench.record import Epoch
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, configure, explain, read_value
+from methods import REGISTRY
+from methods.base import Method
+from results.card import card_page, card_values
 from results.store import RunStore, StoredRun
-from sweeps.suite import taught_by, teacher_run
+from sweeps.suite import taught_by, teacher_runs
 from sweeps.workers import carry_out
 
 
@@ -29,8 +32,9 @@ class Request:
     method: str
     student: str
     data: str
-    teacher: str | None = None
-    teacher_weights: Path | None = None
+    teachers: tuple[str, ...] = ()
+    teacher_weights: tuple[Path, ...] = ()
+    """Checkpoints, one for each teacher, or none."""
     settings: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, str] = field(default_factory=dict)
     student_args: dict[str, str] = field(default_factory=dict)
@@ -52,10 +56,9 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
         InputError: if anything in the request is wrong.
     """
     method = configure(request.method, request.settings)
-    for name in filter(None, (request.student, request.teacher)):
+    for name in (request.student, *request.teachers):
         check_model(name)
-    if method.taught and not request.teacher:
-        raise InputError(f"method {request.method} learns from a teacher: give --teacher.")
+    _check_teachers(request, method)
     device = pick_device(request.device)
     precision = pick_precision(request.precision, device)
     data, data_dir = _data(request, root)
@@ -66,25 +69,27 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
     student = ModelSpec(name=request.student, args=_args(request.student_args))
     build(student, splits := load(data, data_dir))
 
-    teachers: tuple[ModelSpec, ...] = ()
-    if request.teacher:
-        model = ModelSpec(name=request.teacher, args=_args(request.teacher_args))
-        network = build(model, splits)
-        if request.teacher_weights:
-            file = import_checkpoint(request.teacher_weights, network, request.teacher)
-            teachers = (model.model_copy(update={"weights": store.import_weights(file)}),)
-        else:
-            longer = _recipe(request, request.teacher_epochs or request.epochs)
-            teacher = teacher_run(model, data, longer, precision)
-            run = carry_out(teacher, store, data_dir, device, Live(f"teacher {request.teacher}"))
+    models = [ModelSpec(name=name, args=_args(request.teacher_args)) for name in request.teachers]
+    networks = [build(model, splits) for model in models]
+    teachers: list[ModelSpec] = []
+    if request.teacher_weights:
+        for model, network, path in zip(models, networks, request.teacher_weights, strict=True):
+            file = import_checkpoint(path, network, model.name)
+            teachers.append(model.model_copy(update={"weights": store.import_weights(file)}))
+    else:
+        recipe_of_teachers = _recipe(request, request.teacher_epochs or request.epochs)
+        recipe_of_teachers = recipe_of_teachers.model_copy(update={"finetune": 0.0})
+        for teacher in teacher_runs(models, data, recipe_of_teachers, precision):
+            name = teacher.student.name
+            run = carry_out(teacher, store, data_dir, device, Live(f"teacher {name}"))
             if run.status != "done":
-                raise InputError(f"the teacher {request.teacher} could not be trained: {run.status}: {run.reason}")
-            teachers = (taught_by(teacher),)
+                raise InputError(f"the teacher {name} could not be trained: {run.status}: {run.reason}")
+            teachers.append(taught_by(teacher))
     spec = Spec(
-        method=request.method,
+        method=method.id,
         params=method.parameters(),
         student=student,
-        teachers=teachers,
+        teachers=tuple(teachers),
         data=data,
         recipe=recipe,
         seed=request.seed,
@@ -93,12 +98,32 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
     before = store.get(spec.key)
     run = carry_out(spec, store, data_dir, device, Live(f"{request.method} {request.student}"))
     if mlflow:
-        from results.tracking import Tracker
-
-        tags = {"method": spec.method, "phase": "run"}
-        Tracker(store, "runs").single(run, f"{spec.method}: {spec.student.name}", tags)
+        _track(run, store, f"{request.method}: {spec.student.name}")
     repeated = before is not None and before.finished
-    return _values(run, repeated), _text(run, store, repeated)
+    return card_values(run) | {"already_finished": repeated}, _text(run, store, repeated)
+
+
+def _track(run: StoredRun, store: RunStore, name: str) -> None:
+    """Projects the run; a copy that fails is a warning, for the run is kept."""
+    from results.tracking import Tracker
+
+    try:
+        Tracker(store, "runs").single(run, name, {"method": run.spec["method"], "phase": "run"})
+    except Exception as error:  # MLflow raises what its database or its server raised
+        Console(stderr=True).print(f"MLflow was not brought up to date ({type(error).__name__}: {error})", markup=False)
+
+
+def _check_teachers(request: Request, method: Method) -> None:
+    count = len(request.teachers)
+    if method.taught and not count:
+        raise InputError(f"method {request.method} learns from a teacher: give --teacher.")
+    if count > 1 and not method.several:
+        several = ", ".join(sorted(name for name, each in REGISTRY.items() if each.several))
+        raise InputError(
+            f"method {request.method} takes one --teacher, but got {count}; those that take more: {several}."
+        )
+    if request.teacher_weights and len(request.teacher_weights) != count:
+        raise InputError(f"give one --teacher-weights for each --teacher: {len(request.teacher_weights)} for {count}.")
 
 
 def _data(request: Request, root: Path) -> tuple[DataSpec, Path]:
@@ -161,27 +186,10 @@ class Live:
         return True
 
 
-def _values(run: StoredRun, repeated: bool) -> dict[str, Any]:
-    outcome = plain(run.outcome) if run.outcome else None
-    return {"key": run.key, "already_finished": repeated, "spec": run.spec, "status": run.status, "outcome": outcome}
-
-
 def _text(run: StoredRun, store: RunStore, repeated: bool) -> str:
     """The result of a run for a person."""
     lines = [f"Run {run.key} was finished before; nothing was repeated."] if repeated else []
-    if run.outcome is None or run.status != "done":
-        return "\n".join([*lines, f"Run {run.key}: {run.status}: {run.reason}"])
-    for which in ("last", "best"):
-        scores = run.outcome.scores[which]
-        for student, predictions in scores["test"].items():
-            for name, metrics in predictions.items():
-                values = ", ".join(f"{metric} {value:.4f}" for metric, value in metrics.items())
-                lines.append(f"test, {which} epoch ({scores['epoch']}), {student}, {name}: {values}")
-    cost = run.outcome.cost
-    size = f"{cost['parameters']:,} parameters"
-    if "teacher_parameters" in cost:
-        size += f", {cost['teacher_parameters'] / cost['parameters']:.1f} times fewer than the teacher"
-    lines.append(f"{size}; {cost['latency_ms']:.2f} ms an image; {cost['seconds']:.1f} s of training")
-    lines.append(f"Run {run.key} is in {run.folder}")
-    lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{store.root}/mlflow.db")
+    lines.append(card_page(run, store))
+    if run.status == "done":
+        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{store.root}/mlflow.db")
     return "\n".join(lines)

@@ -51,7 +51,7 @@ def storage_at(url: str) -> optuna.storages.BaseStorage:
 
 
 def chain(
-    suite: Suite, pair: Pair, method: str, teacher: Spec, plan: Plan, storage: optuna.storages.BaseStorage
+    suite: Suite, pair: Pair, method: str, teachers: tuple[Spec, ...], plan: Plan, storage: optuna.storages.BaseStorage
 ) -> Chain:
     """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once."""
     name = pair_name(pair.model_dump())
@@ -67,7 +67,7 @@ def chain(
     for number in range(suite.tuning.trials):
         trial, told = _ask(study, number, space, suite.defaults(method))
         setting = {parameter: trial.params[parameter] for parameter in space}
-        spec = suite.spec(pair, method, setting, teacher, seed=0, test=False)
+        spec = suite.spec(pair, method, setting, teachers, seed=0, test=False)
         planned = Planned(name, method, "trial", number, spec.key, setting)
         if told is None:
             trial.set_user_attr(KEY, spec.key)
@@ -80,7 +80,7 @@ def chain(
     setting = best.setting if best else suite.defaults(method)
     jobs = []
     for seed in range(1, suite.seeds + 1):
-        spec = suite.spec(pair, method, setting, teacher, seed, test=True)
+        spec = suite.spec(pair, method, setting, teachers, seed, test=True)
         jobs.append(Job(Planned(name, method, "seed", seed, spec.key, setting), spec))
     yield jobs
 

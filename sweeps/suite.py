@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -16,16 +17,29 @@ from bench.data import check_augment
 from bench.errors import InputError, unknown
 from bench.spec import NUMBERS, DataSpec, Frozen, ModelSpec, Recipe, Spec, configure, explain
 from methods import REGISTRY
+from methods.base import Method
+from results.plan import pair_name
 
 RECIPE = "recipe."
 """Prefix of a recipe's field among searched names."""
 
 
 class Pair(Frozen):
-    """A teacher and a student, by timm name."""
+    """A teacher, or several, and a student, by timm name."""
 
     teacher: str
+    more_teachers: tuple[str, ...] = ()
+    """For methods that take several; the same name again is the same architecture from other random weights."""
     student: str
+    methods: tuple[str, ...] = ()
+    """Of this pair alone; by default the suite's."""
+    recipe: dict[str, Any] = {}
+    """Fields of the recipe in which this pair's training differs."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """All of them, the first one first."""
+        return (self.teacher, *self.more_teachers)
 
 
 class Range(Frozen):
@@ -69,6 +83,9 @@ class Suite(Frozen):
     data: DataSpec
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
     methods: tuple[str, ...] = tuple(sorted(REGISTRY))
+    """By id, or compositions such as "kd+at"."""
+    settings: dict[str, dict[str, Any]] = {}
+    """Hyperparameters of methods, by id, that are fixed in this suite rather than at their defaults or searched."""
     recipe: Recipe = Recipe()
     teacher: dict[str, Any] = {}
     """Fields of the recipe in which teachers' training differs."""
@@ -82,65 +99,98 @@ class Suite(Frozen):
 
     @field_validator("methods")
     @classmethod
-    def _known(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        for name in methods:
-            configure(name, {})
+    def _once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(methods))
 
     @model_validator(mode="after")
-    def _recipes(self) -> Self:
-        for recipe in (self.recipe, self.teacher_recipe()):
-            check_augment(recipe.augment)
+    def _known(self) -> Self:
+        for pair in self.pairs:
+            for recipe in (self.recipe_of(pair), self.teacher_recipe(pair)):
+                check_augment(recipe.augment)
+        for name in {*self.methods, *self.settings, *(name for pair in self.pairs for name in pair.methods)}:
+            self.configured(name, {})
+        if len({pair_name(pair.model_dump()) for pair in self.pairs}) < len(self.pairs):
+            raise ValueError("pairs must differ in their teachers or their student")
         return self
 
-    def teacher_recipe(self) -> Recipe:
-        """How teachers are trained."""
-        return Recipe.model_validate(self.recipe.model_dump() | self.teacher)
+    def methods_of(self, pair: Pair) -> tuple[str, ...]:
+        """The methods that are compared on a pair."""
+        return pair.methods or self.methods
 
-    def teacher_spec(self, pair: Pair, precision: str) -> Spec:
-        """The run that trains a pair's teacher: without distillation, seed 0."""
+    def configured(self, method: str, params: dict[str, Any]) -> Method:
+        """A method with the suite's settings and these hyperparameters."""
+        return configure(method, self.settings.get(method, {}) | params)
+
+    def recipe_of(self, pair: Pair) -> Recipe:
+        """How a pair's students are trained."""
+        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe)
+
+    def teacher_recipe(self, pair: Pair) -> Recipe:
+        """How a pair's teachers are trained."""
+        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher)
+
+    def teacher_specs(self, pair: Pair, precision: str) -> tuple[Spec, ...]:
+        """The runs that train a pair's teachers: without distillation."""
         fraction = self.teacher_fraction or self.data.train_fraction
         data = self.data.model_copy(update={"train_fraction": fraction})
-        return teacher_run(ModelSpec(name=pair.teacher), data, self.teacher_recipe(), precision)
+        models = [ModelSpec(name=name) for name in pair.teachers]
+        return teacher_runs(models, data, self.teacher_recipe(pair), precision)
 
-    def spec(self, pair: Pair, method: str, setting: dict[str, Any], teacher: Spec, seed: int, test: bool) -> Spec:
-        """A run of a method with a setting of what is searched; `recipe.` names go to the recipe."""
+    def spec(
+        self, pair: Pair, method: str, setting: dict[str, Any], teachers: tuple[Spec, ...], seed: int, test: bool
+    ) -> Spec:
+        """A run of a method with a setting of what is searched; `recipe.` names go to the recipe.
+
+        A method that takes one teacher is given the first.
+        """
         recipe = {k.removeprefix(RECIPE): v for k, v in setting.items() if k.startswith(RECIPE)}
-        params = {k: v for k, v in setting.items() if not k.startswith(RECIPE)}
+        configured = self.configured(method, {k: v for k, v in setting.items() if not k.startswith(RECIPE)})
         return Spec(
-            method=method,
-            params=configure(method, params).parameters(),
+            method=configured.id,
+            params=configured.parameters(),
             student=ModelSpec(name=pair.student),
-            teachers=(taught_by(teacher),),
+            teachers=tuple(taught_by(teacher) for teacher in (teachers if configured.several else teachers[:1])),
             data=self.data,
-            recipe=self.recipe.model_copy(update=recipe),
+            recipe=self.recipe_of(pair).model_copy(update=recipe),
             seed=seed,
-            precision=teacher.precision,
+            precision=teachers[0].precision,
             test=test,
         )
 
     def space(self, method: str) -> dict[str, BaseDistribution]:
         """What tuning a method searches: its own hyperparameters, and the recipe's numbers of this suite."""
-        ranges = self.tuning.search.items()
+        ranges, fixed = self.tuning.search.items(), self.settings.get(method, {})
         recipe = {f"{RECIPE}{name}": FloatDistribution(r.low, r.high, log=r.log) for name, r in ranges}
-        return {**REGISTRY[method].space(), **recipe}
+        own = self.configured(method, {}).space()
+        return {name: space for name, space in own.items() if name not in fixed} | recipe
 
     def defaults(self, method: str) -> dict[str, Any]:
         """The setting of trial 0: the paper's own hyperparameters and the suite's own recipe."""
-        parameters = configure(method, {}).parameters()
-        own = {name: parameters[name] for name in REGISTRY[method].space()}
-        return own | {f"{RECIPE}{name}": getattr(self.recipe, name) for name in self.tuning.search}
+        values = self.configured(method, {}).parameters()
+        values |= {f"{RECIPE}{name}": getattr(self.recipe, name) for name in self.tuning.search}
+        return {name: values[name] for name in self.space(method)}
 
     def digest(self, precision: str) -> str:
         """8 hexadecimal digits of the protocol: all but which methods and pairs, and how many seeds."""
         protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name"})
+        protocol |= {pair_name(pair.model_dump()): pair.recipe for pair in self.pairs if pair.recipe}
         text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def teacher_run(model: ModelSpec, data: DataSpec, recipe: Recipe, precision: str) -> Spec:
-    """The run that trains a teacher: by hard labels alone, seed 0."""
-    return Spec(method="student", student=model, data=data, recipe=recipe, precision=precision)  # type: ignore[arg-type]
+def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe, precision: str) -> tuple[Spec, ...]:
+    """The runs that train teachers, by hard labels alone; a model that comes again is trained from another seed."""
+    return tuple(
+        Spec(
+            method="student",
+            student=model,
+            data=data,
+            recipe=recipe,
+            seed=models[:place].count(model),
+            precision=precision,  # type: ignore[arg-type]
+        )
+        for place, model in enumerate(models)
+    )
 
 
 def taught_by(teacher: Spec) -> ModelSpec:

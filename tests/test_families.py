@@ -8,10 +8,12 @@ import pytest
 import safetensors.torch
 import torch
 
+from bench.compatibility import FAMILIES, compatibility
 from bench.data import Splits, load
 from bench.engine import run
 from bench.networks import build
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, configure
+from methods import REGISTRY
 from tests.conftest import Memory
 
 pytestmark = pytest.mark.slow
@@ -48,3 +50,16 @@ def test_timm_pair_trains(large_digits: Splits, teacher: str, student: str, meth
     outcome, _ = run(spec, large_digits, sink, torch.device("cpu"))
     assert outcome.status == "done", outcome.reason
     assert sink.epochs[1].losses["student/ce"] < 10 and outcome.headline("last", "test") is not None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_method_works_on_a_family_or_names_what_is_missing(family: str) -> None:
+    reasons = {each.method: each.reason for each in compatibility(sorted(REGISTRY), [family], [family])}
+    attention = {"distilbert", "minilm", "tinybert"}
+    expected = {
+        "vit": set(),
+        "swin": attention - {"minilm"},
+        "mixer": attention - {"distilbert"},
+        "mobilenetv3": attention | {"at_grad"},
+    }
+    assert {method for method, reason in reasons.items() if reason} == expected.get(family, attention)

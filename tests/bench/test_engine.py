@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.engine import stage_epochs
 from bench.spec import Recipe
+from bench.stages import stage_epochs
 from bench.trainee import schedule
 
 

@@ -69,7 +69,7 @@ def test_configure_reads_texts_as_the_fields_types() -> None:
     assert method.parameters()["temperature"] == 8.0 and method.parameters()["depth"] == 0.25
     assert configure("sp", {"depths": "[0.5, 1]"}).parameters()["depths"] == (0.5, 1.0)
     assert configure("noisy_student", {"soft": "false"}).parameters()["soft"] is False
-    assert configure("dml", {"peer_model": "teacher"}).parameters()["peer_model"] == "teacher"
+    assert configure("dml", {"peer_models": '["teacher"]'}).parameters()["peer_models"] == ("teacher",)
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_configure_reads_texts_as_the_fields_types() -> None:
         ("kd", {"temperature": "nan"}, "temperature must be positive, but got temperature=nan"),
         ("sp", {"depths": [2]}, "depth must lie between 0 and 1, but got depth=2.0"),
         ("fitnets", {"hint_epochs": 1}, "hint_epochs must lie between 0 and 1, both excluded"),
-        ("dml", {"peers": 0}, "peers must be at least 1, but got peers=0"),
-        ("dml", {"peer_model": "nobody"}, "peer_model must be one of student, teacher, but got peer_model=nobody"),
+        ("dml", {"peer_models": []}, "peer_models must name at least one peer, but is empty"),
+        ("dml", {"peer_models": ["nobody"]}, "peer_models must be one of student, teacher, but got peer_models=nobody"),
         ("multi_exit", {"annealing": 0.5}, "annealing must be finite and at least 1, but got annealing=0.5"),
         ("multi_exit", {"annealing": "Infinity"}, "annealing must be finite"),
         ("noisy_student", {"rounds": "many"}, "rounds: Input should be a valid integer"),

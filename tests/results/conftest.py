@@ -35,8 +35,10 @@ def outcome(test: float, validation: float = 0.5, status: str = "done", reason: 
         return {"student": {"logits": metrics}}
 
     scores = {which: {"epoch": 3, "validation": part(validation), "test": part(test)} for which in ("last", "best")}
-    cost = {"parameters": 1000, "teacher_parameters": 5000, "latency_ms": 0.5, "seconds": 1.5}
-    return Outcome("done", "", scores, cost, {"hardware": "abacus", "threads": 1, "torch": "2", "timm": "1"})
+    cost = {"parameters": 1000, "teacher_parameters": 5000, "latency_ms": 0.5, "seconds": 1.5, "training_set": 80}
+    machine = {"hardware": "abacus", "threads": 1, "torch": "2", "timm": "1"}
+    teacher = {"test": {"accuracy": 0.9}}
+    return Outcome("done", "", scores, cost, machine, teacher=teacher, confusion=[[9, 1], [2, 8]])
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from results.explanation import Explained
 from results.leaderboard import leaderboard
 from results.plan import Plan, Planned
 from results.store import RunStore
-from results.tracking import Tracker
+from results.tracking import Tracker, _metric_name
 from tests.results.conftest import SPEC, outcome
 
 
@@ -68,7 +69,8 @@ def test_child_holds_params_curves_tags_and_artifacts(filled: Plan, store: RunSt
     assert seed.data.metrics["test_accuracy/last"] == pytest.approx(0.85)
     assert {"git_commit", "data_fingerprint", "teacher_hash", "kdbench.key"} <= seed.data.tags.keys()
     files = {artifact.path for artifact in tracker.client.list_artifacts(seed.info.run_id)}
-    assert files == {"spec.json", "records.jsonl", "last.safetensors"}
+    assert files == {"spec.json", "records.jsonl", "last.safetensors", "confusion.png"}
+    assert seed.data.metrics["target_met/accuracy"] == 1.0 and seed.data.metrics["target_met/parameters"] == 0.0
 
 
 def test_board_is_a_table_artifact(filled: Plan, store: RunStore) -> None:
@@ -110,3 +112,42 @@ def test_run_that_is_unsupported_is_there_with_its_reason(
     tracker.run(Planned(plan.pairs()[0], "sp", "seed", 1, "u"))
     child = next(run for run in runs(tracker) if run.data.tags.get("kdbench.key") == "u")
     assert (child.info.status, child.data.tags["reason"]) == ("FINISHED", "no stages")
+
+
+def test_explanation_is_logged_as_metrics_table_and_plot(store: RunStore) -> None:
+    tracker = Tracker(store, "explain")
+    tracker.explanation([explained("student", 5.0), explained("kd", 7.0)])
+    tracker.explanation([explained("student", 5.0), explained("kd", 7.0)])
+    found = {run.info.run_name: run for run in runs(tracker)}
+    assert found.keys() == {"student student1", "kd kd1"} and len(runs(tracker)) == 2
+    assert found["kd kd1"].data.metrics["N_fg"] == 7.0 and "D_std" not in found["kd kd1"].data.metrics
+    curve = tracker.client.get_metric_history(found["kd kd1"].info.run_id, "N_fg over epochs")
+    assert {(metric.step, metric.value) for metric in curve} == {(1, 1.0), (2, 7.0)}
+    files = {artifact.path for artifact in tracker.client.list_artifacts(found["kd kd1"].info.run_id)}
+    assert files == {"concepts.txt", "concepts.png"}
+
+
+def explained(method: str, n_fg: float) -> Explained:
+    return Explained(
+        key=f"{method}1",
+        method=method,
+        model="small",
+        stage=1,
+        stages=2,
+        mask="ink",
+        images=4,
+        epochs=[1, 2],
+        foreground=[1.0, n_fg],
+        background=[1.0, 1.0],
+        ratio=0.5,
+        d_mean=0.1,
+        d_std=None,
+        peaks_first=0.0,
+        discarded=0.2,
+        test_accuracy=0.9,
+        same_weights=True,
+    )
+
+
+def test_metric_names_hold_what_mlflow_allows() -> None:
+    assert _metric_name("a + b -> c/kd+0.5*at(p=[1,2])") == "a and b to c/kdand0.5xat_p__1_2__"

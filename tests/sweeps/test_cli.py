@@ -15,6 +15,7 @@ from sweeps.cli import _typer, guarded
 
 Run = Callable[..., tuple[int, str, str]]
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+COMMANDS = ["methods", "compatibility", "run", "show", "explain", "sweep", "leaderboard", "status", "teachers", "sync"]
 GOOD = ["run", "--method", "kd", "--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter"]
 GOOD += ["--data", "digits", "--epochs", "1", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow"]
 
@@ -88,6 +89,10 @@ def test_equal_seeds_give_equal_numbers_in_two_stores(kdbench: Run) -> None:
         ("--teacher-weights", "nowhere.pt", "there is no checkpoint nowhere.pt"),
         ("--store", "/proc/kdbench", "the store /proc/kdbench cannot be written"),
         ("--colour", "red", "No such option: --colour"),
+        ("--finetune", "1", "finetune: Input should be less than 1"),
+        ("--method", "kd+fitnets", "fitnets is more than a loss"),
+        ("--method", "kd+att", "there is no 'att'; near: at"),
+        ("--method", "kd+at(depths=[2])", "depth must lie between 0 and 1, but got depth=2"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(kdbench: Run, option: str, value: str, message: str) -> None:
@@ -152,7 +157,7 @@ def test_reading_a_store_that_is_not_there_is_refused_and_makes_none(
     assert code == 2 and "there is no store runs" in err and not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("command", ["methods", "run", "sweep", "leaderboard", "status", "teachers", "sync"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(kdbench: Run, command: str) -> None:
     code, out, _ = kdbench(command, "--help")
     assert code == 0 and "Example: kdbench" in out
@@ -180,3 +185,61 @@ def test_folder_of_images_is_a_data_set(kdbench: Run, tmp_path: Path) -> None:
     code, out, _ = kdbench(*arguments, "--image-size", "16", "--recipe", "batch_size=8", "--json")
     values: dict[str, Any] = json.loads(out)
     assert code == 0 and values["spec"]["data"]["name"] == "folder:pets"
+
+
+def test_several_teachers_compose_and_finetune(kdbench: Run) -> None:
+    arguments = changed("--method", "kd+0.1*at")
+    arguments[arguments.index("--epochs") + 1] = "4"
+    code, out, err = kdbench(*arguments, "--teacher", "cifar_resnet8", "--finetune", "0.25", "--json")
+    values = json.loads(out)
+    assert code == 0, err
+    spec = values["spec"]
+    assert spec["method"] == "textbrewer" and spec["params"]["losses"] == "kd+0.1*at"
+    weights = [teacher["weights"] for teacher in spec["teachers"]]
+    assert len(weights) == len(set(weights)) == 2 and spec["recipe"]["finetune"] == 0.25
+    assert "epoch 4/4 (finetune)" in err and "teacher cifar_resnet8: epoch 4/4 (train)" in err
+    code, _, err = kdbench(*GOOD, "--teacher", "cifar_resnet14")
+    assert code == 2 and "takes one --teacher, but got 2; those that take more: " in err and "multi_teacher" in err
+    code, _, err = kdbench(*arguments, "--teacher", "cifar_resnet8", "--teacher-weights", "t.pt")
+    assert code == 2 and "one --teacher-weights for each --teacher: 1 for 2" in err
+
+
+def test_show_prints_scores_targets_and_the_confusion_matrix(kdbench: Run, tmp_path: Path) -> None:
+    key = json.loads(kdbench(*GOOD, "--json")[1])["key"]
+    code, out, _ = kdbench("show", key[:6], "--plot", "confusion.png")
+    assert code == 0 and "test, last epoch (1), student, logits: accuracy" in out and "test, teacher: accuracy" in out
+    assert "at most 10 % of its parameters: met (0.0" in out and (tmp_path / "confusion.png").stat().st_size > 5000
+    code, out, _ = kdbench("show", key, "--json")
+    values = json.loads(out)
+    assert {target["name"] for target in values["targets"]} == {"accuracy", "parameters", "latency"}
+    assert sum(map(sum, values["outcome"]["confusion"])) == 360
+    code, _, err = kdbench("show", "zzzz")
+    assert code == 2 and "unknown run 'zzzz'" in err
+    code, _, err = kdbench("show", key, "--plot", "nowhere/confusion.png")
+    assert code == 2 and "there is no folder" in err
+
+
+def test_explain_compares_runs_and_logs_them(kdbench: Run, tmp_path: Path) -> None:
+    distilled = json.loads(kdbench(*GOOD, "--json")[1])["key"]
+    alone = json.loads(kdbench(*changed("--method", "student"), "--json")[1])["key"]
+    call = ("explain", alone, distilled[:8], "--images", "4", "--snapshots", "1", "--plot", "concepts.png")
+    code, out, err = kdbench(*call)
+    assert code == 0, err
+    assert "N_fg: higher is expected of distillation" in out and "trained again to the same weights" in out
+    assert out.count("Targets: ") == 2 and (tmp_path / "concepts.png").exists()
+    code, again, err = kdbench(*call, "--no-mlflow")
+    assert code == 0 and again == out and err == ""
+    code, _, err = kdbench("explain", alone, "--depth", "2")
+    assert code == 2 and "depth must be from 0" in err
+
+
+def test_compatibility_says_what_works_and_why_not(kdbench: Run) -> None:
+    pairs = ("--methods", "kd,minilm", "--teachers", "vit", "--students", "vit,resnet")
+    code, out, _ = kdbench("compatibility", *pairs, "--format", "markdown")
+    assert code == 0 and "| kd       | all" in out and "| minilm   | vit" in out
+    assert "- minilm: ResNet has no self-attention, so it has no queries, keys and values." in out
+    code, out, _ = kdbench("compatibility", *pairs, "--json")
+    answers = {(each["method"], each["student"]): each["reason"] for each in json.loads(out)["answers"]}
+    assert len(answers) == 4 and [pair for pair, reason in answers.items() if reason] == [("minilm", "resnet")]
+    code, _, err = kdbench("compatibility", "--teachers", "vitt")
+    assert code == 2 and "unknown family 'vitt': did you mean vit?" in err

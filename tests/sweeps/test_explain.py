@@ -12,8 +12,9 @@ import torch
 import sweeps.explain
 from bench.errors import InputError
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from results.explanation import Explained, explain_page, explain_plot
 from results.store import RunStore, write
-from sweeps.explain import Explained, Settings, explain, explain_page, explain_plot, spaced
+from sweeps.explain import Settings, explain, spaced
 from sweeps.workers import carry_out
 
 CPU = torch.device("cpu")

@@ -42,8 +42,8 @@ class Bed:
 
     def chain(self) -> Any:
         pair = self.suite.pairs[0]
-        teacher = self.suite.teacher_spec(pair, "fp32")
-        return chain(self.suite, pair, "kd", teacher, self.plan, storage_at(self.url))
+        teachers = self.suite.teacher_specs(pair, "fp32")
+        return chain(self.suite, pair, "kd", teachers, self.plan, storage_at(self.url))
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         storage = storage_at(self.url)

@@ -1,0 +1,250 @@
+"""What observe() takes from timm's networks, against the networks' own parts and direct gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.data import Splits, load
+from bench.networks import Network, build
+from bench.signals import observe
+from bench.spec import DataSpec, ModelSpec
+from methods.base import Signals, Unsupported
+
+TINY = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
+MODELS = {
+    "vit": ModelSpec(name="vit_tiny_patch16_224", args=TINY),
+    "vit of averages": ModelSpec(
+        name="vit_tiny_patch16_224", args={**TINY, "global_pool": "avg", "class_token": False}
+    ),
+    "vit of normed queries": ModelSpec(name="vit_tiny_patch16_224", args={**TINY, "qk_norm": True}),
+    "swin": ModelSpec(
+        name="swin_tiny_patch4_window7_224", args={"embed_dim": 12, "depths": (2, 2), "num_heads": (2, 3)}
+    ),
+    "mixer": ModelSpec(name="mixer_s16_224"),
+    "mobilenet": ModelSpec(name="mobilenetv3_small_050"),
+    "cnn": ModelSpec(name="cifar_resnet8"),
+    "repvit": ModelSpec(name="repvit_m0_9"),
+}
+VITS = [name for name in MODELS if name.startswith("vit")]
+EVERY = frozenset({"features", "pooled", "classifier", "tokens", "qkv", "input_grad", "mirrored_grad"})
+
+
+@pytest.fixture(scope="module")
+def digits32() -> Splits:
+    spec = DataSpec(name="digits", image_size=32, train_fraction=0.1, validation=0.25)
+    return load(spec, Path("/nonexistent"))
+
+
+def network_of(model: ModelSpec, data: Splits) -> Network:
+    """In evaluation mode, with weights that leave no part idle: timm starts some at zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build(model, data).eval()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    return network
+
+
+@pytest.fixture(params=[name for name in MODELS if name != "repvit"])
+def network(request: pytest.FixtureRequest, digits32: Splits) -> Network:
+    return network_of(MODELS[request.param], digits32)
+
+
+def batch(data: Splits, count: int = 6) -> tuple[Tensor, Tensor]:
+    return data.train.images[:count] / 255, data.train.labels[:count]
+
+
+def see(network: Network, data: Splits, *needs: str, **options: Any) -> Signals:
+    return observe(network, *batch(data), frozenset(needs), **options)
+
+
+def hooks(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+
+
+def classifier_of(network: Any) -> nn.Linear:
+    head = network.model.get_classifier()
+    assert isinstance(head, nn.Linear)
+    return head
+
+
+def attentions(network: Network) -> list[Any]:
+    return [module for module in network.modules() if isinstance(getattr(module, "qkv", None), nn.Linear)]
+
+
+def test_what_nobody_asked_for_is_none_and_logits_are_the_networks(network: Network, digits32: Splits) -> None:
+    signals = see(network, digits32)
+    assert all(getattr(signals, name) is None for name in EVERY)
+    with torch.no_grad():
+        assert torch.equal(signals.logits, network(batch(digits32)[0])) and not signals.logits.requires_grad
+
+
+def test_classifier_of_the_pooled_output_gives_the_logits(network: Network, digits32: Splits) -> None:
+    signals, head = see(network, digits32, "pooled", "classifier"), classifier_of(network)
+    assert signals.pooled is not None and signals.classifier is not None
+    assert signals.classifier.shape == (10, signals.pooled.shape[1])
+    logits = signals.pooled @ signals.classifier.T + head.bias
+    torch.testing.assert_close(logits, see(network, digits32).logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, signals.logits, rtol=1e-4, atol=1e-5)
+    assert signals.logits.std() > 0.01
+
+
+@pytest.mark.parametrize("name", [*VITS, "mixer"])
+def test_tokens_are_the_embedding_and_every_blocks_output(name: str, digits32: Splits) -> None:
+    network = network_of(MODELS[name], digits32)
+    model: Any = network.model
+    signals = see(network, digits32, "tokens")
+    assert signals.tokens is not None and len(signals.tokens) == len(model.blocks) + 1
+    assert len({tuple(tokens.shape) for tokens in signals.tokens}) == 1
+    with torch.no_grad():
+        for block, before, after in zip(model.blocks, signals.tokens[:-1], signals.tokens[1:], strict=True):
+            torch.testing.assert_close(block(before), after)
+        logits = model.forward_head(model.norm(signals.tokens[-1]))
+    torch.testing.assert_close(logits, signals.logits, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_attention_recomputed_from_queries_keys_and_values_is_the_modules_own(name: str, digits32: Splits) -> None:
+    network, outputs = network_of(MODELS[name], digits32), []
+    handles = [a.register_forward_hook(lambda _, __, output: outputs.append(output)) for a in attentions(network)]
+    signals = see(network, digits32, "qkv")
+    for handle in handles:
+        handle.remove()
+    assert signals.qkv is not None and len(signals.qkv) == len(outputs) == 2
+    for attention, (query, key, value), output in zip(attentions(network), signals.qkv, outputs, strict=True):
+        assert query.shape == key.shape == value.shape and query.shape[:2] == (6, 2) and query.shape[3] == 12
+        weights = (query @ key.transpose(-2, -1) / 12**0.5).softmax(dim=-1)
+        mixed = attention.proj((weights @ value).transpose(1, 2).flatten(2))
+        torch.testing.assert_close(mixed, output, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_in_windows_is_recomputed_with_its_position_bias(digits32: Splits) -> None:
+    network, outputs = network_of(MODELS["swin"], digits32), []
+    first = attentions(network)[0]
+    handle = first.register_forward_hook(lambda _, __, output: outputs.append(output))
+    signals = see(network, digits32, "qkv")
+    handle.remove()
+    assert signals.qkv is not None and [each[0].shape[1] for each in signals.qkv] == [2, 2, 3, 3]
+    query, key, value = signals.qkv[0]
+    assert len(query) == len(outputs[0]) > 6  # windows, several an image
+    scores = query @ key.transpose(-2, -1) / query.shape[-1] ** 0.5 + first._get_rel_pos_bias()
+    mixed = first.proj((scores.softmax(dim=-1) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(mixed, outputs[0], rtol=1e-4, atol=1e-5)
+
+
+def direct(network: Network, images: Tensor, labels: Tensor) -> Tensor:
+    """The gradient of each image's cross-entropy, one image at a time."""
+    grads = []
+    for image, label in zip(images, labels, strict=True):
+        variable = image[None].clone().requires_grad_()
+        (grad,) = torch.autograd.grad(F.cross_entropy(network(variable), label[None], reduction="sum"), variable)
+        grads.append(grad)
+    return torch.cat(grads)
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn", "mixer"])
+def test_input_gradients_are_those_of_each_image_alone(name: str, digits32: Splits) -> None:
+    network, (images, labels) = network_of(MODELS[name], digits32), batch(digits32)
+    signals = see(network, digits32, "input_grad", "mirrored_grad")
+    assert signals.input_grad is not None and signals.mirrored_grad is not None
+    expected = direct(network, images.flip(-1), labels).flip(-1)
+    torch.testing.assert_close(signals.input_grad, direct(network, images, labels), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(signals.mirrored_grad, expected, rtol=1e-3, atol=1e-5)
+    assert (signals.mirrored_grad - signals.input_grad).abs().max() > 1e-3
+    assert not signals.mirrored_grad.requires_grad and all(p.grad is None for p in network.parameters())
+
+
+def test_mirrored_gradient_of_an_image_without_a_label_is_zero(digits32: Splits) -> None:
+    network, (images, labels) = network_of(MODELS["cnn"], digits32), batch(digits32)
+    soft = F.one_hot(labels, 10).float()
+    soft[0] = 0
+    hard = see(network, digits32, "mirrored_grad").mirrored_grad
+    grad = observe(network, images, soft, frozenset({"mirrored_grad"})).mirrored_grad
+    assert hard is not None and grad is not None
+    assert not grad[0].any() and torch.allclose(grad[1:], hard[1:], atol=1e-6) and hard[0].any()
+
+
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_a_students_signals_can_be_differentiated_even_gradients(name: str, digits32: Splits) -> None:
+    network = network_of(MODELS[name], digits32)
+    needs = ("mirrored_grad", "pooled", "classifier", *(("tokens", "qkv") if name == "vit" else ()))
+    signals = see(network, digits32, *needs, training=True)
+    weights = [classifier_of(network).weight, next(network.model.parameters())]
+    for need in (need for need in needs if need != "classifier"):
+        value: Any = getattr(signals, need)
+        while isinstance(value, tuple):
+            value = value[0]
+        found = torch.autograd.grad(value.square().sum(), weights, retain_graph=True, allow_unused=True)
+        assert any(grad is not None and grad.abs().sum() > 0 for grad in found), need
+    assert signals.classifier is weights[0]
+
+
+REFUSALS = [
+    ("cnn", ("tokens",), "CifarResNet is no chain of transformer blocks"),
+    ("swin", ("tokens",), "SwinTransformer is no chain of transformer blocks"),
+    ("mobilenet", ("tokens",), "MobileNetV3 has blocks of feature maps, not of tokens"),
+    ("mixer", ("qkv",), "MlpMixer has no self-attention"),
+    ("mixer", ("tokens", "qkv"), "MlpMixer has no self-attention"),
+    ("cnn", ("qkv", "input_grad"), "CifarResNet has no self-attention"),
+    ("repvit", ("classifier",), "RepVit has no linear classifier"),
+]
+
+
+@pytest.mark.parametrize(("name", "needs", "message"), REFUSALS)
+def test_what_a_network_lacks_is_named_and_no_hook_stays(
+    name: str, needs: tuple[str, ...], message: str, digits32: Splits
+) -> None:
+    network = network_of(MODELS[name], digits32)
+    before = hooks(network)
+    with pytest.raises(Unsupported, match=message):
+        see(network, digits32, *needs)
+    assert hooks(network) == before == 0
+    assert torch.is_grad_enabled()
+
+
+def test_hooks_are_gone_after_use_and_after_a_failing_forward_pass(digits32: Splits) -> None:
+    network = network_of(MODELS["vit"], digits32)
+    see(network, digits32, "tokens", "qkv")
+    assert hooks(network) == 0
+    with pytest.raises((RuntimeError, AssertionError)):
+        observe(network, torch.zeros(2, 1, 30, 30), torch.zeros(2, dtype=torch.long), frozenset({"tokens", "qkv"}))
+    assert hooks(network) == 0
+
+
+@pytest.mark.parametrize("name", ["vit", "vit of normed queries", "cnn"])
+def test_bf16_gives_signals_in_float32_near_those_of_fp32(name: str, digits32: Splits) -> None:
+    network = network_of(MODELS[name], digits32)
+    needs = EVERY if name != "cnn" else EVERY - {"tokens", "qkv"}
+    exact, rough = (see(network, digits32, *needs, precision=precision) for precision in ("fp32", "bf16"))
+    for need in (*needs, "logits"):
+        for right, value in zip(flat(getattr(exact, need)), flat(getattr(rough, need)), strict=True):
+            assert value.dtype == torch.float32, need
+            assert (value - right).norm() < 0.2 * right.norm(), need
+    assert not torch.equal(exact.logits, rough.logits)
+
+
+def flat(value: Any) -> list[Tensor]:
+    return [tensor for item in value for tensor in flat(item)] if isinstance(value, tuple) else [value]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ModelSpec(name="beit_base_patch16_224", args=TINY),
+        ModelSpec(name="swinv2_tiny_window8_256", args={**MODELS["swin"].args, "window_size": 4}),
+    ],
+)
+def test_attention_that_hooks_do_not_see_is_refused(model: ModelSpec, digits32: Splits) -> None:
+    network = network_of(model, digits32)
+    try:
+        signals = see(network, digits32, "qkv")
+    except Unsupported:
+        return
+    assert signals.qkv is not None and len(signals.qkv) == len(attentions(network))
