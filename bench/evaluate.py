@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 import time
 from collections.abc import Mapping
@@ -88,12 +89,11 @@ def scored(
     teacher_logits: Tensor | None,
     groups: Mapping[str, tuple[int, ...]],
 ) -> dict[str, dict[str, float]]:
-    """`score` of each named prediction; one named stage_K has the multiply_adds of the first K stages too."""
-    scores = {}
-    for name, logits in predictions.items():
-        scores[name] = score(logits, part.labels, teacher_logits, groups)
-        if (stage := name.removeprefix("stage_")).isdigit():
-            scores[name]["multiply_adds"] = float(multiply_adds(network, part.images, int(stage)))
+    """`score` of each named prediction; where some are named stage_K, also its multiply_adds: the anytime curve."""
+    scores = {name: score(logits, part.labels, teacher_logits, groups) for name, logits in predictions.items()}
+    stages = {name: int(name.removeprefix("stage_")) for name in predictions if re.fullmatch(r"stage_\d+", name)}
+    for name in predictions if stages else ():
+        scores[name]["multiply_adds"] = float(multiply_adds(network, part.images, stages.get(name, 0)))
     return scores
 
 

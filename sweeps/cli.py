@@ -42,13 +42,19 @@ def answer(value: dict[str, Any]) -> None:
 
 @app.command(epilog="Example: kdbench methods kd")
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None, as_json: Json = False
+    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, or markdown: all methods in full.")] = "terminal",
+    as_json: Json = False,
 ) -> None:
     """Lists the methods, or one with its hyperparameters."""
-    from sweeps.show import method_page, method_values, methods_page
+    from sweeps.show import method_page, method_values, methods_in_full, methods_page
 
+    if form not in ("terminal", "markdown"):
+        raise InputError(f"methods are shown as terminal or markdown, but got --format {form}.")
     if as_json:
         answer(method_values(name))
+    elif form == "markdown":
+        typer.echo(methods_in_full(name))
     else:
         typer.echo(method_page(name) if name else methods_page())
 

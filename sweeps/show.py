@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,39 @@ def method_page(name: str) -> str:
     needs = ", ".join(value["needs"]) or "logits alone"
     facts = f"knowledge: {value['knowledge']}; needs: {needs}; teacher: {'yes' if method.taught else 'no'}"
     return f"{head}\n{facts}\n\n{inspect.getdoc(type(method)) or ''}\n{_captured(table)}"
+
+
+def methods_in_full(name: str | None) -> str:
+    """The registry, or one method, as markdown: paper, what it does and where it departs, hyperparameters."""
+    sections = []
+    for value in [method_values(name)] if name else method_values(None)["methods"]:
+        paper, method = value["paper"], configure(value["id"], {})
+        module = inspect.getdoc(sys.modules[type(method).__module__]) or ""
+        rows = [
+            f"| `{each['name']}` | `{each['default']}` | {each['space'] or 'fixed'} |"
+            for each in value["hyperparameters"]
+        ]
+        table = ["| hyperparameter | default | search space |", "| --- | --- | --- |", *rows] if rows else []
+        cited = f"[{paper['title']}]({paper['link']})" if paper["link"] else paper["title"]
+        facts = f"Knowledge: {value['knowledge']}. Needs: {', '.join(value['needs']) or 'logits alone'}."
+        text = inspect.getdoc(type(method)) or ""
+        sections.append(
+            "\n".join(
+                [
+                    f"## {value['id']}",
+                    "",
+                    module,
+                    "",
+                    f"{paper['authors']} ({paper['year']}): {cited}.",
+                    facts,
+                    "",
+                    text,
+                    "",
+                    *table,
+                ]
+            ).rstrip()
+        )
+    return "\n\n".join(sections)
 
 
 def _values(method: Method) -> dict[str, Any]:
