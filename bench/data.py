@@ -325,5 +325,5 @@ class Views:
 
         transform = RandAugment(num_ops=2, magnitude=self.magnitude)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             return torch.stack([transform(image) for image in images])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import io
 import math
@@ -105,6 +106,8 @@ class _Run:
             self.stage, self.trainees = index, self._enter(index)
             views = self._views(stage)
             inputs, labels = next(views.epoch(self.spec.seed, 1))
+            for trainee in self.trainees:
+                trainee.train()
             self._step(stage, inputs, labels, [self.networks.teacher(net) for net in stage.teachers], 0)
 
     def _enter(self, index: int) -> list[Trainee]:
@@ -186,8 +189,10 @@ class _Run:
     ) -> tuple[dict[str, Tensor], Signals]:
         """Trains every student on one batch, together or in turn; its losses, and the first student's signals."""
         epoch, progress = update / self.steps, update / (self.lengths[self.stage] * self.steps)
-        taught = tuple(self._observe(network, inputs, labels) for network in teachers)
-        students = [self._observe(trainee.network, inputs, labels, training=True) for trainee in self.trainees]
+        needs = self.needs if stage.needs is None else stage.needs
+        look = functools.partial(observe, images=inputs, labels=labels, needs=needs, precision=self.spec.precision)
+        taught = tuple(look(network) for network in teachers)
+        students = [look(trainee.network, training=True) for trainee in self.trainees]
         fellows = [student.detached() for student in students] if len(students) > 1 else []
         everyone = range(len(students))
         turns = [[position] for position in everyone] if stage.in_turn else [list(everyone)]
@@ -200,12 +205,12 @@ class _Run:
                 others = taught + _without(fellows, position)
                 step = Step(inputs, labels, student, others, trainee.extras, progress, epoch)
                 mine |= {f"{trainee.net.name}/{name}": value for name, value in stage.loss(step).items()}
-            with differentiation(self.needs):
+            with differentiation(needs):
                 torch.stack(list(mine.values())).sum().backward()
             for position in turn:
                 self.trainees[position].update(update + 1)
                 if turn is not turns[-1]:
-                    fellows[position] = self._observe(self.trainees[position].network, inputs, labels)
+                    fellows[position] = look(self.trainees[position].network)
             losses |= mine
         return losses, students[0]
 
@@ -216,9 +221,6 @@ class _Run:
         logits = next(iter(self.method.predictions(first, extras).values()))
         extras.train()
         return logits
-
-    def _observe(self, network: Network, inputs: Tensor, labels: Tensor, training: bool = False) -> Signals:
-        return observe(network, inputs, labels, self.needs, self.spec.precision, training)
 
     def _validate(self) -> float:
         """Validation accuracy of the first student's headline; in the last stage, keeps the best epoch's weights."""

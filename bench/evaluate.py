@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -141,7 +142,7 @@ def confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
 
 @torch.no_grad()
 def multiply_adds(network: Network, images: Tensor, stages: int = 0) -> int:
-    """Multiply-adds for one image in evaluation mode, of convolutions and matrix products.
+    """Multiply-adds for one image in evaluation mode, of convolutions and matrix products; exits' own heads apart.
 
     Args:
         network: what is counted.
@@ -150,7 +151,7 @@ def multiply_adds(network: Network, images: Tensor, stages: int = 0) -> int:
     """
     image = images[:1].to(network.mean.device).float() / 255
     model: Any = network.eval().model
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         if stages:
             model.forward_intermediates(network.normalised(image), indices=[stages - 1], stop_early=True)
         else:

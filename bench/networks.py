@@ -172,7 +172,7 @@ class Networks:
         if net.name not in self.trained:
             self.trained.append(net.name)
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_of(self.seed, "weights", net.name))
+                torch.default_generator.manual_seed(seed_of(self.seed, "weights", net.name))
                 self.built[net.name] = build(self._model(net), self.data, dict(net.model_args)).to(self.device)
         return self.built[net.name].requires_grad_(True)
 
@@ -196,6 +196,18 @@ class Networks:
     def model(self, net: Net) -> nn.Module:
         """The timm model of a network that has been built."""
         return self.built[net.name].model
+
+    def share_normalisation(self, net: Net, source: Net) -> None:
+        """Makes a network normalise its input as another does.
+
+        Raises:
+            Unsupported: if they take images of different channels or sizes.
+        """
+        mine, theirs = self.built[net.name], self.built[source.name]
+        if mine.mean.shape != theirs.mean.shape or mine.input_size != theirs.input_size:
+            raise Unsupported(f"{net.name} and {source.name} take images of different channels or sizes.")
+        mine.mean.copy_(theirs.mean)
+        mine.std.copy_(theirs.std)
 
     def generator(self, name: str) -> torch.Generator:
         """Random numbers that depend on the run's seed and this name alone."""

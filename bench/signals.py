@@ -69,35 +69,34 @@ def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals
     """What is asked for but gradients, in float32 from one forward pass by timm's own interface."""
     model: Any = network.model
     with _tapped(model, needs) as taps:
-        if needs & {"features", "pooled"}:
-            logits, features, pooled = _staged(model, network.normalised(images), needs)
+        if "features" in needs:
+            logits, features = _staged(model, network.normalised(images))
         else:
-            logits, features, pooled = network(images), None, None
+            logits, features = network(images), None
     return Signals(
         logits.float(),
         features,
-        pooled,
+        taps.pooled,
         model.get_classifier().weight if "classifier" in needs else None,
         tuple(taps.tokens) if "tokens" in needs else None,
         tuple(taps.qkv) if "qkv" in needs else None,
     )
 
 
-def _staged(model: Any, images: Tensor, needs: frozenset[str]) -> tuple[Tensor, Any, Tensor | None]:
-    """Logits, the feature map of every stage, and the pooled output."""
+def _staged(model: Any, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Logits, and the feature map of every stage."""
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise Unsupported(f"{type(model).__name__} has no stages that can be tapped (no forward_intermediates).")
     stages = list(range(len(model.feature_info)))
     final, maps = model.forward_intermediates(images, indices=stages)
-    features = tuple(feature.float() for feature in maps) if "features" in needs else None
-    pooled = model.forward_head(final, pre_logits=True).float() if "pooled" in needs else None
-    return model.forward_head(final), features, pooled
+    return model.forward_head(final), tuple(feature.float() for feature in maps)
 
 
 @dataclass
 class _Taps:
     """What hooks have seen in a forward pass."""
 
+    pooled: Tensor | None = None
     tokens: list[Tensor] = field(default_factory=list)
     qkv: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
 
@@ -112,8 +111,8 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
     taps, name = _Taps(), type(model).__name__
     blocks = list(getattr(model, "blocks", ()))
     attentions = [module for module in model.modules() if isinstance(getattr(module, "qkv", None), nn.Linear)]
-    if "classifier" in needs and not isinstance(model.get_classifier(), nn.Linear):
-        raise Unsupported(f"{name} has no linear classifier whose rows could stand for the classes.")
+    if needs & {"classifier", "pooled"} and not isinstance(model.get_classifier(), nn.Linear):
+        raise Unsupported(f"{name} has no linear classifier, whose input and rows could be used.")
     if "tokens" in needs and not blocks:
         raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
     if "qkv" in needs and not attentions:
@@ -124,7 +123,15 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
             raise Unsupported(f"{name} has blocks of feature maps, not of tokens (B, N, D).")
         taps.tokens.append(output.float())
 
+    def pooled(output: Tensor) -> None:
+        if output.dim() != 2:
+            raise Unsupported(f"{name} classifies something else than one pooled vector (B, D) an image.")
+        taps.pooled = output.float()
+
     with contextlib.ExitStack() as hooks:
+        if "pooled" in needs:
+            classifier = model.get_classifier()
+            hooks.callback(classifier.register_forward_pre_hook(lambda _, inputs: pooled(inputs[0])).remove)
         if "tokens" in needs:
             hooks.callback(blocks[0].register_forward_pre_hook(lambda _, inputs: token(inputs[0])).remove)
             for block in blocks:
@@ -145,6 +152,8 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
 def _split(attention: Any, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, keys and values (B, heads, N, d) from the joint projection (B, N, 3 heads d)."""
     heads = getattr(attention, "num_heads", 0)
+    if not hasattr(attention, "scale"):
+        raise Unsupported(f"{type(attention).__name__} does not relate tokens by scaled products of queries and keys.")
     if output.dim() != 3 or not heads or output.shape[2] % (3 * heads):
         raise Unsupported(f"{type(attention).__name__} does not lay queries, keys and values out as (B, N, 3 heads d).")
     batch, tokens, _ = output.shape

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
+from bench.signals import GRADIENTS
 from bench.spec import Recipe
-from methods.base import Losses, Method, Stage, Step
-from methods.functional import labelled_cross_entropy
+from methods.base import Method, Stage
 
 
 def finetuned(method: Method, stages: list[Stage], recipe: Recipe) -> list[Stage]:
@@ -14,13 +14,18 @@ def finetuned(method: Method, stages: list[Stage], recipe: Recipe) -> list[Stage
     if not recipe.finetune:
         return stages
 
-    def loss(step: Step) -> Losses:
-        headline = next(iter(method.predictions(step.student, step.extras).values()))
-        return {"ce": labelled_cross_entropy(headline, step.labels)}
-
     shorter = [dataclasses.replace(stage, epochs=stage.epochs * (1 - recipe.finetune)) for stage in stages]
-    epochs, lr = recipe.finetune, recipe.finetune_lr
-    return [*shorter, Stage("finetune", loss, stages[-1].students, (), epochs=epochs, data=method.labelled, lr=lr)]
+    last = Stage(
+        "finetune",
+        method.hard_loss,
+        stages[-1].students,
+        (),
+        epochs=recipe.finetune,
+        data=method.labelled,
+        lr=recipe.finetune_lr,
+        needs=method.needed() - GRADIENTS,
+    )
+    return [*shorter, last]
 
 
 def stage_epochs(shares: list[float], epochs: int) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
@@ -109,7 +111,9 @@ class AT(Method):
         """Checks the ranges."""
         non_negative(beta=self.beta)
         fraction(alpha=self.alpha)
-        positive(temperature=self.temperature, p=self.p)
+        positive(temperature=self.temperature)
+        if not 1 <= self.p < math.inf:  # below 1 the gradient at an activation of zero is infinite
+            raise ValueError(f"p must be finite and at least 1, but got p={self.p}.")
         one_of(("constant", "linear"), decay=self.decay)
         one_of(FORMS, form=self.form)
         one_of(NORMALISATIONS, normalisation=self.normalisation)

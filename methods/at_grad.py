@@ -40,10 +40,10 @@ def symmetry_loss(grad: Tensor, mirrored_grad: Tensor) -> Tensor:
 class ATGrad(Method):
     """Loss = cross-entropy + beta * `gradient_attention_loss`; training differentiates twice.
 
-    Equation 3 prints beta / 2 times the norm, and the gradient in equation 5 shows the squared form: half the square is
+    The paper prints beta / 2 times the norm, and its gradient in equation 5 shows the squared form: half the square is
     inside the loss here. The paper gives no beta for gradients; 1 is our choice for pixels in [0, 1], searched over
-    four decades. The gradient is of each image's own cross-entropy, not of the batch mean, so that beta does not
-    depend on the batch size; batch normalisation still couples the images of a batch.
+    four decades. The gradient is of each image's own cross-entropy, not of the batch mean, so that beta does not depend
+    on the batch size; batch normalisation still couples the images of a batch.
 
     `symmetry` is the weight of `symmetry_loss` (equation 6), the paper's other use of input gradients, which needs no
     teacher: the student's gradient should mirror with the image. It costs another forward and backward pass, and is 0

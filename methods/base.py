@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
+import torch.nn.functional as F
 from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
 
@@ -134,6 +135,9 @@ class Networks(Protocol):
     def model(self, net: Net) -> nn.Module:
         """The timm model of a network that the stage names."""
 
+    def share_normalisation(self, net: Net, source: Net) -> None:
+        """Makes a network normalise its input as another does."""
+
     def generator(self, name: str) -> torch.Generator:
         """Random numbers on the CPU that depend on the run's seed and this name alone."""
 
@@ -166,6 +170,8 @@ class Stage:
     """A factor on the recipe's learning rate."""
     clip_norm: float = 0.0
     """Largest gradient norm of a student; 0 is as the recipe says."""
+    needs: frozenset[str] | None = None
+    """What its loss reads, if less than the method needs."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +221,11 @@ class Method:
         One that is named stage_1, stage_2, ... runs the student up to that stage alone, and is costed so.
         """
         return {"logits": student.logits}
+
+    def hard_loss(self, step: Step) -> Losses:
+        """The losses of a fine-tuning stage: cross-entropy of the headline, unless more than it is deployed."""
+        headline = next(iter(self.predictions(step.student, step.extras).values()))
+        return {"ce": F.cross_entropy(headline, step.labels)}
 
     def labelled(self, data: Data, networks: Networks) -> Data:
         """The data of a fine-tuning stage on hard labels: as given, unless the method withholds some."""

@@ -23,6 +23,7 @@ from methods.base import (
     asked,
     method,
     non_negative,
+    nothing,
     positive,
     same_shape,
     tuned,
@@ -78,9 +79,12 @@ def copy_blocks(student: nn.Module, teacher: nn.Module) -> None:
 class DistilBERT(Method):
     """Loss = soft_weight * T^2 * KL + hard_weight * cross-entropy + cosine_weight * `cosine_loss` of the last block.
 
-    Weights 5, 2, 1 and T = 2 are those of the authors' training script, whose hard loss is masked language modelling;
-    here it is cross-entropy with the labels. The student has the teacher's width and fewer blocks, and starts from
-    every other block (more generally, evenly spaced ones, the last among them) and from all other weights.
+    Weights 5, 2, 1 and T = 2 are those of the command in the authors' description of their program, whose hard loss is
+    masked language modelling; here it is cross-entropy with the labels. The student has the teacher's width and fewer
+    blocks, and starts from every other block (more generally, evenly spaced ones, the last among them) and from all
+    other weights.
+
+    `copy` = false starts from random weights, which makes this a sum of losses that can be composed with others.
 
     Departures: vision transformers of timm in place of BERT. The authors' script takes blocks 0, 2, 4, 7, 9, 11 of 12.
     """
@@ -97,6 +101,7 @@ class DistilBERT(Method):
     soft_weight: float = tuned(5.0, FloatDistribution(0.1, 10.0, log=True))
     hard_weight: float = 2.0
     cosine_weight: float = tuned(1.0, FloatDistribution(0.01, 10.0, log=True))
+    copy: bool = True
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -108,8 +113,9 @@ class DistilBERT(Method):
 
         def start(networks: Networks) -> None:
             copy_blocks(networks.model(STUDENT), networks.model(teachers[0]))
+            networks.share_normalisation(STUDENT, teachers[0])
 
-        return (Stage("train", self.loss, teachers=teachers, prepare=start),)
+        return (Stage("train", self.loss, teachers=teachers, prepare=start if self.copy else nothing),)
 
     def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """None; checks that the tokens are alike."""

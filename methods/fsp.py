@@ -69,9 +69,10 @@ class FSP(Method):
     Departures: the paper relates the first and the last layer inside each section of equal resolution; stages are
     tapped at their ends here, so the layer before a stage and its last one are related, as in Tian et al. (2020). Where
     the student's and the teacher's channels differ, which the paper excludes, a learned 1x1 convolution on the
-    student's map makes them equal. Stages share the run's epochs: the first has 21k of the paper's 64k iterations,
-    a third. The paper trains the first at a hundredth of the learning rate on a sum of squares; here the loss is a
-    mean, smaller by the number of entries, so the rate is the recipe's and `weight` is searched.
+    student's map makes them equal. Stages share the run's epochs: the first has a quarter, as the paper's 21k
+    iterations before 64k for small students. The paper trains the first at a hundredth of the learning rate on a sum of
+    squares; here the loss is a mean, smaller by the number of entries, so the rate is the recipe's and `weight` is
+    searched. `one_stage` adds both losses up, so that they can be composed with others.
     """
 
     paper = Paper(
@@ -83,7 +84,8 @@ class FSP(Method):
     knowledge = "relation"
     needs = frozenset({"features"})
     weight: float = tuned(1.0, FloatDistribution(0.1, 100.0, log=True))
-    fsp_epochs: float = 0.33
+    fsp_epochs: float = 0.25
+    one_stage: bool = False
     pool: str = "max"
     depths: tuple[float, ...] = (0.0, 0.33, 0.67, 1.0)
     teacher_depths: tuple[float, ...] = ()
@@ -99,10 +101,12 @@ class FSP(Method):
             raise ValueError(f"fsp_epochs must lie between 0 and 1, both excluded, but got {self.fsp_epochs}.")
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
-        """The flow, then the task."""
+        """The flow, then the task; or both at once."""
+        if self.one_stage:
+            return (Stage("joint", self.joint, teachers=teachers),)
         return (
             Stage("fsp", self.flow, teachers=teachers, epochs=self.fsp_epochs),
-            Stage("task", self.task, teachers=(), epochs=1 - self.fsp_epochs),
+            Stage("task", self.task, teachers=(), epochs=1 - self.fsp_epochs, needs=frozenset()),
         )
 
     def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
@@ -133,6 +137,10 @@ class FSP(Method):
     def task(self, step: Step) -> Losses:
         """Cross-entropy of the logits (B, K)."""
         return {"ce": F.cross_entropy(step.student.logits, step.labels)}
+
+    def joint(self, step: Step) -> Losses:
+        """Both stages' losses."""
+        return self.task(step) | self.flow(step)
 
     def _layers(self, student: Signals, teacher: Signals) -> list[tuple[Tensor, Tensor]]:
         return matched(features_of(student), features_of(teacher), self.depths, self.teacher_depths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import torch
@@ -157,7 +158,7 @@ def same_tokens(student: Tensor, teacher: Tensor) -> None:
 def uniform_map(student_layers: int, teacher_layers: int) -> list[int]:
     """For each student layer, the index of the teacher's layer that ends the same share of the network.
 
-    With half the layers it is every other one: (2, 4) gives [1, 3] (Jiao et al. 2020, section 3.1: g(m) = m N / M).
+    With half the layers it is every other one: (2, 4) gives [1, 3] (Jiao et al. 2020: g(m) = m N / M).
 
     Raises:
         Unsupported: if the student has more layers.
@@ -168,11 +169,11 @@ def uniform_map(student_layers: int, teacher_layers: int) -> list[int]:
 
 
 def at_depth(stages: int, depth: float) -> int:
-    """The index of the stage at a relative depth, 0 the first and 1 the last.
+    """The index of the stage nearest to a relative depth, 0 the first and 1 the last; the deeper of two.
 
     Raises:
         ValueError: if depth is not between 0 and 1.
     """
     if not 0 <= depth <= 1:
         raise ValueError(f"depth must lie between 0 and 1, but got {depth=}.")
-    return round(depth * (stages - 1))
+    return math.floor(depth * (stages - 1) + 0.5)

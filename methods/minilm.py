@@ -89,6 +89,8 @@ class MiniLM(Method):
     teacher may differ in width and depth. Where they differ in heads, which the paper excludes, vectors are cut into as
     many relation heads as divide both numbers of heads (the idea of MiniLMv2, Wang et al. 2021).
 
+    `one_stage` adds the relations to cross-entropy, so that they can be composed with others.
+
     Departures: vision transformers of timm in place of BERT. Stages share the run's epochs, half each by default; the
     paper's 400,000 updates on text say nothing of images. Attention that works in windows is compared window by window,
     and relative-position biases are left out of the relations.
@@ -105,6 +107,7 @@ class MiniLM(Method):
     value_weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
     transfer_epochs: float = tuned(0.5, FloatDistribution(0.2, 0.8))
     unlabelled: bool = True
+    one_stage: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -115,11 +118,13 @@ class MiniLM(Method):
             )
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
-        """Relations, then the task."""
+        """Relations, then the task; or both at once, on labelled images."""
+        if self.one_stage:
+            return (Stage("joint", self.joint, teachers=teachers),)
         data = with_unlabelled if self.unlabelled else as_given
         return (
             Stage("transfer", self.transfer, teachers=teachers, epochs=self.transfer_epochs, data=data),
-            Stage("task", self.task, teachers=(), epochs=1 - self.transfer_epochs),
+            Stage("task", self.task, teachers=(), epochs=1 - self.transfer_epochs, needs=frozenset()),
         )
 
     def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
@@ -137,6 +142,10 @@ class MiniLM(Method):
             "attention": attention_relation_loss((query, key), (their_query, their_key)),
             "value": self.value_weight * value_relation_loss(value, their_value),
         }
+
+    def joint(self, step: Step) -> Losses:
+        """Both stages' losses."""
+        return self.task(step) | self.transfer(step)
 
     def task(self, step: Step) -> Losses:
         """Cross-entropy of the logits (B, K)."""

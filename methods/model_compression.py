@@ -68,7 +68,12 @@ def munge(vectors: Tensor, probability: float, local_variance: float, generator:
 
 
 def munge_images(
-    images: Tensor, probability: float, local_variance: float, block: int, generator: torch.Generator
+    images: Tensor,
+    probability: float,
+    local_variance: float,
+    block: int,
+    generator: torch.Generator,
+    neighbours: Tensor | None = None,
 ) -> Tensor:
     """One synthetic image for each, in blocks: an attribute is a square of pixels with all its channels.
 
@@ -78,13 +83,14 @@ def munge_images(
         local_variance: s, positive.
         block: height and width of a block in pixels.
         generator: of the random draws.
+        neighbours: (N,), the index of each image's neighbour, where it is known.
     """
     pixels = images.float()
-    neighbours = pixels[nearest(pixels.flatten(1))]
+    chosen = pixels[nearest(pixels.flatten(1)) if neighbours is None else neighbours]
     count, _, height, width = images.shape
     coins = torch.rand((count, 1, -(-height // block), -(-width // block)), generator=generator) < probability
     swapped = coins.repeat_interleave(block, dim=2).repeat_interleave(block, dim=3)[:, :, :height, :width]
-    drawn = torch.where(swapped, _drawn(pixels, neighbours, local_variance, generator), pixels)
+    drawn = torch.where(swapped, _drawn(pixels, chosen, local_variance, generator), pixels)
     return drawn.round().clamp(0, 255).to(torch.uint8)
 
 
@@ -101,10 +107,13 @@ class ModelCompression(Method):
     themselves if `originals` is set. The teachers label it once, by the mean of their logits, or of their probabilities
     (`target`), as an ensemble does; it is not augmented further.
 
-    Departures: the paper compresses ensembles of hundreds of models on tables of attributes. On images, attributes are
-    blocks of pixels that are exchanged together: pixels drawn one by one make noise that no teacher has seen. The
-    student regresses logits by default, as later work found better (Ba & Caruana 2014); the paper regresses
-    probabilities. Probability, local variance and block size are searched; the paper sets them on each problem.
+    Departures: `munge` draws all vectors anew at once from the set as it is; the paper's algorithm goes through a
+    working copy and also draws the neighbour's attribute anew, near the vector's. Attributes are continuous; there is
+    no exchange of nominal ones. The paper compresses ensembles of hundreds of models on tables of attributes. On
+    images, attributes are blocks of pixels that are exchanged together: pixels drawn one by one make noise that no
+    teacher has seen. The student regresses logits by default, as later work found better (Ba & Caruana 2014); the paper
+    regresses probabilities. Probability, local variance and block size are searched; the paper sets them on each
+    problem.
     """
 
     paper = Paper(
@@ -143,10 +152,10 @@ class ModelCompression(Method):
 
         def make(data: Data, networks: Networks) -> Data:
             images, draws = torch.cat([data.images, data.unlabelled]), networks.generator("munge")
-            sets = [images] if self.originals else []
-            for _ in range(self.copies):
-                sets.append(munge_images(images, self.probability, self.local_variance, self.block, draws))
-            transfer = torch.cat(sets)
+            neighbours = nearest(images.float().flatten(1))
+            knobs = (self.probability, self.local_variance, self.block, draws, neighbours)
+            copies = [munge_images(images, *knobs) for _ in range(self.copies)]
+            transfer = torch.cat([images, *copies] if self.originals else copies)
             outputs = torch.stack([networks.predict(teacher, transfer) for teacher in teachers])
             targets = outputs.mean(dim=0) if self.target == "logits" else outputs.softmax(dim=-1).mean(dim=0)
             return dataclasses.replace(data, images=transfer, labels=targets, augment="none")

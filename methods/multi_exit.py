@@ -42,7 +42,7 @@ class Temperature(nn.Module):
 
     @torch.no_grad()
     def update(self, teacher_logits: Tensor, limit: float, factor: float) -> Tensor:
-        """Multiplies the temperature by `factor` if the mean largest probability passes `limit`; returns it.
+        """The temperature, which is then multiplied by `factor` if the mean largest probability passes `limit`.
 
         Args:
             teacher_logits: (B, K)
@@ -50,8 +50,9 @@ class Temperature(nn.Module):
             factor: above 1.
         """
         confidence = F.softmax(teacher_logits / self.value, dim=1).amax(dim=1).mean()
+        before = self.value.clone()
         self.value.mul_(torch.where(confidence > limit, factor, 1.0))
-        return self.value.clone()
+        return before
 
 
 class Exit(nn.Sequential):
@@ -85,10 +86,10 @@ class MultiExit(Method):
     """Loss = mean over exits of cross-entropy + weight * `exit_loss` with the temperature annealed.
 
     The temperature starts at 1 and is multiplied by 1.05 whenever the teacher exit's mean confidence passes the limit
-    mu = 0.5 (the authors' code). Departures: the paper's networks are MSDNets with 11 exits; here an
-    exit stands on every inner stage of any network with stages. `weight` is the paper's 1; the authors' code scales by
-    0.5 * 2 * 5 / exits. `unlabelled` is the paper's semi-supervised setting: images without labels take part in
-    distillation alone, mixed into the batches.
+    mu = 0.5 (the authors' code). Departures: the paper's networks are MSDNets with 11 exits (on CIFAR); here an exit
+    stands on every inner stage of any network with stages. `weight` is the paper's 1; the authors' code sums over exits
+    under one scale, so its distillation is lighter than this mean by (n - 1) / n for n exits. `unlabelled` is the
+    paper's semi-supervised setting: images without labels take part in distillation alone, mixed into the batches.
 
     The headline is the last exit, which is the student as every other method deploys it. Each inner exit is scored and
     costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all).
@@ -134,6 +135,12 @@ class MultiExit(Method):
         inner = {f"stage_{i + 1}": extras[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
         probabilities = torch.stack([F.softmax(logits, dim=1) for logits in (*inner.values(), student.logits)])
         return {"last": student.logits, **inner, "ensemble": probabilities.mean(dim=0).clamp_min(1e-12).log()}
+
+    def hard_loss(self, step: Step) -> Losses:
+        """Labels at every exit, as all are deployed."""
+        outputs = self.predictions(step.student, step.extras)
+        outputs.pop("ensemble")
+        return {"ce": torch.stack([F.cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()}
 
     def loss(self, step: Step) -> Losses:
         """Labels at every exit, and the teacher exit's logits (B, K) for the others."""

@@ -61,8 +61,8 @@ class NoisyStudent(Method):
     run's epochs so that every method has the same budget of updates (`round_epochs` = 0); `round_epochs` = 1 gives each
     the whole schedule. The paper runs three whole rounds; as a round is short here, their number is searched. Labelled
     and pseudo-labelled images are mixed in one shuffled set, not in batches of a fixed ratio. The paper's dropout of
-    0.5 and stochastic depth of 0.2 are for networks a thousand times larger than those of small suites, so all noise
-    is searched.
+    0.5, stochastic depth of 0.2 and RandAugment of magnitude 27 are for networks a thousand times larger than those of
+    small suites, so all noise is searched, and the magnitude starts at torchvision's 9.
 
     Pseudo-labels are soft by default, as the paper recommends for out-of-domain images; `soft` = false gives hard ones.
     """

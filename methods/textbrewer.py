@@ -73,13 +73,17 @@ class TextBrewer(Method):
     weight and hyperparameters, as "kd+0.5*at(beta=500,depths=[0.5,1])". A term's layers are its own `depths` and
     `teacher_depths`. `kdbench run --method "kd+at"` is short for this method with those losses.
 
-    As in TextBrewer's distiller: `temperature` holds for every term that has one and does not set it; it goes linearly
+    `temperature` holds for every term that has one and does not set it; it goes linearly
     to `temperature_end` if that is given; `schedule` and `hard_schedule` scale the distillation losses and the hard one
     during training; with several teachers a term is the mean over teachers, unless its method takes several itself.
 
+    Methods of several stages have an option that adds their losses up: `fitnets(one_stage=true)`, likewise `fsp`,
+    `tinybert`, `minilm`; `distilbert(copy=false)`. A `scheduled_kd` term goes on to halve the temperature given here.
+
     Departures: for image classifiers of timm, and intermediate losses are those of the registry's methods rather than
-    TextBrewer's own list (hidden_mse, cos, mmd, pkd, fsp, nst). Its temperatures that depend on each example (flsw,
-    cwsm) are not here.
+    TextBrewer's own list (hidden_mse, cos, mmd, pkd, fsp, nst). TextBrewer averages the logits of several teachers and
+    matches no layers then; here every teacher has its term. Its weights of intermediate matches are constant, its soft
+    loss has no T^2, and its temperatures depend on each example (flsw, cwsm) where ours is linear.
     """
 
     paper = Paper(

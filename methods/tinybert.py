@@ -75,6 +75,8 @@ class TinyBERT(Method):
     shared by all layers; the authors' program has a single one for both ("code"). The prediction stage is the soft
     cross-entropy at T = 1 of the paper, written as KL; `--recipe finetune=0.1` adds hard labels.
 
+    `one_stage` adds both stages' losses up in one, so that they can be composed with others.
+
     Departures: vision transformers of timm in place of BERT, one task-specific round (the paper has a general one on
     plain text before it, and augments the task's text). With unequal numbers of heads, which the paper excludes, scores
     are compared as means over heads. The stages share the run's epochs; the paper's 20 and 3 are for text.
@@ -93,6 +95,7 @@ class TinyBERT(Method):
     hidden_weight: float = tuned(1.0, FloatDistribution(0.01, 10.0, log=True))
     intermediate_epochs: float = 0.5
     projection: str = "paper"
+    one_stage: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -103,7 +106,9 @@ class TinyBERT(Method):
             raise ValueError(f"intermediate_epochs must lie between 0 and 1, but got {self.intermediate_epochs}.")
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
-        """Layers, then predictions."""
+        """Layers, then predictions; or both at once."""
+        if self.one_stage:
+            return (Stage("joint", self.joint, teachers=teachers),)
         return (
             Stage("intermediate", self.intermediate, teachers=teachers, epochs=self.intermediate_epochs),
             Stage("prediction", self.prediction, teachers=teachers, epochs=1 - self.intermediate_epochs),
@@ -135,6 +140,10 @@ class TinyBERT(Method):
     def prediction(self, step: Step) -> Losses:
         """The teacher's logits (B, K)."""
         return {"kd": kd_loss(step.student.logits, step.teacher.logits, self.temperature)}
+
+    def joint(self, step: Step) -> Losses:
+        """Both stages' losses."""
+        return self.intermediate(step) | self.prediction(step)
 
     @staticmethod
     def _scores(student: Signals, teacher: Signals, mine: int, theirs: int) -> Tensor:

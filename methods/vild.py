@@ -82,12 +82,14 @@ class ViLD(Method):
     ones, still align the student's embedding with the teacher's. A novel class is named by the similarity to its
     embedding. Accuracy on base and on novel classes is reported apart, each among all classes.
 
-    The class embeddings are the rows of the teacher's classifier, in the space of its pooled output: for CLIP as it is
-    used for classification these are the text embeddings of the class names ("zero-shot head"), given with the
-    teacher's checkpoint; for a teacher trained on all classes, what it has learned of each. The student's pooled output
-    goes through a learned projection into that space, and its own classifier is not used.
+    The class embeddings are the rows of the teacher's classifier, in the space of what it classifies: what a teacher
+    has learned of each class. For a zero-shot classifier made of text embeddings, given as the teacher's checkpoint,
+    they come from the class names. The student's pooled output goes through a learned projection into that space, and
+    its own classifier is not used.
 
-    Departures: whole images in place of detected regions, so there is no background class. A share of 0.28 is that of
+    Departures: the teacher's classifier stands for the text encoder of the paper, so unless it is a zero-shot one, the
+    teacher has seen labels of the novel classes, which only the student has not. Whole images in place of detected
+    regions, so there is no background class. A share of 0.28 is that of
     LVIS's rare classes (337 of 1203). The temperature of 0.01 is the paper's; its weight of the L1 loss is 0.5.
     """
 
@@ -138,6 +140,12 @@ class ViLD(Method):
         labels[:, list(self.groups(data.classes)["novel"])] = 0
         data = dataclasses.replace(data, labels=labels)
         return with_unlabelled(data, networks) if self.unlabelled else data
+
+    def hard_loss(self, step: Step) -> Losses:
+        """Cross-entropy among base classes (B, K')."""
+        base = list(self.groups(step.student.logits.shape[1])["base"])
+        similarity = self.predictions(step.student, step.extras)["similarity"]
+        return {"ce": F.cross_entropy(similarity[:, base], step.labels)}
 
     def labelled(self, data: Data, networks: Networks) -> Data:
         """Fine-tuning sees images of base classes alone."""

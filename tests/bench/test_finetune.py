@@ -75,9 +75,9 @@ def test_rate_of_finetuning_is_the_recipes_and_none_is_as_if_it_were_not_there(d
     assert [e.losses for e in plain.epochs[:2]] == [e.losses for e in memory.epochs[:2]]
 
 
-@pytest.mark.parametrize("method", ["kd", "vild", "multi_exit"])
+@pytest.mark.parametrize(("method", "classes"), [("kd", 10), ("vild", 7)])
 def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_entropy(
-    method: str, digits: Splits
+    method: str, classes: int, digits: Splits
 ) -> None:
     run = started(spec_of(method, *CNN, recipe=HALF), digits)
     before = run.trainees[0].network
@@ -93,9 +93,23 @@ def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_ent
     stage, step, losses = seen[-1]
     assert stage == "finetune" and step.labels.dim() == 1 and not step.teachers
     assert losses.keys() == {"ce"}
-    assert losses["ce"].item() == pytest.approx(F.cross_entropy(*shown[-1]).item())
+    logits, labels = shown[-1]
+    assert losses["ce"].item() == pytest.approx(F.cross_entropy(logits[:, :classes], labels).item())
     updates = [name for name, *_ in seen]
     assert updates[: 2 * run.steps] == updates[:1] * (2 * run.steps) and set(updates[2 * run.steps :]) == {"finetune"}
+
+
+def test_finetuning_of_several_exits_trains_them_all(digits: Splits) -> None:
+    run = started(spec_of("multi_exit", *CNN, recipe=HALF), digits)
+    run._train()
+    exits = {name: value.detach().clone() for name, value in run.extras["student"].named_parameters()}
+    run.stage, run.epoch = 1, 0
+    run.trainees = run._enter(1)
+    seen = watched(run)
+    run._train()
+    assert all(not torch.equal(value, exits[name]) for name, value in run.extras["student"].named_parameters())
+    _, step, losses = seen[-1]
+    assert losses.keys() == {"ce"} and step.labels.dim() == 1
 
 
 def test_finetuning_of_a_prediction_of_its_own_trains_the_extras_that_it_uses(digits: Splits) -> None:

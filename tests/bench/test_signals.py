@@ -248,3 +248,16 @@ def test_attention_that_hooks_do_not_see_is_refused(model: ModelSpec, digits32: 
     except Unsupported:
         return
     assert signals.qkv is not None and len(signals.qkv) == len(attentions(network))
+
+
+def test_attention_over_channels_is_refused(digits32: Splits) -> None:
+    network = build(ModelSpec(name="xcit_nano_12_p8_224", args={"depth": 2}), digits32).eval()
+    with pytest.raises(Unsupported, match="XCA does not relate tokens"):
+        see(network, digits32, "qkv")
+
+
+def test_pooled_is_what_the_classifier_saw_with_its_dropout(digits32: Splits) -> None:
+    network = build(ModelSpec(name="resnet10t", args={"drop_rate": 0.5}), digits32).train()
+    signals = see(network, digits32, "pooled", "features", training=True)
+    assert signals.pooled is not None
+    torch.testing.assert_close(classifier_of(network)(signals.pooled), signals.logits)

@@ -353,21 +353,23 @@ def test_temperature_update_equals_the_loop(start: float) -> None:
     for limit in (confidence - 0.01, confidence + 0.01):
         temperature = Temperature(start)
         expected = start * 1.05 if confidence > limit else start
-        assert temperature.update(logits, limit, 1.05).item() == pytest.approx(expected, rel=1e-6)
+        assert temperature.update(logits, limit, 1.05).item() == pytest.approx(start, rel=1e-6)
         assert temperature.value.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_temperature_update_by_hand() -> None:
     # Logits (ln 3, 0) and (0, 0) at T = 1: largest probabilities 3/4 and 1/2, mean 0.625: above 0.6 but not 0.65.
     logits = torch.tensor([[LN3, 0.0], [0.0, 0.0]])
-    assert Temperature(1.0).update(logits, 0.6, 1.5).item() == pytest.approx(1.5)
-    assert Temperature(1.0).update(logits, 0.65, 1.5).item() == 1.0
+    for limit, expected in ((0.6, 1.5), (0.65, 1.0)):
+        temperature = Temperature(1.0)
+        assert temperature.update(logits, limit, 1.5).item() == 1.0
+        assert temperature.value.item() == pytest.approx(expected)
 
 
 def test_temperature_rises_until_the_softened_teacher_is_not_too_confident_and_stays() -> None:
     temperature, logits = Temperature(1.0), draw(7, 5, scale=6).requires_grad_()
     values = [temperature.update(logits, 0.5, 1.1).item() for _ in range(60)]
-    assert values == sorted(values) and values[0] > 1 and values[-1] == values[-2]
+    assert values == sorted(values) and values[0] == 1 < values[1] and values[-1] == values[-2]
     confidence = (logits / values[-1]).softmax(dim=1).amax(dim=1).mean().item()
     before = (logits / (values[-1] / 1.1)).softmax(dim=1).amax(dim=1).mean().item()
     assert confidence <= 0.5 < before
@@ -376,8 +378,8 @@ def test_temperature_rises_until_the_softened_teacher_is_not_too_confident_and_s
 def test_temperature_is_a_constant_that_is_saved_and_its_value_is_not_overwritten_later() -> None:
     temperature, logits = Temperature(1.0), draw(7, 5, scale=6).requires_grad_()
     first = temperature.update(logits, 0.1, 2.0)
-    assert temperature.update(logits, 0.1, 2.0).item() == 4.0
-    assert first.item() == 2.0 and not first.requires_grad
+    assert temperature.update(logits, 0.1, 2.0).item() == 2.0
+    assert first.item() == 1.0 and not first.requires_grad
     assert not list(temperature.parameters()) and temperature.state_dict()["value"].item() == 4.0
 
 

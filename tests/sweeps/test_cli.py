@@ -149,6 +149,14 @@ def test_methods_lists_the_registry_and_shows_one(kdbench: Run) -> None:
     assert code == 2 and "did you mean fitnets" in err
 
 
+def test_docs_hold_the_methods_as_they_are(kdbench: Run) -> None:
+    code, out, _ = kdbench("methods", "--format", "markdown")
+    docs = Path(__file__).resolve().parents[2] / "docs" / "methods.md"
+    assert code == 0 and docs.read_text().endswith(out), "make docs/methods.md anew: kdbench methods --format markdown"
+    code, _, err = kdbench("methods", "--format", "pdf")
+    assert code == 2 and "terminal or markdown, but got --format pdf" in err
+
+
 @pytest.mark.parametrize("command", ["leaderboard", "status", "sync"])
 def test_reading_a_store_that_is_not_there_is_refused_and_makes_none(
     kdbench: Run, tmp_path: Path, command: str
