@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import hashlib
 import io
-import math
 import time
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from bench.data import Part, Splits, Views, steps_per_epoch
 from bench.environment import environment
 from bench.evaluate import confusion, predict, score, scored, sizes
+from bench.meter import Meter
 from bench.networks import Network, Networks
 from bench.record import Epoch, Outcome, Sink
 from bench.seeds import seed_of
@@ -155,28 +155,23 @@ class _Run:
         torch.manual_seed(seed_of(self.spec.seed, "noise", number))
         for trainee in self.trainees:
             trainee.train()
-        sums: dict[str, Tensor] = {}
-        correct, seen = torch.zeros(2, device=self.device), 0
+        meter = Meter(self.device)
         for update, (inputs, labels) in enumerate(views.epoch(self.spec.seed, number), start=self.epoch * self.steps):
             losses, first = self._step(stage, inputs, labels, teachers, update)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0) + value.detach() * len(inputs)
-            correct += _correct(self._headline(first), labels)
-            seen += len(inputs)
-        means = {name: float(value) / seen for name, value in sums.items()}
-        if bad := [f"{name} is {value}" for name, value in means.items() if not math.isfinite(value)]:
+            meter.add(losses, self._headline(first), labels)
+        if bad := meter.infinite():
             raise Diverged(f"in epoch {number} of {sum(self.lengths)} (stage {stage.name}) {', '.join(bad)}.")
         self.number, self.epoch = number, self.epoch + 1
         record = Epoch(
             number,
             sum(self.lengths),
             stage.name,
-            means,
-            train_accuracy=float(correct[0] / correct[1].clamp_min(1)),
+            meter.means(),
+            train_accuracy=meter.accuracy(),
             validation_accuracy=self._validate(),
             learning_rate=self.trainees[0].optimizer.param_groups[0]["lr"],
-            images=seen * len(self.trainees),
-            teacher_forwards=seen * len(teachers),
+            images=meter.images * len(self.trainees),
+            teacher_forwards=meter.images * len(teachers),
             seconds=time.perf_counter() - start,
         )
         for name in ("seconds", "images", "teacher_forwards"):
@@ -306,13 +301,6 @@ class _Run:
         for trainee, optimizer in zip(self.trainees, state["optimizers"], strict=True):
             trainee.optimizer.load_state_dict(optimizer)
         self.cost, self.best = state["cost"], state["best"]
-
-
-def _correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many labelled images of a batch are classified as their (largest) label, and how many are labelled."""
-    labelled = torch.ones_like(labels, dtype=torch.bool) if labels.dim() == 1 else labels.ne(0).any(dim=1)
-    classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
-    return torch.stack([((logits.argmax(dim=1) == classes) & labelled).sum(), labelled.sum()])
 
 
 def _without(signals: list[Signals], position: int) -> tuple[Signals, ...]:

@@ -161,12 +161,19 @@ def _rows(pair: str, cells: dict[str, _Cell], shows: str, seeds: int) -> list[Ro
                 len([run for _, run in cell.trials if run.finished or run.status == "stopped"]),
                 next((int(run.cost["training_set"]) for run in done if "training_set" in run.cost), None),
                 max((epoch.of for epoch in epochs), default=0),
-                sum(epoch.teacher_forwards for epoch in epochs),
+                sum(_teacher_forwards(run) for _, run in cell.trials + cell.seeds),
                 sum(epoch.seconds for epoch in epochs),
                 cell.seeds[0][0].setting if cell.seeds else {},
             )
         )
     return rows
+
+
+def _teacher_forwards(run: StoredRun) -> int:
+    """Images that teachers were run on: of a finished run with those that were labelled before training."""
+    if run.outcome and "teacher_forwards" in run.outcome.cost:
+        return int(run.outcome.cost["teacher_forwards"])
+    return sum(epoch.teacher_forwards for epoch in run.epochs)
 
 
 def _status(cell: _Cell, seeds: int) -> tuple[str, str]:

@@ -37,9 +37,10 @@ def render(board: Board, form: str, width: int | None = None) -> str:
     if form == "terminal":
         return _terminal(board, width)
     blocks = [_block(board, pair, rows, form) for pair, rows in _by_pair(board).items()]
-    return "\n".join(
-        [*blocks, *([""] + notes(board) if form == "markdown" else [f"% {note}" for note in notes(board)])]
-    )
+    tables = "\n\n".join(blocks)
+    if form == "markdown":
+        return "\n".join([tables, "", *notes(board)])
+    return "\n".join([tables, *(f"% {note}" for note in notes(board))])
 
 
 def frame(board: Board) -> pd.DataFrame:

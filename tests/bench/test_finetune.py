@@ -12,7 +12,7 @@ from torch import Tensor
 
 import bench.engine
 from bench.data import Splits
-from bench.engine import _correct
+from bench.meter import correct
 from bench.record import Stopped
 from methods.base import Losses, Stage, Step
 from tests.methods.options import CNN, CPU, carried_out, memory_of, spec_of, started, vit, watched
@@ -152,12 +152,12 @@ def test_run_interrupted_in_finetuning_goes_on_to_the_same_weights(method: str, 
 
 def test_correct_counts_labelled_images_alone() -> None:
     logits = torch.eye(4)
-    assert _correct(logits, torch.tensor([0, 1, 2, 0])).tolist() == [3, 4]
+    assert correct(logits, torch.tensor([0, 1, 2, 0])).tolist() == [3, 4]
     rows = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [0.4, 0.6, 0, 0], [0, 0, 0, 0]])
-    assert _correct(logits, rows).tolist() == [1, 2]
-    assert _correct(logits, torch.zeros(4, 4)).tolist() == [0, 0]
+    assert correct(logits, rows).tolist() == [1, 2]
+    assert correct(logits, torch.zeros(4, 4)).tolist() == [0, 0]
     outputs = torch.tensor([[-1.0, -3, -2, -5], [-9, -3, 1, 0], [0, -1, -2, -3], [1, 2, 3, 4]])
-    assert _correct(logits, outputs).tolist() == [2, 4]
+    assert correct(logits, outputs).tolist() == [2, 4]
 
 
 @pytest.mark.parametrize("method", ["multi_exit", "vild"])

@@ -48,6 +48,17 @@ def test_cost_counts_trials_and_seeds(full: Plan, store: RunStore) -> None:
     assert row.compression == 5.0 and row.agreement == pytest.approx(0.8) and row.setting == {"lr": 0.1}
 
 
+def test_images_that_a_teacher_labelled_before_training_count(
+    plan: Plan, finish: Callable[..., None], store: RunStore
+) -> None:
+    result = outcome(0.8)
+    result.cost["teacher_forwards"] = 999
+    finish("kd-1", result)
+    plan.add(Planned(plan.pairs()[0], "kd", "seed", 1, "kd-1"))
+    rows = {row.method: row for row in leaderboard(plan, store).rows}
+    assert rows["kd"].teacher_forwards == 999 and rows["kd"].images == 80
+
+
 def test_half_finished_suite_gives_the_rows_that_there_are(plan: Plan, fill: Fill, store: RunStore) -> None:
     fill("kd", [0.85])
     board = leaderboard(plan, store)
