@@ -24,7 +24,7 @@ from bench.signals import differentiation, observe
 from bench.spec import Spec
 from bench.stages import finetuned, stage_epochs
 from bench.trainee import Trainee
-from methods.base import TEACHER, Net, Signals, Stage, Step, Unsupported
+from methods.base import TEACHER, Method, Net, Signals, Stage, Step, Unsupported
 
 
 class Diverged(Exception):
@@ -41,7 +41,8 @@ def run(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> tuple[Out
         device: where to compute.
 
     Returns:
-        The outcome, and the safetensors files "last" and "best" of the first student of the last stage.
+        The outcome, and the safetensors files "last" and "best" of the first student of the last stage, with
+        "last_extras" and "best_extras" where its predictions are made with modules of the method.
 
     Raises:
         Stopped: if the sink ends the run.
@@ -236,13 +237,13 @@ class _Run:
         teacher = self.networks.teacher(TEACHER) if self.spec.teachers else None
         taught = {name: self.networks.predict(TEACHER, part.images) for name, part in parts.items() if teacher}
         last, confused = self._scores(parts, taught)
-        scores, files = {"last": last, "best": last}, {"last": self._file()}
+        scores, files = {"last": last, "best": last}, self._files("last")
         if self.best["number"] != self.number:
             for trainee in self.trainees:
                 trainee.load(self.best["students"][trainee.net.name])
             scores["best"], _ = self._scores(parts, taught)
             scores["best"]["epoch"] = self.best["number"]
-        files["best"] = self._file()
+        files |= self._files("best")
         measured = {name: score(logits, parts[name].labels, None, self.groups) for name, logits in taught.items()}
         first = self.trainees[0]
         cost = self.cost | sizes(self.method, first.network, first.extras, teacher, self.data.validation.images)
@@ -264,10 +265,17 @@ class _Run:
         headline = next(iter(outputs[self.trainees[0].net.name].values()))
         return scores, confusion(headline, part.labels)
 
-    def _file(self) -> bytes:
-        """The first student's weights as a safetensors file."""
-        state = self.trainees[0].network.state_dict()
-        return safetensors.torch.save({key: value.cpu().contiguous() for key, value in state.items()})
+    def _files(self, which: str) -> dict[str, bytes]:
+        """The first student's weights as a safetensors file, and its extras' if predictions are made with them."""
+        first = self.trainees[0]
+        states = {which: first.network.state_dict()}
+        if type(self.method).predictions is not Method.predictions:
+            states[f"{which}_extras"] = first.extras.state_dict()
+        return {
+            name: safetensors.torch.save({key: value.cpu().contiguous() for key, value in state.items()})
+            for name, state in states.items()
+            if state
+        }
 
     def _stored(self, reference: str) -> bytes:
         file = self.sink.weights(reference)
