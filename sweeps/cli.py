@@ -47,7 +47,7 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """Lists the methods, or one with its hyperparameters."""
-    from sweeps.show import method_page, method_values, methods_in_full, methods_page
+    from sweeps.registry import method_page, method_values, methods_in_full, methods_page
 
     if form not in ("terminal", "markdown"):
         raise InputError(f"methods are shown as terminal or markdown, but got --format {form}.")

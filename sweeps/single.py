@@ -100,7 +100,11 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
     if mlflow:
         _track(run, store, f"{request.method}: {spec.student.name}")
     repeated = before is not None and before.finished
-    return card_values(run) | {"already_finished": repeated}, _text(run, store, repeated)
+    lines = [f"Run {run.key} was finished before; nothing was repeated."] if repeated else []
+    lines.append(card_page(run, store))
+    if mlflow:
+        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{store.root}/mlflow.db")
+    return card_values(run) | {"already_finished": repeated}, "\n".join(lines)
 
 
 def _track(run: StoredRun, store: RunStore, name: str) -> None:
@@ -184,12 +188,3 @@ class Live:
             self.shown = 10 * epoch.number // epoch.of
             self.console.print(line, highlight=False, soft_wrap=True)
         return True
-
-
-def _text(run: StoredRun, store: RunStore, repeated: bool) -> str:
-    """The result of a run for a person."""
-    lines = [f"Run {run.key} was finished before; nothing was repeated."] if repeated else []
-    lines.append(card_page(run, store))
-    if run.status == "done":
-        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{store.root}/mlflow.db")
-    return "\n".join(lines)
