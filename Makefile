@@ -26,6 +26,9 @@ test: install ## Run the tests
 test-slow: install ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
 
+docs: install ## Write docs/methods.md anew from the methods
+	$(BIN)/kdbench methods --format markdown > docs/methods.md
+
 lint: install ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -36,4 +39,4 @@ lock: ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
 
-.PHONY: help install bench test test-slow lint lock
+.PHONY: help install bench test test-slow docs lint lock

@@ -80,6 +80,8 @@ def methods_in_full(name: str | None) -> str:
                 ]
             ).rstrip()
         )
+    if name is None:
+        sections.insert(0, "# The methods\n\nMade by `make docs` from the files in `methods/`.")
     return "\n\n".join(sections)
 
 

@@ -204,11 +204,21 @@ def bundled() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by name, or from a TOML file by path.
+    """A suite by name, or from a TOML file by path; one that says `extends` changes another.
 
     Raises:
         InputError: if there is none, or it breaks a rule.
     """
+    try:
+        return Suite.model_validate({"name": Path(name).stem, **_values(name)})
+    except ValidationError as error:
+        raise InputError(f"suite {name}: {explain(error)}") from None
+
+
+def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a suite's file says, on top of what it extends."""
+    if name in extended:
+        raise InputError(f"suite {name} extends itself, by {' and '.join(extended)}.")
     if name in bundled():
         text = (_folder() / f"{name}.toml").read_text()
     elif Path(name).is_file():
@@ -219,11 +229,17 @@ def load_suite(name: str) -> Suite:
         raise unknown("suite", name, bundled(), see="a path of a TOML file works too")
     try:
         values = tomllib.loads(text)
-        return Suite.model_validate({"name": Path(name).stem, **values})
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"suite {name} is not TOML: {error}") from None
-    except ValidationError as error:
-        raise InputError(f"suite {name}: {explain(error)}") from None
+    base = values.pop("extends", None)
+    return values if base is None else _changed(_values(str(base), (*extended, name)), values)
+
+
+def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A table with other values in it, tables within it likewise; lists are replaced."""
+    both = {name: (base[name], value) for name, value in values.items() if isinstance(base.get(name), dict)}
+    inner = {name: _changed(old, new) for name, (old, new) in both.items() if isinstance(new, dict)}
+    return base | values | inner
 
 
 def _folder() -> Any:

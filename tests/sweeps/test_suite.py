@@ -146,3 +146,21 @@ def test_a_composition_is_a_method_of_a_suite(tiny: Path) -> None:
 def test_bad_pairs_and_settings_are_refused(tiny: Path, pair: str, end: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_suite(str(write(tiny, pair, end=end)))
+
+
+def test_a_suite_may_extend_another(tiny: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(
+        f'extends = "{tiny}"\nseeds = 7\n[data]\ntrain_fraction = 0.3\n[tuning.search]\nweight_decay = '
+        "{ low = 1e-5, high = 1e-3, log = true }\n"
+    )
+    base, suite = load_suite(str(tiny)), load_suite(str(other))
+    assert suite.name == "other" and suite.seeds == 7 and suite.methods == base.methods and suite.recipe == base.recipe
+    assert suite.data == base.data.model_copy(update={"train_fraction": 0.3})
+    assert set(suite.tuning.search) == {"lr", "weight_decay"} and suite.tuning.trials == base.tuning.trials
+    other.write_text(f'extends = "{other}"')
+    with pytest.raises(InputError, match="extends itself"):
+        load_suite(str(other))
+    other.write_text('extends = "digitz"')
+    with pytest.raises(InputError, match="unknown suite 'digitz': did you mean digits"):
+        load_suite(str(other))
