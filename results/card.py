@@ -92,6 +92,43 @@ def _metric(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def anytime_picture(run: StoredRun) -> bytes:
+    """Accuracy over multiply-adds of every prediction of the last epoch that stops early or not, as a png file.
+
+    Raises:
+        InputError: if the run has no exits.
+    """
+    from matplotlib.figure import Figure
+
+    scores = run.outcome.scores["last"] if run.outcome and run.status == "done" else {}
+    part = "test" if "test" in scores else "validation"
+    predictions: dict[str, dict[str, float]] = next(iter(scores.get(part, {}).values()), {})
+    points = sorted(
+        (m["multiply_adds"], m["accuracy"], name) for name, m in predictions.items() if "multiply_adds" in m
+    )
+    if not points:
+        raise InputError(f"run {run.key} ({run.spec['method']}, {run.status}) has no exits to compare.")
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    exits = [point for point in points if point[2] != "ensemble"]
+    axes.plot([cost for cost, _, _ in exits], [100 * accuracy for _, accuracy, _ in exits], marker="o")
+    for cost, accuracy, name in points:
+        if name == "ensemble":
+            axes.plot(cost, 100 * accuracy, marker="s")
+        offset = (-40, 6) if name == "ensemble" else (4, -12)
+        axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", xytext=offset)
+    axes.set(title=f"{run.spec['method']} {run.key[:8]}", xlabel="multiply-adds", ylabel=f"{part} accuracy in %")
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100)
+    return file.getvalue()
+
+
+def has_exits(outcome: Outcome) -> bool:
+    """Whether a run's predictions are costed one by one."""
+    scores = outcome.scores.get("last", {}).get("validation", {})
+    return any("multiply_adds" in metrics for predictions in scores.values() for metrics in predictions.values())
+
+
 def confusion_picture(run: StoredRun) -> bytes:
     """The confusion matrix of the headline's last epoch as a png file.
 

@@ -25,7 +25,7 @@ from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 
-from results.card import confusion_picture, targets  # noqa: E402
+from results.card import anytime_picture, confusion_picture, has_exits, targets  # noqa: E402
 from results.explanation import METRICS, Explained, explain_page, explain_plot  # noqa: E402
 from results.leaderboard import Board  # noqa: E402
 from results.plan import Planned  # noqa: E402
@@ -164,10 +164,15 @@ class Tracker:
             if weights and (run.folder / "last.safetensors").exists():
                 self.client.log_artifact(run_id, str(run.folder / "last.safetensors"))
         if weights and run.outcome and run.outcome.confusion:
-            with tempfile.TemporaryDirectory() as folder:
-                picture = Path(folder) / "confusion.png"
-                picture.write_bytes(confusion_picture(run))
-                self.client.log_artifact(run_id, str(picture))
+            self._picture(run_id, "confusion.png", confusion_picture(run))
+            if has_exits(run.outcome):
+                self._picture(run_id, "anytime.png", anytime_picture(run))
+
+    def _picture(self, run_id: str, name: str, file: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            path.write_bytes(file)
+            self.client.log_artifact(run_id, str(path))
 
     def _end(self, run_id: str, status: str, ended: float | None) -> None:
         self.client.set_terminated(run_id, status, None if ended is None else int(ended * 1000))

@@ -148,17 +148,20 @@ def run(
 def show(
     run: Annotated[str, typer.Argument(help="A run's key, or the first characters of it.")],
     plot: Annotated[Path | None, typer.Option(help="Writes the confusion matrix there, as a png file.")] = None,
+    anytime: Annotated[Path | None, typer.Option(help="Writes accuracy over cost of every exit there.")] = None,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
     """Shows a run: its scores, cost, and whether it meets practitioners' targets."""
-    from results.card import card_page, card_values, confusion_picture
+    from results.card import anytime_picture, card_page, card_values, confusion_picture
     from results.store import write
 
     runs = _store(existing(store))
     found = runs.find(run)
     if plot:
         write(in_folder(plot), confusion_picture(found))
+    if anytime:
+        write(in_folder(anytime), anytime_picture(found))
     answer(card_values(found)) if as_json else typer.echo(card_page(found, runs))
 
 

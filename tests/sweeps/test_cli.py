@@ -221,6 +221,11 @@ def test_show_prints_scores_targets_and_the_confusion_matrix(kdbench: Run, tmp_p
     values = json.loads(out)
     assert {target["name"] for target in values["targets"]} == {"accuracy", "parameters", "latency"}
     assert sum(map(sum, values["outcome"]["confusion"])) == 360
+    code, _, err = kdbench("show", key, "--anytime", "anytime.png")
+    assert code == 2 and "(kd, done) has no exits to compare" in err
+    exits = json.loads(kdbench(*changed("--method", "multi_exit"), "--json")[1])["key"]
+    code, _, _ = kdbench("show", exits, "--anytime", "anytime.png")
+    assert code == 0 and (tmp_path / "anytime.png").stat().st_size > 5000
     code, _, err = kdbench("show", "zzzz")
     assert code == 2 and "unknown run 'zzzz'" in err
     code, _, err = kdbench("show", key, "--plot", "nowhere/confusion.png")
