@@ -63,7 +63,9 @@ class Tracker:
         run = self.store.get(planned.key)
         if run is None or not (run.times or run.finished or run.reason):
             return
-        name = f"{planned.phase} {planned.number}" if planned.phase != "teacher" else f"teacher of {planned.pair}"
+        name = f"{planned.phase} {planned.number}"
+        if planned.phase == "teacher":
+            name = f"teacher {run.spec['student']['name']} of {planned.pair}"
         tags = {"pair": planned.pair, "method": planned.method, "phase": planned.phase}
         if planned.phase != "teacher":
             tags["mlflow.parentRunId"] = self._parent(planned, run.started)
