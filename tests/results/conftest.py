@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from bench.record import Epoch, Outcome
+from results.explanation import Explained
 from results.plan import Plan, Planned
 from results.store import RunStore
 
@@ -39,6 +40,29 @@ def outcome(test: float, validation: float = 0.5, status: str = "done", reason: 
     machine = {"hardware": "abacus", "threads": 1, "torch": "2", "timm": "1"}
     teacher = {"test": {"accuracy": 0.9}}
     return Outcome("done", "", scores, cost, machine, teacher=teacher, confusion=[[9, 1], [2, 8]])
+
+
+def explained(method: str, n_fg: float, d_mean: float | None, peaks_first: float = 0.0) -> Explained:
+    """An explanation by its numbers."""
+    return Explained(
+        key=f"{method:0<16}",
+        method=method,
+        model="net",
+        stage=3,
+        stages=4,
+        mask="central half",
+        images=4,
+        epochs=[1, 2],
+        foreground=[1.0, n_fg],
+        background=[2.0, 3.0],
+        ratio=0.5,
+        d_mean=d_mean,
+        d_std=0.25,
+        peaks_first=peaks_first,
+        discarded=0.1,
+        test_accuracy=0.875,
+        same_weights=True,
+    )
 
 
 @pytest.fixture

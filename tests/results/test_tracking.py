@@ -9,12 +9,11 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from results.explanation import Explained
 from results.leaderboard import leaderboard
 from results.plan import Plan, Planned
 from results.store import RunStore
 from results.tracking import Tracker, _metric_name
-from tests.results.conftest import SPEC, outcome
+from tests.results.conftest import SPEC, explained, outcome
 
 
 @pytest.fixture
@@ -116,37 +115,15 @@ def test_run_that_is_unsupported_is_there_with_its_reason(
 
 def test_explanation_is_logged_as_metrics_table_and_plot(store: RunStore) -> None:
     tracker = Tracker(store, "explain")
-    tracker.explanation([explained("student", 5.0), explained("kd", 7.0)])
-    tracker.explanation([explained("student", 5.0), explained("kd", 7.0)])
+    tracker.explanation([explained("student", 5.0, 2.0), explained("kd", 7.0, None)])
+    tracker.explanation([explained("student", 5.0, 2.0), explained("kd", 7.0, None)])
     found = {run.info.run_name: run for run in runs(tracker)}
-    assert found.keys() == {"student student1", "kd kd1"} and len(runs(tracker)) == 2
-    assert found["kd kd1"].data.metrics["N_fg"] == 7.0 and "D_std" not in found["kd kd1"].data.metrics
-    curve = tracker.client.get_metric_history(found["kd kd1"].info.run_id, "N_fg over epochs")
+    assert found.keys() == {"student student0", "kd kd000000"} and len(runs(tracker)) == 2
+    assert found["kd kd000000"].data.metrics["N_fg"] == 7.0 and "D_mean" not in found["kd kd000000"].data.metrics
+    curve = tracker.client.get_metric_history(found["kd kd000000"].info.run_id, "N_fg over epochs")
     assert {(metric.step, metric.value) for metric in curve} == {(1, 1.0), (2, 7.0)}
-    files = {artifact.path for artifact in tracker.client.list_artifacts(found["kd kd1"].info.run_id)}
+    files = {artifact.path for artifact in tracker.client.list_artifacts(found["kd kd000000"].info.run_id)}
     assert files == {"concepts.txt", "concepts.png"}
-
-
-def explained(method: str, n_fg: float) -> Explained:
-    return Explained(
-        key=f"{method}1",
-        method=method,
-        model="small",
-        stage=1,
-        stages=2,
-        mask="ink",
-        images=4,
-        epochs=[1, 2],
-        foreground=[1.0, n_fg],
-        background=[1.0, 1.0],
-        ratio=0.5,
-        d_mean=0.1,
-        d_std=None,
-        peaks_first=0.0,
-        discarded=0.2,
-        test_accuracy=0.9,
-        same_weights=True,
-    )
 
 
 def test_metric_names_hold_what_mlflow_allows() -> None:

@@ -12,10 +12,11 @@ import torch
 import sweeps.explain
 from bench.errors import InputError
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from results.explanation import Explained, explain_page, explain_plot
+from results.explanation import explain_page, explain_plot
 from results.store import RunStore, write
 from sweeps.explain import Settings, explain, spaced
 from sweeps.workers import carry_out
+from tests.results.conftest import explained
 
 CPU = torch.device("cpu")
 NOWHERE = Path("/nonexistent")
@@ -118,28 +119,6 @@ def test_snapshots_are_evenly_spaced_and_hold_the_last() -> None:
     assert spaced(range(1, 33), 8) == [4, 8, 12, 16, 20, 24, 28, 32]
     assert spaced(range(5, 8), 8) == [5, 6, 7]
     assert spaced(range(1, 11), 3) == [4, 7, 10]
-
-
-def explained(method: str, n_fg: float, d_mean: float | None, peaks_first: float = 0.0) -> Explained:
-    return Explained(
-        key=f"{method:0<16}",
-        method=method,
-        model="net",
-        stage=3,
-        stages=4,
-        mask="central half",
-        images=4,
-        epochs=[1, 2],
-        foreground=[1.0, n_fg],
-        background=[2.0, 3.0],
-        ratio=0.5,
-        d_mean=d_mean,
-        d_std=0.25,
-        peaks_first=peaks_first,
-        discarded=0.1,
-        test_accuracy=0.875,
-        same_weights=True,
-    )
 
 
 def test_page_says_what_was_expected_and_seen() -> None:
