@@ -1,4 +1,4 @@
-"""Data sets as uint8 tensors in memory, their three-way split, and augmented batches drawn from named seeds."""
+"""Data sets, as uint8 tensors or left in their files, their three-way split, and batches drawn from named seeds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,22 +15,28 @@ import torch.nn.functional as F
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from bench.augment import Augment
+from bench.augment import check_augment as check_augment
 from bench.errors import InputError, unknown
+from bench.files import FileBatches, ImageFiles
 from bench.seeds import generator, seed_of
 from bench.spec import DataSpec
 from methods.base import Data
 
 FOLDER = "folder:"
-AUGMENTATIONS = ("none", "crop", "crop-reflect", "flip", "randaugment")
 LARGEST_FOLDER = 8 * 2**30
-"""Bytes of pixels that a folder of images may take in memory."""
+"""Bytes of pixels that a folder of images may take in memory; a larger one is left in its files."""
+EVALUATION_BATCH = 128
+"""Larger batches are no faster on CPUs, where their activations fault pages in anew each time."""
+SAMPLED = 2000
+"""Images in files from which the mean and the standard deviation are estimated."""
 
 
 class Part(NamedTuple):
     """Images and their classes."""
 
     images: Tensor
-    """(N, C, H, W) uint8"""
+    """(N, C, H, W) uint8; or `ImageFiles`, which stand for them"""
     labels: Tensor
     """(N,) int64"""
 
@@ -91,15 +97,24 @@ def load(spec: DataSpec, data_dir: Path) -> Splits:
     if spec.train_fraction < 1:
         train, withheld = _divide(train, 1 - spec.train_fraction, spec, "labelled")
         unlabelled = withheld.images
-    pixels = train.images.float() / 255
-    return Splits(
-        Data(train.images, train.labels, unlabelled, len(source.classes)),
-        validation,
-        test,
-        source.classes,
-        tuple(pixels.mean(dim=(0, 2, 3)).tolist()),
-        tuple(pixels.std(dim=(0, 2, 3)).clamp_min(1e-3).tolist()),
-    )
+    data = Data(train.images, train.labels, unlabelled, len(source.classes))
+    return Splits(data, validation, test, source.classes, *_statistics(train.images))
+
+
+def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1]; of images in files, those of a seeded sample."""
+    if not isinstance(images, ImageFiles):
+        pixels = images.float() / 255
+        mean, std = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
+    else:
+        sample = images[torch.randperm(len(images), generator=generator("statistics"))[:SAMPLED]]
+        mean, square = torch.zeros(2, 3, dtype=torch.float64)
+        for pixels in sample.split(EVALUATION_BATCH):
+            values = pixels.double() / 255
+            mean += values.mean(dim=(2, 3)).sum(dim=0) / len(sample)
+            square += values.square().mean(dim=(2, 3)).sum(dim=0) / len(sample)
+        std = (square - mean.square()).sqrt()
+    return tuple(mean.tolist()), tuple(std.clamp_min(1e-3).tolist())
 
 
 def _divide(part: Part, share: float, spec: DataSpec, name: str) -> tuple[Part, Part]:
@@ -132,8 +147,23 @@ def read(name: str, image_size: int, data_dir: Path) -> Source:
     digest = hashlib.sha256("\n".join(classes).encode())
     for part in (train, test):
         for tensor in part or ():
-            digest.update(str(tuple(tensor.shape)).encode() + tensor.contiguous().numpy().tobytes())
+            _update(digest, tensor, ("name", "bytes"))
     return Source(train, test, classes, digest.hexdigest()[:16])
+
+
+def _update(digest: Any, tensor: Tensor, fields: tuple[str, ...]) -> None:
+    """Adds a tensor's shape and values to a digest; of images in files, not the pixels but these fields of each."""
+    digest.update(str(tuple(tensor.shape)).encode())
+    files = tensor if isinstance(tensor, ImageFiles) else None
+    for array in [files.entries[field] for field in fields] if files else [tensor.cpu().numpy()]:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def content(images: Tensor) -> str:
+    """32 hexadecimal digits for the pixels of images (N, C, H, W) uint8; for the state on disk of those in files."""
+    digest = hashlib.sha256()
+    _update(digest, images, ("name", "bytes", "modified"))
+    return digest.hexdigest()[:32]
 
 
 Parts = tuple[Part, Part | None, tuple[str, ...]]
@@ -198,34 +228,20 @@ def _cifar10_jpeg(data_dir: Path) -> Parts:
 def _folder(folder: Path, image_size: int) -> Parts:
     """Images in one folder a class, or so under train and maybe test or val; resized and cropped to a square."""
     from torchvision.datasets import ImageFolder
-    from torchvision.io import ImageReadMode, decode_image
-    from torchvision.transforms.v2.functional import center_crop, resize
 
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: give a folder that holds one folder of images a class.")
     if not image_size:
         raise InputError(f"images of {folder} need one size: give --image-size, as --image-size 64.")
 
-    def pixels_of(file: str) -> Tensor:
-        try:
-            image = decode_image(file, ImageReadMode.RGB)
-        except RuntimeError as error:
-            raise InputError(f"{file} cannot be decoded as an image: {str(error).splitlines()[0]}") from None
-        square: Tensor = center_crop(resize(image, [image_size]), [image_size])
-        return square
-
     def part(path: Path) -> tuple[Part, list[str]]:
         try:
             listing = ImageFolder(str(path))
         except FileNotFoundError as error:
             raise InputError(f"{path} does not hold one folder of images a class: {error}") from None
-        if (size := len(listing.samples) * 3 * image_size**2) > LARGEST_FOLDER:
-            raise InputError(
-                f"{path} takes {size / 2**30:.0f} GiB at {image_size} pixels, but at most {LARGEST_FOLDER >> 30} fit: "
-                "give a smaller --image-size."
-            )
-        pixels = torch.stack([pixels_of(file) for file, _ in listing.samples])
-        return Part(pixels, torch.tensor([label for _, label in listing.samples])), listing.classes
+        files = ImageFiles.listed(folder, [file for file, _ in listing.samples], image_size, LARGEST_FOLDER)
+        images = files.to(torch.uint8) if files.nbytes <= LARGEST_FOLDER else cast(Tensor, files)
+        return Part(images, torch.tensor(listing.targets)), listing.classes
 
     held_out = next((name for name in ("test", "val", "validation") if (folder / name).is_dir()), None)
     if (folder / "train").is_dir() and held_out:
@@ -257,29 +273,30 @@ def default_augment(name: str) -> str:
     return "crop" if name in ("digits", "mnist") else "crop+flip"
 
 
-def check_augment(augment: str) -> tuple[str, ...]:
-    """The augmentations named in a recipe.
-
-    Raises:
-        InputError: if one is unknown.
-    """
-    names = tuple(augment.split("+"))
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown("augmentation", name, AUGMENTATIONS)
-    return names
-
-
 def steps_per_epoch(images: int, batch_size: int) -> int:
     """Batches of an epoch; a last batch of one image, which batch norm cannot take, is left out."""
     return max(1, images // batch_size + (images % batch_size > 1))
 
 
+class Batch(NamedTuple):
+    """What one update sees."""
+
+    inputs: Tensor
+    """(B, C, H, W) in [0, 1], augmented"""
+    labels: Tensor
+    """(B,) or (B, K)"""
+    indices: Tensor
+    """(B,) int64 on the CPU: which images of the stage's data these are"""
+
+
 class Views:
     """Augmented batches of a stage's data; what is drawn depends on the seed and the epoch alone."""
 
+    images: Tensor
+    """(N, C, H, W) uint8 as they are, on the device; or `ImageFiles`"""
+
     def __init__(self, data: Data, batch_size: int, steps: int, device: torch.device) -> None:
-        """Pads the images once.
+        """Moves images in memory to the device once.
 
         Args:
             data: what to draw from.
@@ -287,43 +304,39 @@ class Views:
             steps: batches of an epoch; with fewer images the last is short, with more a part is drawn each epoch.
             device: where batches are made.
         """
-        self.names, self.magnitude = check_augment(data.augment), data.magnitude
-        self.size, self.batch_size, self.steps = data.images.shape[-1], batch_size, steps
-        self.pad = max(1, self.size // 8) if {"crop", "crop-reflect"} & set(self.names) else 0
-        images = data.images
-        if self.pad:
-            mode = "reflect" if "crop-reflect" in self.names else "constant"
-            images = F.pad(images.float(), [self.pad] * 4, mode=mode).to(torch.uint8)
-        self.images, self.labels, self.device = images.to(device), data.labels.to(device), device
+        self.data, self.batch_size, self.steps, self.device = data, batch_size, steps, device
+        self.names, self.labels = check_augment(data.augment), data.labels.to(device)
+        self.used = min(len(data.images), batch_size * steps)
+        if self.used > batch_size and self.used % batch_size == 1:
+            self.used -= 1
+        self.files: FileBatches | None = None
+        self.images = data.images
+        if isinstance(data.images, ImageFiles):
+            boxes = "resized-crop" in self.names
+            self.files = FileBatches(data.images, batch_size, self.used, boxes, device)
+        else:
+            self.images = data.images.to(device)
 
-    def epoch(self, seed: int, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one epoch: inputs (B, C, H, W) in [0, 1], labels (B,) or (B, K)."""
-        order = torch.randperm(len(self.images), generator=generator(seed, "order", number))
-        draws = generator(seed, "views", number)
-        for step, chosen in enumerate(order.split(self.batch_size)[: self.steps]):
-            if len(chosen) == 1 and step:
-                return
-            chosen = chosen.to(self.device)
-            images = self._augmented(self.images[chosen], draws, seed_of(seed, "randaugment", number, step))
-            yield images.float().div_(255), self.labels[chosen]
+    @property
+    def fixed(self) -> bool:
+        """Whether an image looks the same in every epoch."""
+        return set(self.names) == {"none"}
 
-    def _augmented(self, images: Tensor, draws: torch.Generator, seed: int) -> Tensor:
-        count = len(images)
-        if self.pad:
-            corners = torch.randint(0, 2 * self.pad + 1, (2, count), generator=draws).to(self.device)
-            span = torch.arange(self.size, device=self.device)
-            rows, columns = (corner[:, None] + span for corner in corners)
-            which = torch.arange(count, device=self.device)[:, None, None]
-            images = images[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        if "flip" in self.names:
-            flipped = (torch.rand(count, generator=draws) < 0.5).to(self.device)[:, None, None, None]
-            images = torch.where(flipped, images.flip(-1), images)
-        return self._randaugmented(images, seed) if "randaugment" in self.names else images
+    @functools.cached_property
+    def stream(self) -> str:
+        """16 hexadecimal digits for all that decides what batches show but the seed and the epoch; not for labels."""
+        decisive = (content(self.data.images), self.names, self.data.magnitude, self.batch_size, self.steps)
+        return hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
 
-    def _randaugmented(self, images: Tensor, seed: int) -> Tensor:
-        from torchvision.transforms.v2 import RandAugment
-
-        transform = RandAugment(num_ops=2, magnitude=self.magnitude)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return torch.stack([transform(image) for image in images])
+    def epoch(self, seed: int, number: int) -> Iterator[Batch]:
+        """Batches of one epoch."""
+        order = torch.randperm(len(self.data.images), generator=generator(seed, "order", number))[: self.used]
+        if self.files:
+            names = tuple(name for name in self.names if name != "resized-crop")
+            batches = self.files.epoch(order, seed_of(seed, "views", number))
+        else:
+            names = self.names
+            batches = (self.images[chosen.to(self.device)] for chosen in order.split(self.batch_size))
+        augment = Augment(names, self.data.magnitude, seed, number)
+        for chosen, batch in zip(order.split(self.batch_size), batches, strict=True):
+            yield Batch(augment(batch).float().div_(255), self.labels[chosen.to(self.device)], chosen)

@@ -1,4 +1,4 @@
-"""run(): carries out a specification. It knows stages, students and teachers, and no method by name."""
+"""run(): carries out specifications. It knows stages, students and teachers, and no method by name."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import functools
 import hashlib
 import io
 import time
+from collections.abc import Generator
 from typing import Any
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.data import Part, Splits, Views, steps_per_epoch
+from bench.data import Batch, Part, Splits, Views, steps_per_epoch
 from bench.environment import environment
 from bench.evaluate import confusion, predict, score, scored, sizes
+from bench.interleave import interleave
 from bench.meter import Meter
-from bench.networks import Network, Networks
+from bench.networks import Networks
 from bench.record import Epoch, Outcome, Sink
 from bench.seeds import seed_of
-from bench.signals import differentiation, observe
+from bench.signals import GRADIENTS, differentiation, observe
 from bench.spec import Spec
 from bench.stages import finetuned, stage_epochs
+from bench.teaching import Teaching, Tutor
 from bench.trainee import Trainee
 from methods.base import TEACHER, Method, Net, Signals, Stage, Step, Unsupported
 
@@ -31,7 +34,12 @@ class Diverged(Exception):
     """A loss is no longer a finite number."""
 
 
-def run(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> tuple[Outcome, dict[str, bytes]]:
+Result = tuple[Outcome, dict[str, bytes]]
+"""The outcome, and the safetensors files "last" and "best" of the first student of the last stage, with "last_extras"
+and "best_extras" where its predictions are made with modules of the method."""
+
+
+def run(spec: Spec, data: Splits, sink: Sink, device: torch.device, teaching: Teaching | None = None) -> Result:
     """Trains and scores what a specification says; goes on from the sink's checkpoint if there is one.
 
     Args:
@@ -39,22 +47,32 @@ def run(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> tuple[Out
         data: split as the spec says.
         sink: receives epochs, keeps checkpoints, and gives stored weights.
         device: where to compute.
-
-    Returns:
-        The outcome, and the safetensors files "last" and "best" of the first student of the last stage, with
-        "last_extras" and "best_extras" where its predictions are made with modules of the method.
+        teaching: gives what teachers have said before.
 
     Raises:
         Stopped: if the sink ends the run.
         InputError: if the specification cannot be carried out.
     """
-    with torch.random.fork_rng():
-        try:
-            return _Run(spec, data, sink, device).execute()
-        except Unsupported as reason:
-            return Outcome("unsupported", str(reason), environment=environment(device)), {}
-        except Diverged as reason:
-            return Outcome("diverged", str(reason), environment=environment(device)), {}
+    (result,) = interleave([updates(spec, data, sink, device, teaching or Teaching())], device)
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def updates(
+    spec: Spec, data: Splits, sink: Sink, device: torch.device, teaching: Teaching
+) -> Generator[None, None, Result]:
+    """`run`, which pauses after every update so that others may be trained side by side.
+
+    Those that share `teaching` and ask the same teachers about the same views are given the same answers; each ends as
+    it would alone.
+    """
+    try:
+        return (yield from _Run(spec, data, sink, device, teaching).execute())
+    except Unsupported as reason:
+        return Outcome("unsupported", str(reason), environment=environment(device)), {}
+    except Diverged as reason:
+        return Outcome("diverged", str(reason), environment=environment(device)), {}
 
 
 def rehearse(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> None:
@@ -64,17 +82,17 @@ def rehearse(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> None
         Unsupported: if it does not; the message names what is missing.
     """
     with torch.random.fork_rng():
-        _Run(spec, data, sink, device).rehearse()
+        _Run(spec, data, sink, device, Teaching()).rehearse()
 
 
 class _Run:
-    def __init__(self, spec: Spec, data: Splits, sink: Sink, device: torch.device) -> None:
-        self.spec, self.data, self.sink, self.device = spec, data, sink, device
+    def __init__(self, spec: Spec, data: Splits, sink: Sink, device: torch.device, teaching: Teaching) -> None:
+        self.spec, self.data, self.sink, self.device, self.teaching = spec, data, sink, device, teaching
         self.method = spec.build_method()
         names = ("teacher" if index == 0 else f"teacher_{index + 1}" for index in range(len(spec.teachers)))
         models = {**dict(zip(names, spec.teachers, strict=False)), "student": spec.student}
         self.digests: dict[str, str] = {}
-        self.networks = Networks(models, data, spec.seed, device, self._stored)
+        self.networks = Networks(models, data, spec.seed, device, self._stored, teaching.predictions)
         self.needs, self.groups = self.method.needed(), self.method.groups(data.train.classes)
         if self.method.taught and not spec.teachers:
             raise Unsupported(f"{spec.method} learns from a teacher, and the run has none.")
@@ -88,28 +106,31 @@ class _Run:
         self.trainees: list[Trainee] = []
         self.stage, self.epoch, self.number = 0, 0, 0
         self.best: dict[str, Any] = {"number": 0, "accuracy": -1.0, "students": {}}
-        self.cost = {"seconds": 0.0, "images": 0, "teacher_forwards": 0, "epochs": 0, "training_set": 0}
+        self.probes: dict[Net, Signals] = {}
+        """Of the stage's teachers, for two images."""
+        self.identities: dict[Net, str] = {}
+        counts = ("images", "teacher_forwards", "teacher_cached", "epochs", "training_set")
+        self.cost: dict[str, float] = {"seconds": 0.0, "teacher_seconds": 0.0} | dict.fromkeys(counts, 0)
 
-    def execute(self) -> tuple[Outcome, dict[str, bytes]]:
+    def execute(self) -> Generator[None, None, Result]:
         if (file := self.sink.checkpoint()) is not None:
             self._restore(file)
         else:
             self.trainees = self._enter(0)
-        self._train()
+        yield from self._train()
         while self.stage + 1 < len(self.stages):
             self.stage, self.epoch = self.stage + 1, 0
             self.trainees = self._enter(self.stage)
-            self._train()
+            yield from self._train()
         return self._result()
 
     def rehearse(self) -> None:
         for index, stage in enumerate(self.stages):
             self.stage, self.trainees = index, self._enter(index)
             views = self._views(stage)
-            inputs, labels = next(views.epoch(self.spec.seed, 1))
             for trainee in self.trainees:
                 trainee.train()
-            self._step(stage, inputs, labels, [self.networks.teacher(net) for net in stage.teachers], 0)
+            self._step(stage, next(views.epoch(self.spec.seed, 1)), self._tutors(stage, views), 0)
 
     def _enter(self, index: int) -> list[Trainee]:
         """The students of a stage, with extras sized by a probe and fresh optimizers."""
@@ -120,12 +141,14 @@ class _Run:
         labels = torch.zeros(2, dtype=torch.long, device=self.device)
         probes = [observe(network.eval(), images, labels, self.needs) for network in (*networks, *teachers)]
         students, taught = probes[: len(networks)], tuple(probes[len(networks) :])
+        self.probes = dict(zip(stage.teachers, taught, strict=True))
         for position, net in enumerate(stage.students):
             if net.name not in self.extras:
                 torch.manual_seed(seed_of(self.spec.seed, "extras", net.name))
                 others = taught + _without(students, position)
                 self.extras[net.name] = self.method.extras(students[position], others).to(self.device)
         stage.prepare(self.networks)
+        self.identities = {net: self.networks.identity(net) for net in stage.teachers}
         recipe, updates = self.spec.recipe, self.lengths[index] * self.steps
         changes = {"lr": recipe.lr * stage.lr, "clip_norm": stage.clip_norm or recipe.clip_norm}
         recipe = recipe.model_copy(update=changes)
@@ -134,32 +157,52 @@ class _Run:
             for net, network in zip(stage.students, networks, strict=True)
         ]
 
-    def _train(self) -> None:
+    def _train(self) -> Generator[None, None, None]:
         """What is left of the current stage."""
-        stage, length, before = self.stages[self.stage], self.lengths[self.stage], self.networks.forwards
+        stage, length = self.stages[self.stage], self.lengths[self.stage]
         if self.epoch >= length:
             return
+        asked, cached = self.networks.asked, self.networks.cached
         views = self._views(stage)
         if self.epoch == 0:
-            self.cost["teacher_forwards"] += self.networks.forwards - before
-        teachers = [self.networks.teacher(net) for net in stage.teachers]
+            self.cost["teacher_forwards"] += self.networks.asked - asked
+            self.cost["teacher_cached"] += self.networks.cached - cached
         while self.epoch < length:
-            self._epoch(stage, views, teachers)
+            yield from self._epoch(stage, views)
 
     def _views(self, stage: Stage) -> Views:
         data = stage.data(dataclasses.replace(self.data.train, augment=self.spec.recipe.augment), self.networks)
         self.cost["training_set"] = max(self.cost["training_set"], len(data.images))
         return Views(data, self.spec.recipe.batch_size, self.steps, self.device)
 
-    def _epoch(self, stage: Stage, views: Views, teachers: list[Network]) -> None:
-        start, number = time.perf_counter(), self.number + 1
+    def _tutors(self, stage: Stage, views: Views) -> list[Tutor]:
+        """The stage's teachers for the coming epoch."""
+        epoch, length, needs = (self.spec.seed, self.number + 1), self.lengths[self.stage], self._needs(stage)
+        tutors = []
+        for net in stage.teachers:
+            identity, lesson = self.identities[net], None
+            if identity and not needs & GRADIENTS:
+                lesson = self.teaching.lesson(identity, views, epoch, length, needs, self.probes[net])
+            tutors.append(Tutor(self.networks.teacher(net), needs, lesson))
+        return tutors
+
+    def _needs(self, stage: Stage) -> frozenset[str]:
+        return self.needs if stage.needs is None else stage.needs
+
+    def _epoch(self, stage: Stage, views: Views) -> Generator[None, None, None]:
+        start, elsewhere, number = time.perf_counter(), 0.0, self.number + 1
         torch.manual_seed(seed_of(self.spec.seed, "noise", number))
         for trainee in self.trainees:
             trainee.train()
-        meter = Meter(self.device)
-        for update, (inputs, labels) in enumerate(views.epoch(self.spec.seed, number), start=self.epoch * self.steps):
-            losses, first = self._step(stage, inputs, labels, teachers, update)
-            meter.add(losses, self._headline(first), labels)
+        meter, tutors = Meter(self.device), self._tutors(stage, views)
+        for update, batch in enumerate(views.epoch(self.spec.seed, number), start=self.epoch * self.steps):
+            losses, first = self._step(stage, batch, tutors, update)
+            meter.add(losses, self._headline(first), batch.labels)
+            paused = time.perf_counter()
+            yield
+            elsewhere += time.perf_counter() - paused
+        for tutor in tutors:
+            tutor.close(update % self.steps + 1)
         if bad := meter.infinite():
             raise Diverged(f"in epoch {number} of {sum(self.lengths)} (stage {stage.name}) {', '.join(bad)}.")
         self.number, self.epoch = number, self.epoch + 1
@@ -172,22 +215,22 @@ class _Run:
             validation_accuracy=self._validate(),
             learning_rate=self.trainees[0].optimizer.param_groups[0]["lr"],
             images=meter.images * len(self.trainees),
-            teacher_forwards=meter.images * len(teachers),
-            seconds=time.perf_counter() - start,
+            teacher_forwards=meter.images * len(tutors),
+            teacher_cached=sum(max(0, meter.images - tutor.images) for tutor in tutors),
+            seconds=time.perf_counter() - start - elsewhere,
         )
-        for name in ("seconds", "images", "teacher_forwards"):
+        for name in ("seconds", "images", "teacher_forwards", "teacher_cached"):
             self.cost[name] += getattr(record, name)
+        self.cost["teacher_seconds"] += sum(tutor.seconds for tutor in tutors)
         self.cost["epochs"] = number
         self.sink.epoch(record, self._state)
 
-    def _step(
-        self, stage: Stage, inputs: Tensor, labels: Tensor, teachers: list[Network], update: int
-    ) -> tuple[dict[str, Tensor], Signals]:
+    def _step(self, stage: Stage, batch: Batch, tutors: list[Tutor], update: int) -> tuple[dict[str, Tensor], Signals]:
         """Trains every student on one batch, together or in turn; its losses, and the first student's signals."""
         epoch, progress = update / self.steps, update / (self.lengths[self.stage] * self.steps)
-        needs = self.needs if stage.needs is None else stage.needs
-        look = functools.partial(observe, images=inputs, labels=labels, needs=needs, precision=self.spec.precision)
-        taught = tuple(look(network) for network in teachers)
+        inputs, labels, needs = batch.inputs, batch.labels, self._needs(stage)
+        look = functools.partial(observe, images=inputs, labels=labels, needs=needs)
+        taught = tuple(tutor.answer(update % self.steps, batch) for tutor in tutors)
         students = [look(trainee.network, training=True) for trainee in self.trainees]
         fellows = [student.detached() for student in students] if len(students) > 1 else []
         everyone = range(len(students))
@@ -229,9 +272,9 @@ class _Run:
         return accuracy
 
     def _predict(self, trainee: Trainee, part: Part) -> dict[str, Tensor]:
-        return predict(self.method, trainee.network, trainee.extras, part, self.spec.precision)
+        return predict(self.method, trainee.network, trainee.extras, part)
 
-    def _result(self) -> tuple[Outcome, dict[str, bytes]]:
+    def _result(self) -> Result:
         """Scores the last epoch and the best on validation and, unless this is a tuning run, on test: once."""
         parts = {"validation": self.data.validation, **({"test": self.data.test} if self.spec.test else {})}
         teacher = self.networks.teacher(TEACHER) if self.spec.teachers else None

@@ -35,32 +35,23 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> str:
-    """The precision by name; "auto" is bf16 on a GPU that has it and fp32 elsewhere.
-
-    Raises:
-        InputError: if the name is unknown.
-    """
-    if name not in ("auto", "fp32", "bf16"):
-        raise InputError(f"precision must be auto, fp32 or bf16, but got {name!r}.")
-    if name != "auto":
-        return name
-    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
-
 def environment(device: torch.device) -> dict[str, Any]:
     """What a record says of the machine; it does not enter the key."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     packages = {package: version(package) for package in ("torch", "timm")}
     return {
         "device": str(device.type),
-        "hardware": name,
+        "hardware": hardware(device),
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         **packages,
         "commit": commit(),
     }
+
+
+def hardware(device: torch.device) -> str:
+    """The name of the GPU or the processor."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
 def command(name: str) -> str:

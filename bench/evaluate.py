@@ -19,8 +19,8 @@ from torchmetrics.functional.classification import (
     multiclass_confusion_matrix,
 )
 
-from bench.data import Part
-from bench.networks import EVALUATION_BATCH, Network
+from bench.data import EVALUATION_BATCH, Part
+from bench.networks import Network
 from bench.signals import GRADIENTS, observe
 from methods.base import Method
 
@@ -28,7 +28,7 @@ LATENCY_RUNS = 30
 
 
 @torch.no_grad()
-def predict(method: Method, network: Network, extras: nn.ModuleDict, part: Part, precision: str) -> dict[str, Tensor]:
+def predict(method: Method, network: Network, extras: nn.ModuleDict, part: Part) -> dict[str, Tensor]:
     """Logits (N, K) of every named prediction of a method, on the CPU in float32, in evaluation mode."""
     network.eval()
     extras.eval()
@@ -37,7 +37,7 @@ def predict(method: Method, network: Network, extras: nn.ModuleDict, part: Part,
     outputs: dict[str, list[Tensor]] = {}
     for images, labels in zip(*(tensor.split(EVALUATION_BATCH) for tensor in part), strict=True):
         inputs = images.to(device).float().div_(255)
-        signals = observe(network, inputs, labels.to(device), needs, precision)
+        signals = observe(network, inputs, labels.to(device), needs)
         for name, logits in method.predictions(signals, extras).items():
             outputs.setdefault(name, []).append(logits.float().cpu())
     return {name: torch.cat(batches) for name, batches in outputs.items()}
@@ -173,7 +173,8 @@ def latency(network: Network, images: Tensor) -> float:
     times = []
     for _ in range(LATENCY_RUNS + 5):
         start = time.perf_counter()
-        network(image)
+        with network.precision():
+            network(image)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - start)

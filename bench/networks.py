@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bench.zoo  # noqa: F401  (registers the literature's networks)
-from bench.data import Splits
+from bench.data import EVALUATION_BATCH, Splits
 from bench.errors import InputError, unknown
 from bench.seeds import generator, seed_of
-from bench.spec import ModelSpec
+from bench.spec import Compute, ModelSpec
 from methods.base import Net, Unsupported
-
-EVALUATION_BATCH = 128
-"""Larger batches are no faster on CPUs, where their activations fault pages in anew each time."""
 
 
 class Network(nn.Module):
@@ -30,7 +29,14 @@ class Network(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], input_size: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        input_size: int,
+        compute: Compute = Compute(),  # noqa: B008  (immutable)
+    ) -> None:
         """Wraps a model.
 
         Args:
@@ -38,9 +44,13 @@ class Network(nn.Module):
             mean: of its inputs in [0, 1], for each channel that it takes.
             std: likewise.
             input_size: height and width that it expects; 0 is whatever comes.
+            compute: in which precision and layout.
         """
         super().__init__()
-        self.model, self.input_size = model, input_size
+        self.model, self.input_size, self.compute = model, input_size, compute
+        self.layout = torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
+        self.model.to(memory_format=self.layout)
+        self.made: dict[Callable[..., Any], Callable[..., Any]] = {}
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
@@ -51,7 +61,18 @@ class Network(nn.Module):
             images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
         if images.shape[1] == 1 and self.mean.shape[1] > 1:
             images = images.expand(-1, self.mean.shape[1], -1, -1)
-        return (images - self.mean) / self.std
+        return ((images - self.mean) / self.std).contiguous(memory_format=self.layout)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model and images, compiled once, with CUDA graphs on a GPU."""
+        if function not in self.made:
+            mode = "reduce-overhead" if self.mean.is_cuda else None
+            self.made[function] = torch.compile(function, dynamic=False, mode=mode)
+        return self.made[function]
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Where its passes are computed in its own precision."""
+        return torch.autocast(self.mean.device.type, torch.bfloat16, enabled=self.compute.precision == "bf16")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
@@ -101,7 +122,7 @@ def build(spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = Non
         raise InputError(f"{spec.name} takes {channels} channels, but got mean={mean} and std={std}.")
     if hasattr(model, "head_dist"):
         raise InputError(f"{spec.name} has two classifiers, whose mean no single tap gives: take its undistilled form.")
-    network = Network(model, mean, std, input_size)
+    network = Network(model, mean, std, input_size, spec.compute)
     _probe(network, spec.name, data)
     return network
 
@@ -138,6 +159,10 @@ def _create(name: str, pretrained: bool, args: dict[str, Any], size: int, option
     raise AssertionError("unreachable")
 
 
+Recall = Callable[[str, Tensor, Callable[[], Tensor]], tuple[Tensor, bool]]
+"""Takes a network's identity, images, and what predicts them; gives the logits, and whether they were known before."""
+
+
 class Networks:
     """The networks of one run, by the names of their Nets.
 
@@ -152,6 +177,7 @@ class Networks:
         seed: int,
         device: torch.device,
         weights: Callable[[str], bytes],
+        recall: Recall,
     ) -> None:
         """Starts without any network.
 
@@ -161,11 +187,14 @@ class Networks:
             seed: of random weights.
             device: where they live.
             weights: gives the safetensors file of a stored network.
+            recall: gives what stored networks have predicted before.
         """
         self.models, self.data, self.seed, self.device, self._weights = models, data, seed, device, weights
+        self.recall = recall
         self.built: dict[str, Network] = {}
         self.trained: list[str] = []
-        self.forwards = 0
+        self.asked, self.cached = 0, 0
+        """Images that predictions were asked for, and those of them that were at hand."""
 
     def student(self, net: Net) -> Network:
         """A network to train."""
@@ -185,13 +214,22 @@ class Networks:
             self.built[net.name] = network.to(self.device)
         return self.built[net.name].requires_grad_(False).eval()
 
-    @torch.no_grad()
+    def identity(self, net: Net) -> str:
+        """Names all that decides what a teacher says; empty for a network of this run's own making."""
+        if net.name in self.trained:
+            return ""
+        network = self.teacher(net)
+        digest = hashlib.sha256(f"{self._model(net)} {network.input_size} {self.device.type}".encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def predict(self, net: Net, images: Tensor) -> Tensor:
         """Logits (N, K) on the CPU of a frozen network for images (N, C, H, W) uint8."""
-        network = self.teacher(net)
-        self.forwards += len(images)
-        batches = images.split(EVALUATION_BATCH)
-        return torch.cat([network(batch.to(self.device).float() / 255).float().cpu() for batch in batches])
+        network, identity = self.teacher(net), self.identity(net)
+        logits, known = self.recall(identity, images, lambda: _predictions(network, images))
+        self.asked, self.cached = self.asked + len(images), self.cached + known * len(images)
+        return logits
 
     def model(self, net: Net) -> nn.Module:
         """The timm model of a network that has been built."""
@@ -217,6 +255,14 @@ class Networks:
         if net.model not in self.models:
             raise Unsupported(f"this method needs a {net.model}, and the run has none.")
         return self.models[net.model]
+
+
+@torch.no_grad()
+def _predictions(network: Network, images: Tensor) -> Tensor:
+    device = network.mean.device
+    with network.precision():
+        batches = images.split(EVALUATION_BATCH)
+        return torch.cat([network(batch.to(device).float() / 255).float().cpu() for batch in batches])
 
 
 def load_weights(network: Network, file: bytes, name: str) -> None:

@@ -33,8 +33,11 @@ class Epoch:
     images: int
     """Images that students were trained on; an image counts once for each student."""
     teacher_forwards: int
-    """Images that frozen teachers were run on for training."""
+    """Images that frozen teachers were asked about for training."""
     seconds: float
+    """Of this run alone, where others are trained side by side."""
+    teacher_cached: int = 0
+    """Those of `teacher_forwards` whose answers were at hand."""
 
 
 @dataclass(frozen=True)

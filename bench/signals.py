@@ -19,13 +19,15 @@ from methods.base import Signals, Unsupported
 GRADIENTS = frozenset({"input_grad", "mirrored_grad"})
 """Signals that need a backward pass of their own; they are of no use in evaluation."""
 
+UNTAPPED = frozenset({"features", "classifier"})
+"""Signals that are taken without hooks or second passes, so that the network may be compiled."""
+
 
 def observe(
     network: Network,
     images: Tensor,
     labels: Tensor,
     needs: frozenset[str],
-    precision: str = "fp32",
     training: bool = False,
 ) -> Signals:
     """Runs a network on a batch and returns what was asked for, in float32.
@@ -35,7 +37,6 @@ def observe(
         images: (B, C, H, W) in [0, 1].
         labels: (B,) classes or (B, K) probabilities; used for input gradients alone.
         needs: names of Signals fields beyond the logits.
-        precision: fp32, or bf16 for autocast.
         training: whether the result is differentiated, as a student's is.
 
     Raises:
@@ -44,14 +45,14 @@ def observe(
     wants_grad = bool(needs & GRADIENTS)
     with torch.set_grad_enabled(training or wants_grad), _differentiable_attention(wants_grad):
         images = images.detach().requires_grad_("input_grad" in needs)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        with network.precision():
             signals = _forward(network, images, needs)
         if "input_grad" in needs:
             grad = _input_grad(signals.logits, labels, images, training)
             signals = dataclasses.replace(signals, input_grad=grad)
         if "mirrored_grad" in needs:
             mirrored = images.detach().flip(-1).requires_grad_()
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with network.precision():
                 logits = network(mirrored).float()
             grad = _input_grad(logits, labels, mirrored, training).flip(-1)
             signals = dataclasses.replace(signals, mirrored_grad=grad)
@@ -68,14 +69,14 @@ def _input_grad(logits: Tensor, labels: Tensor, images: Tensor, training: bool) 
 def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals:
     """What is asked for but gradients, in float32 from one forward pass by timm's own interface."""
     model: Any = network.model
+    passed = _staged if "features" in needs else _unstaged
+    if network.compute.compiled and needs <= UNTAPPED:
+        passed = network.compiled(passed)
     with _tapped(model, needs) as taps:
-        if "features" in needs:
-            logits, features = _staged(model, network.normalised(images))
-        else:
-            logits, features = network(images), None
+        logits, features = passed(model, network.normalised(images))
     return Signals(
         logits.float(),
-        features,
+        None if features is None else tuple(feature.float() for feature in features),
         taps.pooled,
         model.get_classifier().weight if "classifier" in needs else None,
         tuple(taps.tokens) if "tokens" in needs else None,
@@ -83,13 +84,18 @@ def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals
     )
 
 
-def _staged(model: Any, images: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+def _unstaged(model: Any, images: Tensor) -> tuple[Tensor, None]:
+    """Logits alone."""
+    return model(images), None
+
+
+def _staged(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the feature map of every stage."""
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
         raise Unsupported(f"{type(model).__name__} has no stages that can be tapped (no forward_intermediates).")
     stages = list(range(len(model.feature_info)))
     final, maps = model.forward_intermediates(images, indices=stages)
-    return model.forward_head(final), tuple(feature.float() for feature in maps)
+    return model.forward_head(final), maps
 
 
 @dataclass

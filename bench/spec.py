@@ -13,7 +13,7 @@ from bench.errors import InputError, unknown
 from methods import REGISTRY
 from methods.base import Method
 
-NUMBERS = 2
+NUMBERS = 3
 """Raised by hand with every change of the code that moves numbers, so that old results are not taken for new ones."""
 
 
@@ -23,13 +23,25 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Compute(Frozen):
+    """How a network is computed; the default is the plain path. Weights, losses and optimizers are float32 always."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 is autocast."""
+    layout: Literal["contiguous", "channels_last"] = "contiguous"
+    """Of images, feature maps and the weights of convolutions in memory."""
+    compiled: bool = False
+    """Whether torch.compile makes the network's passes, with CUDA graphs on a GPU."""
+
+
 class ModelSpec(Frozen):
-    """A network: a timm name, where its first weights come from, and constructor arguments."""
+    """A network: a timm name, where its first weights come from, constructor arguments, and how it is computed."""
 
     name: str
     weights: Annotated[str, Field(pattern=r"^(scratch|pretrained|(run|sha256):\w+)$")] = "scratch"
     """scratch; pretrained (timm's weights for the name); run:KEY (a finished run's); or sha256:HASH (an import)."""
     args: dict[str, Any] = {}
+    compute: Compute = Compute()
 
 
 class DataSpec(Frozen):
@@ -84,7 +96,6 @@ class Spec(Frozen):
     data: DataSpec
     recipe: Recipe = Recipe()
     seed: int = 0
-    precision: Literal["fp32", "bf16"] = "fp32"
     test: bool = True
     """Whether the test part is scored at the end; a tuning run never touches it."""
     numbers: int = NUMBERS
@@ -97,6 +108,14 @@ class Spec(Frozen):
     def canonical(self) -> str:
         """The specification as JSON with sorted names: what is hashed and stored."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True)
+
+    def views(self) -> str:
+        """What runs have in common that may ask the same teachers about the same views; empty without teachers."""
+        if not self.teachers:
+            return ""
+        own = {"method", "params", "student", "recipe", "test"}
+        shared = self.recipe.model_dump(include={"batch_size", "augment", "epochs"})
+        return json.dumps([self.model_dump(mode="json", exclude=own), shared], sort_keys=True)
 
     def build_method(self) -> Method:
         """The method with its hyperparameters."""

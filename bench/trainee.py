@@ -18,6 +18,8 @@ from methods.base import Net
 
 OPTIMIZERS = {"sgd": "momentum", "nesterov": "sgd"}
 """timm's names where they differ from ours: timm's "sgd" is Nesterov's."""
+FUSED = frozenset({"sgd", "nesterov", "adam", "adamw"})
+"""Optimizers of which torch has one kernel for all parameters."""
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Trainee:
             lr=recipe.lr,
             weight_decay=recipe.weight_decay,
             momentum=recipe.momentum,
+            **({"fused": True} if recipe.optimizer in FUSED else {}),
         )
         return cls(net, network, extras, optimizer, schedule(optimizer, recipe, updates), recipe.clip_norm)
 

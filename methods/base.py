@@ -114,14 +114,14 @@ class Data:
     """The images a stage trains on."""
 
     images: Tensor
-    """(N, C, H, W) uint8"""
+    """(N, C, H, W) uint8, or what stands for it while the images stay in their files"""
     labels: Tensor
     """(N,) int64 classes, or (N, K) float probabilities or logits; a row of zeros is an image without a label."""
     unlabelled: Tensor
     """(M, C, H, W) uint8: the rest of the training part, its labels withheld; M may be 0."""
     classes: int
     augment: str = "none"
-    """Names of augmentations joined by "+": crop, flip, randaugment; or none."""
+    """Names of augmentations joined by "+": crop, crop-reflect, resized-crop, flip, randaugment; or none."""
     magnitude: int = 9
     """Strength of randaugment, 0 to 30."""
 

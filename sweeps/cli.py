@@ -26,7 +26,10 @@ Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Fo
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; downloads go there. [default: STORE/data]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Precision = Annotated[str, typer.Option(help="auto (bf16 on a GPU that has it), fp32 or bf16.")]
+Precision = Annotated[str, typer.Option(help="auto (measured for each model), fp32 (the plain path) or bf16.")]
+Cache = Annotated[
+    str, typer.Option("--teacher-cache", help="Of teachers' answers: off, or disk:8, memory:2, device:4 (GiB).")
+]
 DEFAULT_STORE = Path("runs")
 
 
@@ -113,6 +116,7 @@ def run(
     image_size: Annotated[int, typer.Option(help="Pixels; needed for a folder.")] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
+    cache: Cache = "disk:8",
     data_dir: DataDir = None,
     store: Store = DEFAULT_STORE,
     mlflow: Annotated[bool, typer.Option(help="Whether to log to MLflow.")] = True,
@@ -138,6 +142,7 @@ def run(
         image_size=image_size,
         device=device,
         precision=precision,
+        cache=cache,
         data_dir=data_dir,
     )
     values, text = carry_out_request(request, store, mlflow)
@@ -216,6 +221,7 @@ def sweep(
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
+    cache: Cache = "disk:8",
     data_dir: DataDir = None,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
@@ -224,7 +230,7 @@ def sweep(
     from sweeps.show import sweep_and_show
 
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods}
-    board, text = sweep_and_show(suite, changes, store, workers, device, precision, data_dir)
+    board, text = sweep_and_show(suite, changes, store, workers, device, precision, cache, data_dir)
     answer(board) if as_json else typer.echo(text)
 
 
@@ -242,6 +248,59 @@ def leaderboard(
 
     board = board_of(Plan.find(existing(store), suite), _store(store))
     answer(plain(board)) if as_json else typer.echo(render(board, form))
+
+
+@app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")
+def compare(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    against: Annotated[str | None, typer.Option(help="Controls. [default: student,kd]")] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex; csv (no ranks).")] = "terminal",
+    plot: Annotated[
+        Path | None, typer.Option(help="Writes the critical-difference diagram there, as a png, svg or pdf file.")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Tests each method against the controls by paired seeds, and ranks all over pairs; also while a sweep runs."""
+    from results.comparison import compare as compared_of
+    from results.comparison_page import comparison_page, comparison_picture, comparison_values
+    from results.plan import Plan
+    from results.store import write
+
+    controls = [name.strip() for name in (against or "").split(",") if name.strip()]
+    compared = compared_of(Plan.find(existing(store), suite), _store(store), controls)
+    if plot:
+        write(in_folder(plot), comparison_picture(compared, plot.suffix.removeprefix(".").lower()))
+    answer(comparison_values(compared)) if as_json else typer.echo(comparison_page(compared, form))
+
+
+@app.command(epilog="Example: kdbench published --method at --data cifar10")
+def published(
+    method: Annotated[str | None, typer.Option(help="As at (also in sums), or a sum as kd+at.")] = None,
+    data: Annotated[str | None, typer.Option(help="As cifar10, imagenet, mnist, sst-2.")] = None,
+    paper: Annotated[str | None, typer.Option(help="As crd2020.")] = None,
+    table: Annotated[str | None, typer.Option(help="As crd2020_cifar100_same; also shows its protocol.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="As WRN-40-2.")] = None,
+    student: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    text: Annotated[str | None, typer.Option(help="Anything that a row says.")] = None,
+    conflicts: Annotated[bool, typer.Option("--conflicts", help="Only where sources print other values.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Rows; 0 is all.")] = 40,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown or csv.")] = "terminal",
+    as_json: Json = False,
+) -> None:
+    """Searches the papers' numbers, with their sources."""
+    from sweeps.published import published_and_show
+
+    wanted = {"method": method, "data": data, "paper": paper, "table": table}
+    wanted |= {"teacher": teacher, "student": student, "text": text}
+    values, rows, notes = published_and_show(wanted, conflicts, form, limit)
+    if as_json:
+        answer(values)
+    elif form == "csv":
+        typer.echo(rows)
+        say(notes)
+    else:
+        typer.echo(f"{rows}\n\n{notes}")
 
 
 @app.command(epilog="Example: kdbench status digits")

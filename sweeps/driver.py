@@ -6,39 +6,32 @@ One driver owns a store: it alone asks Optuna and writes the plan, and its proje
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import torch
 from filelock import FileLock, Timeout
 
+from bench.compute import chosen
 from bench.data import load
+from bench.environment import pick_device
 from bench.errors import InputError
 from bench.networks import check_model
 from bench.record import Epoch
-from bench.spec import Spec
+from bench.spec import ModelSpec, Recipe, Spec
 from results.leaderboard import Board, leaderboard
 from results.plan import Plan, Planned, pair_name
 from results.store import RunStore, StoredRun
 from sweeps.study import Chain, Job, chain, storage_at
-from sweeps.suite import Pair, Suite
-from sweeps.workers import Worker, ready, threads_each
+from sweeps.suite import Cast, Suite
+from sweeps.workers import Machine, Worker, ready, threads_each
 
 LIVES = 3
 """How often a run is begun whose worker dies, before it is given up."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a sweep may use."""
-
-    data_dir: Path
-    device: str
-    precision: str
-    workers: int
 
 
 @dataclass
@@ -81,10 +74,10 @@ def sweep(
         suite = suite.model_copy(update={"data": suite.data.model_copy(update=plan.suite["data"])})
         storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
         with _Projector(store, plan) as projector, _Driver(store, plan, machine, projector.add, report) as driver:
-            taught = [(pair, suite.teacher_specs(pair, machine.precision)) for pair in suite.pairs]
-            driver.carry_out([_teachers(taught)])
-            studies = [(pair, method, specs) for pair, specs in taught for method in suite.methods_of(pair)]
-            driver.carry_out([chain(suite, pair, method, specs, plan, storage) for pair, method, specs in studies])
+            casts = _casts(suite, store, machine)
+            driver.carry_out([_teachers(casts)])
+            studies = [(cast, method) for cast in casts for method in suite.methods_of(cast.pair)]
+            driver.carry_out([chain(suite, cast, method, plan, storage) for cast, method in studies])
             board = leaderboard(plan, store)
             projector.finish(board)
         return board, projector.problem
@@ -97,15 +90,31 @@ def plan_of(suite: Suite, store: RunStore, machine: Machine) -> Plan:
     fingerprint = read(suite.data.name, suite.data.image_size, machine.data_dir).fingerprint
     suite = suite.model_copy(update={"data": suite.data.model_copy(update={"fingerprint": fingerprint})})
     load(suite.data, machine.data_dir)
-    return Plan.create(store.root, suite.name, suite.digest(machine.precision), suite.model_dump(mode="json"))
+    digest = suite.digest(f"{machine.precision} on {pick_device(machine.device).type}")
+    return Plan.create(store.root, suite.name, digest, suite.model_dump(mode="json"))
 
 
-def _teachers(taught: list[tuple[Pair, tuple[Spec, ...]]]) -> Chain:
+def _casts(suite: Suite, store: RunStore, machine: Machine) -> list[Cast]:
+    """The suite's pairs, each network with the way in which a worker computes it best."""
+    splits, device = load(suite.data, machine.data_dir), pick_device(machine.device)
+
+    def way(model: ModelSpec, recipe: Recipe) -> ModelSpec:
+        return chosen(model, splits, recipe, machine.precision, device, store.root / "compute.json")
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads_each(machine.workers))
+    try:
+        return [suite.cast(pair, way) for pair in suite.pairs]
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _teachers(casts: list[Cast]) -> Chain:
     """Every pair's teachers, each trained once; without them nothing can be compared."""
     jobs = [
-        Job(Planned(pair_name(pair.model_dump()), "teacher", "teacher", number, spec.key), spec)
-        for pair, teachers in taught
-        for number, spec in enumerate(teachers)
+        Job(Planned(pair_name(cast.pair.model_dump()), "teacher", "teacher", number, spec.key), spec)
+        for cast in casts
+        for number, spec in enumerate(cast.teachers)
     ]
     for job, run in zip(jobs, (yield jobs), strict=True):
         if run.status != "done":
@@ -139,7 +148,7 @@ class _Driver:
         self.store, self.plan, self.machine, self.project, self.report = store, plan, machine, project, report
         self.known = {(*planned.place, planned.key) for planned in plan.runs()}
         self.queue: deque[Ticket] = deque()
-        self.busy: dict[Worker, Ticket] = {}
+        self.busy: dict[Worker, dict[int, Ticket]] = {}
         self.idle: list[Worker] = []
         self.deaths: dict[str, int] = {}
 
@@ -156,7 +165,7 @@ class _Driver:
             self._advance(_Batch(each, []))
         while self.queue or self.busy:
             while self.queue and len(self.busy) < self.machine.workers:
-                self._dispatch(self.queue.popleft())
+                self._dispatch(self._side_by_side())
             for worker in ready(list(self.busy)):
                 self._hear(worker)
 
@@ -178,13 +187,23 @@ class _Driver:
                 else:
                     self.queue.append((batch, index))
 
-    def _dispatch(self, ticket: Ticket) -> None:
-        batch, index = ticket
-        machine = self.machine
-        threads = threads_each(machine.workers)
-        worker = self.idle.pop() if self.idle else Worker(self.store.root, machine.data_dir, machine.device, threads)
-        self.busy[worker] = ticket
-        self._tell(worker, batch.jobs[index].spec.canonical())
+    def _side_by_side(self) -> list[Ticket]:
+        """Takes the next run from the queue, and others that learn from the same teachers about the same views.
+
+        No more than leave work for every worker.
+        """
+        first = self.queue.popleft()
+        most = min(self.machine.together, math.ceil((len(self.queue) + 1) / self.machine.workers))
+        shared = _spec(first).views()
+        fellows = [ticket for ticket in self.queue if shared and _spec(ticket).views() == shared][: most - 1]
+        for ticket in fellows:
+            self.queue.remove(ticket)
+        return [first, *fellows]
+
+    def _dispatch(self, tickets: list[Ticket]) -> None:
+        worker = self.idle.pop() if self.idle else Worker(self.store.root, self.machine)
+        self.busy[worker] = dict(enumerate(tickets))
+        self._tell(worker, [_spec(ticket).canonical() for ticket in tickets])
 
     def _tell(self, worker: Worker, message: object) -> None:
         """Sends to a worker; one that has died says so when it is next heard."""
@@ -192,22 +211,24 @@ class _Driver:
             worker.line.send(message)
 
     def _hear(self, worker: Worker) -> None:
-        batch, index = ticket = self.busy[worker]
-        job = batch.jobs[index]
         try:
-            kind, content = worker.line.recv()
+            kind, place, content = worker.line.recv()
         except (EOFError, OSError):
-            del self.busy[worker]
             worker.close()
-            self._bury(ticket)
+            for ticket in self.busy.pop(worker).values():
+                self._bury(ticket)
             return
+        batch, index = self.busy[worker][place]
+        job = batch.jobs[index]
         if kind == "epoch":
             epoch = Epoch(**content)
             self.report(job.planned, epoch)
             self._tell(worker, job.watch(epoch))
             return
-        del self.busy[worker]
-        self.idle.append(worker)
+        del self.busy[worker][place]
+        if not self.busy[worker]:
+            del self.busy[worker]
+            self.idle.append(worker)
         if kind == "refused" and job.planned.phase == "teacher":
             raise InputError(content)
         self._end(batch, index)
@@ -235,6 +256,11 @@ class _Driver:
         batch.runs[index] = run
         self.report(planned, run)
         self.project(planned)
+
+
+def _spec(ticket: Ticket) -> Spec:
+    batch, index = ticket
+    return batch.jobs[index].spec
 
 
 class _Projector:

@@ -40,6 +40,7 @@ from bench.record import Epoch
 from bench.spec import Spec
 from bench.spec import explain as explain_error
 from bench.stages import finetuned, stage_epochs
+from bench.teaching import Teaching
 from methods.base import Net, Unsupported
 from results.explanation import INK, Explained
 from results.store import RunStore, StoredRun, write
@@ -171,7 +172,9 @@ def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.devi
     spec = _spec(run)
     data, title = load(spec.data, data_dir), f"{spec.method} {run.key[:8]}"
     net, trained = _student(spec)
-    network = Networks({"student": spec.student}, data, spec.seed, device, store.weights).student(net)
+    network = Networks(
+        {"student": spec.student}, data, spec.seed, device, store.weights, Teaching().predictions
+    ).student(net)
     try:
         feature, stage, stages = stage_feature(network, settings.depth)
     except Unsupported as reason:

@@ -19,17 +19,20 @@ from rich.progress import (
     track,
 )
 
-from bench.environment import command, pick_device, pick_precision
+from bench.compute import check_precision
+from bench.environment import command, pick_device
 from bench.errors import InputError, unknown
 from bench.record import Epoch
+from bench.shelf import shelf_of
 from bench.spec import configure, explain
 from methods import REGISTRY
 from results import compatible
 from results.plan import Planned
 from results.store import RunStore, StoredRun
 from results.tables import plain, render
-from sweeps.driver import Machine, sweep
+from sweeps.driver import sweep
 from sweeps.suite import Suite, load_suite
+from sweeps.workers import Machine
 
 
 def compatibility_and_show(
@@ -72,6 +75,7 @@ def sweep_and_show(
     workers: int,
     device_name: str,
     precision: str,
+    cache: str,
     data_dir: Path | None,
 ) -> tuple[dict[str, Any], str]:
     """Carries out a suite with a progress bar; returns the leaderboard as JSON values and as text.
@@ -81,10 +85,12 @@ def sweep_and_show(
     """
     suite = changed(load_suite(name), changes)
     device = pick_device(device_name)
+    check_precision(precision)
+    shelf_of(cache, root, device)
     store = RunStore(root)
     count = workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
     folder = (data_dir or store.root / "data").expanduser().resolve()
-    machine = Machine(folder, str(device), pick_precision(precision, device), count)
+    machine = Machine(folder, str(device), precision, count, cache=cache)
     with SweepProgress(suite, count) as progress:
         board, problem = sweep(suite, store, machine, progress.report)
     text = render(board, "terminal")

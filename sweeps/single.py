@@ -11,12 +11,15 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from bench.compute import check_precision, chosen
 from bench.data import DATASETS, FOLDER, check_augment, default_augment, load, read
-from bench.environment import command, pick_device, pick_precision
+from bench.environment import command, pick_device
 from bench.errors import InputError
 from bench.networks import build, check_model, import_checkpoint
 from bench.record import Epoch
+from bench.shelf import DEFAULT_SHELF, shelf_of
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, configure, explain, read_value
+from bench.teaching import Teaching
 from methods import REGISTRY
 from methods.base import Method
 from results.card import card_page, card_values
@@ -46,6 +49,8 @@ class Request:
     image_size: int = 0
     device: str = "auto"
     precision: str = "auto"
+    cache: str = DEFAULT_SHELF
+    """Where answers of teachers are kept."""
     data_dir: Path | None = None
 
 
@@ -60,31 +65,35 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
         check_model(name)
     _check_teachers(request, method)
     device = pick_device(request.device)
-    precision = pick_precision(request.precision, device)
+    check_precision(request.precision)
     data, data_dir = _data(request, root)
     recipe = _recipe(request, request.epochs)
     store = RunStore(root)
+    teaching = Teaching(shelf_of(request.cache, root / "cache", device))
     fingerprint = read(data.name, data.image_size, data_dir).fingerprint
     data = data.model_copy(update={"fingerprint": fingerprint})
-    student = ModelSpec(name=request.student, args=_args(request.student_args))
-    build(student, splits := load(data, data_dir))
+    splits, recipe_of_teachers = load(data, data_dir), _recipe(request, request.teacher_epochs or request.epochs)
+    recipe_of_teachers = recipe_of_teachers.model_copy(update={"finetune": 0.0})
 
-    models = [ModelSpec(name=name, args=_args(request.teacher_args)) for name in request.teachers]
-    networks = [build(model, splits) for model in models]
+    def model_of(name: str, args: dict[str, str], trained_by: Recipe) -> ModelSpec:
+        asked = ModelSpec(name=name, args={name: read_value(value) for name, value in args.items()})
+        build(asked, splits)
+        return chosen(asked, splits, trained_by, request.precision, device, root / "compute.json")
+
+    student = model_of(request.student, request.student_args, recipe)
+    models = [model_of(name, request.teacher_args, recipe_of_teachers) for name in request.teachers]
     teachers: list[ModelSpec] = []
     if request.teacher_weights:
-        for model, network, path in zip(models, networks, request.teacher_weights, strict=True):
-            file = import_checkpoint(path, network, model.name)
-            teachers.append(model.model_copy(update={"weights": store.import_weights(file)}))
+        for teacher, path in zip(models, request.teacher_weights, strict=True):
+            file = import_checkpoint(path, build(teacher, splits), teacher.name)
+            teachers.append(teacher.model_copy(update={"weights": store.import_weights(file)}))
     else:
-        recipe_of_teachers = _recipe(request, request.teacher_epochs or request.epochs)
-        recipe_of_teachers = recipe_of_teachers.model_copy(update={"finetune": 0.0})
-        for teacher in teacher_runs(models, data, recipe_of_teachers, precision):
-            name = teacher.student.name
-            run = carry_out(teacher, store, data_dir, device, Live(f"teacher {name}"))
+        for trained in teacher_runs(models, data, recipe_of_teachers):
+            name = trained.student.name
+            run = carry_out(trained, store, data_dir, device, Live(f"teacher {name}"))
             if run.status != "done":
                 raise InputError(f"the teacher {name} could not be trained: {run.status}: {run.reason}")
-            teachers.append(taught_by(teacher))
+            teachers.append(taught_by(trained))
     spec = Spec(
         method=method.id,
         params=method.parameters(),
@@ -93,10 +102,9 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
         data=data,
         recipe=recipe,
         seed=request.seed,
-        precision=precision,  # type: ignore[arg-type]
     )
     before = store.get(spec.key)
-    run = carry_out(spec, store, data_dir, device, Live(f"{request.method} {request.student}"))
+    run = carry_out(spec, store, data_dir, device, Live(f"{request.method} {request.student}"), teaching=teaching)
     if mlflow:
         _track(run, store, f"{request.method}: {spec.student.name}")
     repeated = before is not None and before.finished
@@ -156,10 +164,6 @@ def _recipe(request: Request, epochs: int | None) -> Recipe:
         raise InputError(f"recipe: {explain(error)} The fields are {', '.join(Recipe.model_fields)}.") from None
     check_augment(recipe.augment)
     return recipe
-
-
-def _args(texts: dict[str, str]) -> dict[str, Any]:
-    return {name: read_value(value) for name, value in texts.items()}
 
 
 class Live:

@@ -22,7 +22,7 @@ from bench.spec import Spec
 from results.plan import Plan, Planned, pair_name
 from results.store import StoredRun
 from sweeps.selection import best_trial, objective
-from sweeps.suite import Pair, Suite
+from sweeps.suite import Cast, Suite
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
 
@@ -50,11 +50,9 @@ def storage_at(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def chain(
-    suite: Suite, pair: Pair, method: str, teachers: tuple[Spec, ...], plan: Plan, storage: optuna.storages.BaseStorage
-) -> Chain:
+def chain(suite: Suite, cast: Cast, method: str, plan: Plan, storage: optuna.storages.BaseStorage) -> Chain:
     """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once."""
-    name = pair_name(pair.model_dump())
+    name = pair_name(cast.pair.model_dump())
     study = optuna.create_study(
         storage=storage,
         study_name=f"{plan.name}/{name}/{method}",
@@ -67,7 +65,7 @@ def chain(
     for number in range(suite.tuning.trials):
         trial, told = _ask(study, number, space, suite.defaults(method))
         setting = {parameter: trial.params[parameter] for parameter in space}
-        spec = suite.spec(pair, method, setting, teachers, seed=0, test=False)
+        spec = suite.spec(cast, method, setting, seed=0, test=False)
         planned = Planned(name, method, "trial", number, spec.key, setting)
         if told is None:
             trial.set_user_attr(KEY, spec.key)
@@ -80,7 +78,7 @@ def chain(
     setting = best.setting if best else suite.defaults(method)
     jobs = []
     for seed in range(1, suite.seeds + 1):
-        spec = suite.spec(pair, method, setting, teachers, seed, test=True)
+        spec = suite.spec(cast, method, setting, seed, test=True)
         jobs.append(Job(Planned(name, method, "seed", seed, spec.key, setting), spec))
     yield jobs
 

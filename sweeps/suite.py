@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -40,6 +41,24 @@ class Pair(Frozen):
     def teachers(self) -> tuple[str, ...]:
         """All of them, the first one first."""
         return (self.teacher, *self.more_teachers)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """A pair as it is carried out."""
+
+    pair: Pair
+    student: ModelSpec
+    teachers: tuple[Spec, ...]
+
+
+Way = Callable[[ModelSpec, Recipe], ModelSpec]
+"""Says how a model that is trained by a recipe is computed."""
+
+
+def plainly(model: ModelSpec, recipe: Recipe) -> ModelSpec:
+    """As it is, by default eagerly in float32."""
+    return model
 
 
 class Range(Frozen):
@@ -129,16 +148,14 @@ class Suite(Frozen):
         """How a pair's teachers are trained."""
         return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher)
 
-    def teacher_specs(self, pair: Pair, precision: str) -> tuple[Spec, ...]:
-        """The runs that train a pair's teachers: without distillation."""
+    def cast(self, pair: Pair, way: Way = plainly) -> Cast:
+        """A pair's student, and the runs that train its teachers, without distillation; `way` says how to compute."""
         fraction = self.teacher_fraction or self.data.train_fraction
-        data = self.data.model_copy(update={"train_fraction": fraction})
-        models = [ModelSpec(name=name) for name in pair.teachers]
-        return teacher_runs(models, data, self.teacher_recipe(pair), precision)
+        data, recipe = self.data.model_copy(update={"train_fraction": fraction}), self.teacher_recipe(pair)
+        teachers = teacher_runs([way(ModelSpec(name=name), recipe) for name in pair.teachers], data, recipe)
+        return Cast(pair, way(ModelSpec(name=pair.student), self.recipe_of(pair)), teachers)
 
-    def spec(
-        self, pair: Pair, method: str, setting: dict[str, Any], teachers: tuple[Spec, ...], seed: int, test: bool
-    ) -> Spec:
+    def spec(self, cast: Cast, method: str, setting: dict[str, Any], seed: int, test: bool) -> Spec:
         """A run of a method with a setting of what is searched; `recipe.` names go to the recipe.
 
         A method that takes one teacher is given the first.
@@ -148,12 +165,11 @@ class Suite(Frozen):
         return Spec(
             method=configured.id,
             params=configured.parameters(),
-            student=ModelSpec(name=pair.student),
-            teachers=tuple(taught_by(teacher) for teacher in (teachers if configured.several else teachers[:1])),
+            student=cast.student,
+            teachers=tuple(map(taught_by, cast.teachers if configured.several else cast.teachers[:1])),
             data=self.data,
-            recipe=self.recipe_of(pair).model_copy(update=recipe),
+            recipe=self.recipe_of(cast.pair).model_copy(update=recipe),
             seed=seed,
-            precision=teachers[0].precision,
             test=test,
         )
 
@@ -171,14 +187,18 @@ class Suite(Frozen):
         return {name: values[name] for name in self.space(method)}
 
     def digest(self, precision: str) -> str:
-        """8 hexadecimal digits of the protocol: all but which methods and pairs, and how many seeds."""
+        """8 hexadecimal digits of the protocol: all but which methods and pairs, and how many seeds.
+
+        Args:
+            precision: that was asked for, and the kind of device that it is on.
+        """
         protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name"})
         protocol |= {pair_name(pair.model_dump()): pair.recipe for pair in self.pairs if pair.recipe}
         text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe, precision: str) -> tuple[Spec, ...]:
+def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) -> tuple[Spec, ...]:
     """The runs that train teachers, by hard labels alone; a model that comes again is trained from another seed."""
     return tuple(
         Spec(
@@ -187,7 +207,6 @@ def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe, pr
             data=data,
             recipe=recipe,
             seed=models[:place].count(model),
-            precision=precision,  # type: ignore[arg-type]
         )
         for place, model in enumerate(models)
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,33 @@ from typing import Any
 import torch
 
 from bench.data import load
-from bench.engine import run
+from bench.engine import updates
 from bench.environment import pick_device
 from bench.errors import InputError
+from bench.interleave import interleave
 from bench.record import Epoch, Stopped, plain
+from bench.shelf import DEFAULT_SHELF, shelf_of
 from bench.spec import Spec
+from bench.teaching import Teaching
 from results.store import CHECKPOINT_SECONDS, RunStore, StoredRun
 
 Watch = Callable[[Epoch], bool]
 """Sees an epoch; answers whether the run should go on."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a sweep may use."""
+
+    data_dir: Path
+    device: str
+    precision: str
+    """auto, fp32 or bf16."""
+    workers: int
+    together: int = 4
+    """Runs that a worker may train side by side if they share teachers and views."""
+    cache: str = DEFAULT_SHELF
+    """Where answers of teachers are kept."""
 
 
 def carry_out(
@@ -32,6 +52,7 @@ def carry_out(
     device: torch.device,
     watch: Watch,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    teaching: Teaching | None = None,
 ) -> StoredRun:
     """Carries out a run, or goes on with an interrupted one; a finished one is only read.
 
@@ -42,10 +63,28 @@ def carry_out(
         device: where to compute.
         watch: sees every epoch, those of earlier attempts first.
         checkpoint_seconds: smallest time between checkpoints.
+        teaching: gives what teachers have said before.
 
     Raises:
         InputError: if the specification cannot be carried out; the store notes why.
     """
+    course = stored(spec, store, data_dir, device, watch, teaching or Teaching(), checkpoint_seconds)
+    (run,) = interleave([course], device)
+    if isinstance(run, Exception):
+        raise run
+    return run
+
+
+def stored(
+    spec: Spec,
+    store: RunStore,
+    data_dir: Path,
+    device: torch.device,
+    watch: Watch,
+    teaching: Teaching,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Generator[None, None, StoredRun]:
+    """`carry_out`, which pauses after every update so that others may be trained side by side."""
     known = store.get(spec.key)
     if known and known.finished:
         return known
@@ -58,7 +97,7 @@ def carry_out(
         try:
             for epoch in attempt.kept:
                 sink_watch(epoch)
-            outcome, files = run(spec, load(spec.data, data_dir), attempt, device)
+            outcome, files = yield from updates(spec, load(spec.data, data_dir), attempt, device, teaching)
         except Stopped as reason:
             attempt.end("stopped", str(reason))
         except Exception as error:
@@ -66,27 +105,25 @@ def carry_out(
             raise
         else:
             attempt.finish(outcome, files)
-    stored = store.get(spec.key)
-    assert stored is not None
-    return stored
+    run = store.get(spec.key)
+    assert run is not None
+    return run
 
 
 class Worker:
-    """A process that carries out one run at a time, and this process's end of the line to it."""
+    """A process that carries out runs, some side by side, and this process's end of the line to it."""
 
-    def __init__(self, store: Path, data_dir: Path, device: str, threads: int) -> None:
+    def __init__(self, store: Path, machine: Machine) -> None:
         """Starts the process.
 
         Args:
             store: the run store's folder.
-            data_dir: where data sets lie.
-            device: name of the device.
-            threads: that torch may use.
+            machine: of which it may use one worker's share.
         """
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads_each(machine.workers))
         context = multiprocessing.get_context("spawn")
         self.line, end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(end, store, data_dir, device, threads), daemon=True)
+        self.process = context.Process(target=_serve, args=(end, store, machine), daemon=True)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: the driver decides on Ctrl-C
         self.process.start()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -110,28 +147,34 @@ def threads_each(workers: int) -> int:
     return max(1, (os.cpu_count() or 1) // workers)
 
 
-def _serve(line: Connection, store_root: Path, data_dir: Path, device: str, threads: int) -> None:
+def _serve(line: Connection, store_root: Path, machine: Machine) -> None:
     """Body of a worker: specifications come in; epochs and ends go out; each epoch waits for leave to go on."""
-    torch.set_num_threads(threads)
-    store, chosen = RunStore(store_root), pick_device(device)
+    torch.set_num_threads(threads_each(machine.workers))
+    store, device = RunStore(store_root), pick_device(machine.device)
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(1 / machine.workers, device)
+    teaching = Teaching(shelf_of(machine.cache, store_root / "cache", device))
 
-    def watch(epoch: Epoch) -> bool:
+    def watch(place: int, epoch: Epoch) -> bool:
         try:
-            line.send(("epoch", plain(epoch)))
+            line.send(("epoch", place, plain(epoch)))
             return bool(line.recv())
         except (EOFError, OSError):
             raise SystemExit("the driver is gone") from None
 
+    def told(place: int, spec: Spec) -> Generator[None, None, None]:
+        course = stored(spec, store, machine.data_dir, device, functools.partial(watch, place), teaching)
+        try:
+            yield from course
+            line.send(("ended", place, ""))
+        except InputError as error:
+            line.send(("refused", place, str(error)))
+        except Exception as error:
+            line.send(("failed", place, f"{type(error).__name__}: {error}"))
+
     while True:
         try:
-            spec = Spec.model_validate_json(line.recv())
+            specs = [Spec.model_validate_json(text) for text in line.recv()]
         except (EOFError, OSError):
             return
-        try:
-            carry_out(spec, store, data_dir, chosen, watch)
-        except InputError as error:
-            line.send(("refused", str(error)))
-        except Exception as error:
-            line.send(("failed", f"{type(error).__name__}: {error}"))
-        else:
-            line.send(("ended", ""))
+        interleave([told(place, spec) for place, spec in enumerate(specs)], device)

@@ -60,6 +60,7 @@ def untrained(digits: Splits) -> Callable[[ModelSpec], bytes]:
     def file(model: ModelSpec) -> bytes:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return safetensors.torch.save(build(model, digits).state_dict())
+            state = build(model, digits).state_dict()
+            return safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
 
     return file

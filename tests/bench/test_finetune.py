@@ -15,7 +15,7 @@ from bench.data import Splits
 from bench.meter import correct
 from bench.record import Stopped
 from methods.base import Losses, Stage, Step
-from tests.methods.options import CNN, CPU, carried_out, memory_of, spec_of, started, vit, watched
+from tests.methods.options import CNN, CPU, carried_out, memory_of, spec_of, started, through, vit, watched
 
 HALF = {"epochs": 4, "finetune": 0.5, "schedule": "constant", "augment": "crop"}
 QUARTER = {**HALF, "finetune": 0.25}
@@ -82,13 +82,13 @@ def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_ent
     run = started(spec_of(method, *CNN, recipe=HALF), digits)
     before = run.trainees[0].network
     seen, shown = watched(run), headlines(run)
-    run._train()
+    through(run._train())
     run.stage, run.epoch = 1, 0
     run.trainees = run._enter(1)
     assert run.trainees[0].network is before and run.trainees[0].extras is run.extras["student"]
     assert not any(state for state in run.trainees[0].optimizer.state.values())
     weights = {name: value.clone() for name, value in before.named_parameters()}
-    run._train()
+    through(run._train())
     assert any(not torch.equal(value, weights[name]) for name, value in before.named_parameters())
     stage, step, losses = seen[-1]
     assert stage == "finetune" and step.labels.dim() == 1 and not step.teachers
@@ -101,12 +101,12 @@ def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_ent
 
 def test_finetuning_of_several_exits_trains_them_all(digits: Splits) -> None:
     run = started(spec_of("multi_exit", *CNN, recipe=HALF), digits)
-    run._train()
+    through(run._train())
     exits = {name: value.detach().clone() for name, value in run.extras["student"].named_parameters()}
     run.stage, run.epoch = 1, 0
     run.trainees = run._enter(1)
     seen = watched(run)
-    run._train()
+    through(run._train())
     assert all(not torch.equal(value, exits[name]) for name, value in run.extras["student"].named_parameters())
     _, step, losses = seen[-1]
     assert losses.keys() == {"ce"} and step.labels.dim() == 1
@@ -114,13 +114,13 @@ def test_finetuning_of_several_exits_trains_them_all(digits: Splits) -> None:
 
 def test_finetuning_of_a_prediction_of_its_own_trains_the_extras_that_it_uses(digits: Splits) -> None:
     run = started(spec_of("vild", *CNN, recipe=HALF), digits)
-    run._train()
+    through(run._train())
     projection = run.extras["student"]["projection"].weight
     before, classes = projection.detach().clone(), run.extras["student"]["classes"].vectors.clone()
     head = run.trainees[0].network.model.get_classifier().weight.detach().clone()
     run.stage, run.epoch = 1, 0
     run.trainees = run._enter(1)
-    run._train()
+    through(run._train())
     assert not torch.equal(projection, before) and torch.equal(run.extras["student"]["classes"].vectors, classes)
     assert torch.equal(run.trainees[0].network.model.get_classifier().weight, head)
     outcome, _ = run._result()
@@ -164,7 +164,7 @@ def test_correct_counts_labelled_images_alone() -> None:
 def test_training_accuracy_is_the_headlines_on_labelled_images(method: str, digits: Splits) -> None:
     run = started(spec_of(method, *CNN, unlabelled=True, recipe={"epochs": 4, "lr": 0.1}), digits)
     shown = headlines(run)
-    run._train()
+    through(run._train())
     logits, labels = (torch.cat(each) for each in zip(*shown[-run.steps :], strict=True))
     labelled = labels.sum(dim=1) > 0
     assert 0 < labelled.sum() < len(labels) / 2
@@ -179,6 +179,6 @@ def test_finetuning_withholds_the_labels_that_the_method_withholds(
 ) -> None:
     run = started(spec_of(method, *CNN, recipe=HALF, **params), digits)
     seen = watched(run)
-    run.execute()
+    through(run.execute())
     shown = {int(label) for stage, step, _ in seen if stage == "finetune" for label in step.labels}
     assert shown and not shown & withheld

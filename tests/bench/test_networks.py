@@ -15,6 +15,7 @@ from bench.errors import InputError
 from bench.networks import Network, Networks, build, import_checkpoint, load_weights
 from bench.signals import observe
 from bench.spec import ModelSpec
+from bench.teaching import Teaching
 from methods.base import Net, Unsupported
 
 CPU = torch.device("cpu")
@@ -23,7 +24,9 @@ VIT = ModelSpec(name="vit_tiny_patch16_224", args={"patch_size": 4, "embed_dim":
 
 
 def networks(digits: Splits, seed: int = 0) -> Networks:
-    return Networks({"student": SMALL, "teacher": SMALL}, digits, seed, CPU, lambda reference: b"")
+    return Networks(
+        {"student": SMALL, "teacher": SMALL}, digits, seed, CPU, lambda reference: b"", Teaching().predictions
+    )
 
 
 def equal(first: nn.Module, second: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Generator
 from typing import Any
 
 import safetensors.torch
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import bench.engine
-from bench.data import Splits
+from bench.data import Batch, Splits
 from bench.networks import build
 from bench.record import Outcome
 from bench.spec import ModelSpec, Recipe, Spec, configure
+from bench.teaching import Teaching, Tutor
 from methods.base import Losses, Signals, Stage, Step
 from tests.conftest import DATA, Memory
 
@@ -56,6 +58,15 @@ def memory_of(spec: Spec, digits: Splits, weights_seed: int = 0, **sink: Any) ->
     return Memory(stored, **sink)
 
 
+def through(updates: Generator[None, None, Any]) -> Any:
+    """What a run or a stage returns after its last update."""
+    while True:
+        try:
+            next(updates)
+        except StopIteration as end:
+            return end.value
+
+
 def carried_out(spec: Spec, digits: Splits, **sink: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
     """The whole run."""
     memory = memory_of(spec, digits, **sink)
@@ -65,7 +76,7 @@ def carried_out(spec: Spec, digits: Splits, **sink: Any) -> tuple[Outcome, dict[
 
 def started(spec: Spec, digits: Splits, **sink: Any) -> Any:
     """A run that has entered its first stage and trained nothing."""
-    run = bench.engine._Run(spec, digits, memory_of(spec, digits, **sink), CPU)
+    run = bench.engine._Run(spec, digits, memory_of(spec, digits, **sink), CPU, Teaching())
     run.trainees = run._enter(0)
     return run
 
@@ -91,8 +102,9 @@ def one_step(run: Any, digits: Splits, count: int = 32) -> tuple[Step, Losses]:
     seen, stage = watched(run), 0
     for trainee in run.trainees:
         trainee.train()
-    teachers = [run.networks.teacher(net) for net in run.stages[stage].teachers]
-    run._step(run.stages[stage], digits.train.images[:count] / 255, digits.train.labels[:count], teachers, 0)
+    batch = Batch(digits.train.images[:count] / 255, digits.train.labels[:count], torch.arange(count))
+    tutors = [Tutor(run.networks.teacher(net), run.needs, None) for net in run.stages[stage].teachers]
+    run._step(run.stages[stage], batch, tutors, 0)
     return seen[0][1:]
 
 

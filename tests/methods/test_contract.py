@@ -13,12 +13,17 @@ import torch
 
 import bench.engine
 from bench.data import Splits
+from bench.engine import updates
+from bench.interleave import interleave
 from bench.record import Outcome, Stopped
-from bench.signals import observe
-from bench.spec import ModelSpec, Recipe, Spec, configure
+from bench.shelf import Memory as Shelf
+from bench.signals import GRADIENTS, observe
+from bench.spec import Compute, ModelSpec, Recipe, Spec, configure
+from bench.teaching import Teaching
 from methods import REGISTRY
 from methods.base import KNOWLEDGE, SIGNALS, Method, Net, nothing
 from tests.conftest import DATA, Memory
+from tests.methods.options import through
 
 METHODS = sorted(REGISTRY)
 CPU = torch.device("cpu")
@@ -91,6 +96,27 @@ def test_run_has_finite_losses_and_scores(name: str, whole: Callable[..., Any]) 
     assert 0 <= outcome.headline("best", "test", "agreement") <= 1
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_answers_kept_or_shared_side_by_side_change_no_bit(
+    name: str, whole: Callable[..., Any], digits: Splits, untrained: Untrained
+) -> None:
+    outcome, files, memory = whole(name)
+    spec, teaching = make_spec(name), Teaching(Shelf(2**30))
+    sinks = [Memory({"run:t": untrained(PAIRS[HOME[name]][0])}) for _ in range(3)]
+    first, second = interleave([updates(spec, digits, sink, CPU, teaching) for sink in sinks[:2]], CPU)
+    third = bench.engine.run(spec, digits, sinks[2], CPU, teaching)
+    for result, sink in zip((first, second, third), sinks, strict=True):
+        again, same = result
+        assert same == files and again.scores == outcome.scores
+        assert [epoch.losses for epoch in sink.epochs] == [epoch.losses for epoch in memory.epochs]
+        assert again.cost["teacher_forwards"] == outcome.cost["teacher_forwards"]
+    asked, cached = outcome.cost["teacher_forwards"], third[0].cost["teacher_cached"]
+    if REGISTRY[name].needs & GRADIENTS:
+        assert cached == 0
+    elif len(list(configure(name, {}).stages((Net("teacher"),)))) == 1:
+        assert cached == asked and outcome.cost["teacher_cached"] == 0
+
+
 @pytest.mark.parametrize(("name", "pair"), [(name, pair) for name in METHODS for pair in PAIRS if pair != HOME[name]])
 def test_other_pairs_work_or_are_refused_with_a_reason(
     name: str, pair: str, digits: Splits, untrained: Untrained
@@ -102,9 +128,12 @@ def test_other_pairs_work_or_are_refused_with_a_reason(
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_bf16_gives_finite_losses(name: str, digits: Splits, untrained: Untrained) -> None:
-    recipe = RECIPE.model_copy(update={"epochs": 2})
-    outcome, _, memory = run(make_spec(name, precision="bf16", recipe=recipe), digits, untrained)
+def test_bf16_in_channels_last_gives_finite_losses(name: str, digits: Splits, untrained: Untrained) -> None:
+    spec = make_spec(name, recipe=RECIPE.model_copy(update={"epochs": 2}))
+    fast = {"compute": Compute(precision="bf16", layout="channels_last")}
+    teachers = tuple(teacher.model_copy(update=fast) for teacher in spec.teachers)
+    spec = spec.model_copy(update={"student": spec.student.model_copy(update=fast), "teachers": teachers})
+    outcome, _, memory = run(spec, digits, untrained)
     assert outcome.status == "done", outcome.reason
     assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
 
@@ -143,7 +172,7 @@ def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
     name: str, digits: Splits, untrained: Untrained
 ) -> None:
     teacher = untrained(PAIRS[HOME[name]][0])
-    carried_out = bench.engine._Run(make_spec(name), digits, Memory({"run:t": teacher}), CPU)
+    carried_out = bench.engine._Run(make_spec(name), digits, Memory({"run:t": teacher}), CPU, Teaching())
     touched: set[str] = set()
     step = carried_out._step
 
@@ -153,7 +182,7 @@ def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
         return result
 
     carried_out._step = watched  # type: ignore[method-assign]
-    carried_out.execute()
+    through(carried_out.execute())
     wanted = {name for name, _ in parameters(carried_out) if "/extras/" in name} | deployed(carried_out, digits)
     assert wanted and wanted <= touched
     state = carried_out.networks.teacher(Net("teacher")).state_dict()
@@ -194,7 +223,7 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(
     starts, batches = [], []
     for name in METHODS:
         memory = Memory({"run:t": untrained(PAIRS["vit to vit"][0])})
-        carried_out = bench.engine._Run(make_spec(name, "vit to vit"), digits, memory, CPU)
+        carried_out = bench.engine._Run(make_spec(name, "vit to vit"), digits, memory, CPU, Teaching())
         if carried_out.stages[0].prepare is not nothing:
             continue
         for stage in range(len(carried_out.stages)):
@@ -204,13 +233,13 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(
         seen: list[torch.Tensor] = []
         step = carried_out._step
 
-        def watched(stage: Any, inputs: torch.Tensor, *rest: Any, seen: Any = seen, step: Any = step) -> Any:
-            seen.append(inputs)
-            return step(stage, inputs, *rest)
+        def watched(stage: Any, batch: Any, *rest: Any, seen: Any = seen, step: Any = step) -> Any:
+            seen.append(batch.inputs)
+            return step(stage, batch, *rest)
 
         carried_out._step = watched  # type: ignore[method-assign]
         if carried_out.stages[0].data.__name__ == "as_given":
-            carried_out.execute()
+            through(carried_out.execute())
             batches.append(torch.cat(seen))
     for start in starts[1:]:
         assert all(torch.equal(start[key], starts[0][key]) for key in starts[0])

@@ -26,6 +26,7 @@ from tests.methods.options import (
     spec_of,
     started,
     step_of,
+    through,
     values,
     vit,
     watched,
@@ -35,7 +36,7 @@ from tests.methods.options import (
 def test_kd_omit_shows_no_omitted_label_and_scores_the_groups_apart(digits: Splits) -> None:
     run = started(spec_of("kd", *CNN, omit=(3, 7), recipe={"epochs": 2}), digits)
     seen = watched(run)
-    outcome, _ = run.execute()
+    outcome, _ = through(run.execute())
     assert {int(label) for _, step, _ in seen for label in step.labels} == {0, 1, 2, 4, 5, 6, 8, 9}
     omitted = torch.isin(digits.test.labels, torch.tensor([3, 7])).float().mean().item()
     predictions = outcome.scores["last"]["test"]["student"]
@@ -121,7 +122,7 @@ def test_eskd_with_teacher_epochs_learns_from_a_teacher_of_its_own(digits: Split
     assert set(memory.epochs[0].losses) == {"teacher.early/ce"}
     run = started(spec, digits, weights_seed=7)
     seen = watched(run)
-    _, same = run.execute()
+    _, same = through(run.execute())
     assert same == files  # whatever the pair's teacher is
     early = run.networks.built["teacher.early"].eval()
     assert early.parameter_count() == run.networks.teacher(TEACHER).parameter_count()
@@ -134,7 +135,7 @@ def test_tolerant_teacher_generations_are_taught_each_by_the_one_before(digits: 
     spec = spec_of("tolerant_teacher", *CNN, generations=2, first="teacher", recipe={"epochs": 3})
     run = started(spec, digits)
     seen = watched(run)
-    run.execute()
+    through(run.execute())
     assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["gen_0", "gen_1", "gen_2"]
     networks = run.networks.built
     assert networks["teacher.gen_0"].parameter_count() > networks["student.gen_1"].parameter_count()
@@ -149,7 +150,7 @@ def test_multi_exit_unlabelled_lets_images_without_labels_take_part(digits: Spli
     for unlabelled in (False, True):
         run = started(spec_of("multi_exit", SMALL, unlabelled=unlabelled, recipe={"epochs": 3}), digits)
         seen = watched(run)
-        run.execute()
+        through(run.execute())
         images = torch.cat([step.inputs for _, step, _ in seen]).flatten(1)
         distinct[unlabelled] = len(images.unique(dim=0))
         rows = [row for _, step, _ in seen for row in step.labels]

@@ -16,6 +16,8 @@ from sweeps.cli import _typer, guarded
 Run = Callable[..., tuple[int, str, str]]
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COMMANDS = ["methods", "compatibility", "run", "show", "explain", "sweep", "leaderboard", "status", "teachers", "sync"]
+COMMANDS += ["compare"]
+COMMANDS += ["published"]
 GOOD = ["run", "--method", "kd", "--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter"]
 GOOD += ["--data", "digits", "--epochs", "1", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow"]
 
@@ -157,12 +159,50 @@ def test_docs_hold_the_methods_as_they_are(kdbench: Run) -> None:
     assert code == 2 and "terminal or markdown, but got --format pdf" in err
 
 
-@pytest.mark.parametrize("command", ["leaderboard", "status", "sync"])
+@pytest.mark.parametrize("command", ["leaderboard", "compare", "status", "sync"])
 def test_reading_a_store_that_is_not_there_is_refused_and_makes_none(
     kdbench: Run, tmp_path: Path, command: str
 ) -> None:
     code, _, err = kdbench(command, "digits")
     assert code == 2 and "there is no store runs" in err and not (tmp_path / "runs").exists()
+
+
+def hand_made_suite(root: Path) -> None:
+    """A store with three methods on one pair, three seeds each."""
+    from results.plan import Plan, Planned
+    from results.store import RunStore
+    from tests.results.conftest import SPEC, epoch, outcome
+
+    store = RunStore(root)
+    suite = {"pairs": [{"teacher": "large", "student": "small"}], "methods": ["student", "kd", "sp"]}
+    plan = Plan.create(store.root, "toy", "abcd1234", suite | {"seeds": 3, "show": "last"})
+    for method, accuracies in {"student": [0.8, 0.82, 0.81], "kd": [0.85, 0.86, 0.87], "sp": [0.84, 0.88]}.items():
+        for seed, accuracy in enumerate(accuracies, start=1):
+            key = f"{method}-{seed}"
+            with store.attempt(key, json.dumps(SPEC), lambda _: None) as attempt:
+                attempt.epoch(epoch(1), lambda: b"state")
+                attempt.finish(outcome(accuracy), {"last": b"", "best": b""})
+            plan.add(Planned(plan.pairs()[0], method, "seed", seed, key))
+
+
+def test_compare_prints_tests_and_draws_ranks(kdbench: Run, tmp_path: Path) -> None:
+    hand_made_suite(tmp_path / "runs")
+    code, out, _ = kdbench("compare", "toy")
+    assert code == 0 and "against student on large -> small" in out and "+5.0 ± 2.5" in out
+    assert "large -> small: sp has 2 of 3 seeds." in out
+    code, out, _ = kdbench("compare", "toy", "--against", "kd", "--json")
+    values = json.loads(out)
+    assert code == 0 and {each["control"] for each in values["comparisons"]} == {"kd"}
+    bad = {
+        ("--against", "student,kdd"): "unknown method of toy@abcd1234 'kdd': did you mean kd?",
+        ("--format", "pdf"): "unknown format 'pdf'",
+        ("--plot", "nowhere/ranks.png"): "there is no folder",
+        ("--plot", "ranks.png"): "there are no ranks to draw",
+    }
+    for arguments, message in bad.items():
+        code, out, err = kdbench("compare", "toy", *arguments)
+        assert code == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "ranks.png").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -256,3 +296,34 @@ def test_compatibility_says_what_works_and_why_not(kdbench: Run) -> None:
     assert len(answers) == 4 and [pair for pair, reason in answers.items() if reason] == [("minilm", "resnet")]
     code, _, err = kdbench("compatibility", "--teachers", "vitt")
     assert code == 2 and "unknown family 'vitt': did you mean vit?" in err
+
+
+def test_published_searches_the_papers_numbers(kdbench: Run) -> None:
+    code, out, _ = kdbench("published", "--method", "at", "--data", "CIFAR-10", "--limit", "3")
+    assert code == 0 and "at2017_cifar10" in out and "3 of 34 rows: 31 are left out; --limit 0 shows all." in out
+    code, out, _ = kdbench("published", "--table", "fitnets2015_mnist", "--json")
+    values = json.loads(out)
+    assert code == 0 and values["found"] == 4 and "temperature 3" in values["protocol"]
+    assert [row["value"] for row in values["rows"] if row["method"] == "kd"] == [0.65]
+    code, out, err = kdbench("published", "--method", "vid", "--limit", "2", "--format", "csv")
+    assert code == 0 and len(out.splitlines()) == 3 and "2 of 31 rows" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--method", "att", "unknown published method 'att': did you mean at"),
+        ("--data", "cifar", "unknown published data set 'cifar': did you mean cifar10"),
+        ("--paper", "crd20", "unknown published paper 'crd20': did you mean crd2020"),
+        ("--table", "crd2020_cifar100", "unknown published table 'crd2020_cifar100': did you mean crd2020_cifar100_"),
+        ("--teacher", "WRN-40-3", "unknown published teacher 'WRN-40-3': did you mean WRN-40-"),
+        ("--student", "", "unknown published student ''"),
+        ("--format", "pdf", "unknown format 'pdf': there are csv, markdown, terminal"),
+        ("--limit", "-1", "Invalid value for '--limit'"),
+        ("--limit", "many", "Invalid value for '--limit'"),
+    ],
+)
+def test_published_refuses_what_no_row_has(kdbench: Run, option: str, value: str, message: str) -> None:
+    code, out, err = kdbench("published", option, value)
+    assert code == 2 and out == "" and message in err
+    assert len(err.strip().splitlines()) == 1 and err.startswith("kdbench: ")

@@ -41,9 +41,8 @@ class Bed:
         self.url = f"sqlite:///{folder / 'optuna.db'}"
 
     def chain(self) -> Any:
-        pair = self.suite.pairs[0]
-        teachers = self.suite.teacher_specs(pair, "fp32")
-        return chain(self.suite, pair, "kd", teachers, self.plan, storage_at(self.url))
+        cast = self.suite.cast(self.suite.pairs[0])
+        return chain(self.suite, cast, "kd", self.plan, storage_at(self.url))
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         storage = storage_at(self.url)

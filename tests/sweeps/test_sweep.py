@@ -22,7 +22,19 @@ KDBENCH = [sys.executable, "-c", "from sweeps.cli import main; main()"]
 
 
 def begin(store: Path, suite: Path, *extra: str) -> subprocess.Popen[str]:
-    command = [*KDBENCH, "sweep", str(suite), "--store", str(store), "--workers", "2", "--json", *extra]
+    command = [
+        *KDBENCH,
+        "sweep",
+        str(suite),
+        "--store",
+        str(store),
+        "--workers",
+        "2",
+        "--precision",
+        "fp32",
+        "--json",
+        *extra,
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 

@@ -1,0 +1,155 @@
+"""Augments whole batches of uint8 images, as drawn from generators on the CPU: no image is treated one by one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.errors import unknown
+from bench.seeds import generator
+
+AUGMENTATIONS = ("none", "crop", "crop-reflect", "resized-crop", "flip", "randaugment")
+SCALE = (0.08, 1.0)
+"""Share of an image's area that a resized crop takes (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842)."""
+RATIO = (3 / 4, 4 / 3)
+"""Width of a resized crop over its height."""
+AT_ONCE = 2**19
+"""Bytes of pixels that one operation of randaugment takes on the CPU, where larger temporary tensors are slower."""
+TRIES = 10
+"""Boxes drawn for a resized crop before the largest central one is taken, as torchvision does."""
+
+
+def check_augment(augment: str) -> tuple[str, ...]:
+    """The augmentations named in a recipe.
+
+    Raises:
+        InputError: if one is unknown.
+    """
+    names = tuple(augment.split("+"))
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise unknown("augmentation", name, AUGMENTATIONS)
+    return names
+
+
+class Augment:
+    """Augments the batches of one epoch, one after another."""
+
+    def __init__(self, names: tuple[str, ...], magnitude: int, seed: int, number: int) -> None:
+        """Starts the draws of an epoch, which depend on the seed and its number alone.
+
+        Args:
+            names: of augmentations; they are applied in the order of `AUGMENTATIONS`.
+            magnitude: strength of randaugment, 0 to 30.
+            seed: of the run.
+            number: of the epoch.
+        """
+        self.names, self.magnitude = names, magnitude
+        self.views = generator(seed, "views", number)
+        self.boxes = generator(seed, "resized-crop", number)
+        self.operations = generator(seed, "randaugment", number)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """The next batch (B, C, S, S) uint8, augmented on its device."""
+        if "resized-crop" in self.names:
+            images = resized_crop(images, self.boxes)
+        if {"crop", "crop-reflect"} & set(self.names):
+            images = crop(images, "crop-reflect" in self.names, self.views)
+        if "flip" in self.names:
+            images = flip(images, self.views)
+        return randaugment(images, self.magnitude, self.operations) if "randaugment" in self.names else images
+
+
+def crop(images: Tensor, reflect: bool, draws: torch.Generator) -> Tensor:
+    """A random window of each image (B, C, S, S), padded by an eighth with its mirror image or with black."""
+    size, pad = images.shape[-1], max(1, images.shape[-1] // 8)
+    corners = torch.randint(0, 2 * pad + 1, (2, len(images)), generator=draws) - pad
+    rows, columns = (corners[:, :, None] + torch.arange(size)).to(images.device)
+    y, x = (_mirrored(places, size) if reflect else places.clamp(0, size - 1) for places in (rows, columns))
+    which = torch.arange(len(images), device=images.device)[:, None, None]
+    windows = images[which, :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
+    return windows if reflect else windows * ((rows == y)[:, None, :, None] & (columns == x)[:, None, None, :])
+
+
+def _mirrored(places: Tensor, size: int) -> Tensor:
+    return size - 1 - (size - 1 - places.abs()).abs()
+
+
+def flip(images: Tensor, draws: torch.Generator) -> Tensor:
+    """Each image (B, C, H, W), mirrored from left to right with probability 1/2."""
+    flipped = (torch.rand(len(images), generator=draws) < 0.5).to(images.device)[:, None, None, None]
+    return torch.where(flipped, images.flip(-1), images)
+
+
+def crop_boxes(count: int, height: int, width: int, draws: torch.Generator) -> Tensor:
+    """Boxes (count, 4) of resized crops, each its top, left, height and width in pixels.
+
+    The first of ten boxes of random area and log-uniform ratio that fits, at a random place; if none does, the largest
+    central one of an allowed ratio: as torchvision's RandomResizedCrop, and timm's, draw it.
+    """
+    area = height * width * torch.empty(TRIES, count).uniform_(*SCALE, generator=draws)
+    ratio = torch.empty(TRIES, count).uniform_(math.log(RATIO[0]), math.log(RATIO[1]), generator=draws).exp()
+    heights, widths = (area / ratio).sqrt().round().long(), (area * ratio).sqrt().round().long()
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    first = fits.int().argmax(dim=0, keepdim=True)
+    largest = torch.tensor([min(height, round(width / RATIO[0])), min(width, round(height * RATIO[1]))])
+    sizes = torch.stack([heights.gather(0, first)[0], widths.gather(0, first)[0]], dim=1)
+    sizes = torch.where(fits.any(dim=0)[:, None], sizes, largest)
+    spare = torch.tensor([height, width]) - sizes
+    places = (torch.rand(count, 2, generator=draws, dtype=torch.float64) * (spare + 1)).long()
+    return torch.cat([torch.where(fits.any(dim=0)[:, None], places, spare // 2), sizes], dim=1)
+
+
+def resized_crop(images: Tensor, draws: torch.Generator) -> Tensor:
+    """A random box of each image (B, C, S, S), resized to the whole: the augmentation of ImageNet's recipes.
+
+    Bilinear, and at a box's edge from within the box, so that each image is as torchvision's resized_crop makes it.
+    """
+    size = images.shape[-1]
+    boxes = crop_boxes(len(images), size, size, draws).to(images.device)
+    corners, sizes = boxes[:, :2, None], boxes[:, 2:, None]
+    within = (torch.arange(size, device=images.device) + 0.5) * sizes / size - 0.5
+    places = corners + within.clamp_min(0).minimum(sizes - 1)
+    y, x = (places * (2 / max(1, size - 1)) - 1).unbind(dim=1)
+    grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
+    pixels = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return pixels.round_().to(torch.uint8)
+
+
+def randaugment(images: Tensor, magnitude: int, draws: torch.Generator, rounds: int = 2) -> Tensor:
+    """Two random operations of RandAugment on each image (B, C, H, W) uint8, in batches of one operation and sign.
+
+    Of torchvision's RandAugment the operations and their strengths, as drawn for each image by itself: every operation
+    is as likely as another, and half of those that have a direction go the other way.
+    """
+    from torchvision.transforms.v2 import RandAugment
+
+    transform: Any = RandAugment(magnitude=magnitude)
+    space = list(transform._AUGMENTATION_SPACE.items())
+    signed = torch.tensor([is_signed for _, (_, is_signed) in space])
+    images = images.clone(memory_format=torch.contiguous_format)
+    at_once = len(images) if images.is_cuda else max(1, AT_ONCE // images[0].nbytes)
+    for _ in range(rounds):
+        operations = torch.randint(len(space), (len(images),), generator=draws)
+        kinds = 2 * operations + (torch.rand(len(images), generator=draws) < 0.5).logical_and(signed[operations])
+        groups = kinds.argsort(stable=True).to(images.device).split(kinds.bincount(minlength=2 * len(space)).tolist())
+        for kind, group in enumerate(groups):
+            name, (strengths, _) = space[kind // 2]
+            for some in group.split(at_once) if len(group) else ():
+                images[some] = _applied(transform, images[some], name, strengths, kind % 2)
+    return images
+
+
+def _applied(transform: Any, images: Tensor, name: str, strengths: Callable[..., Any], negative: int) -> Tensor:
+    """One operation, in one direction, on images (B, C, H, W)."""
+    values = strengths(transform.num_magnitude_bins, *images.shape[-2:])
+    value = 0.0 if values is None else float(values[transform.magnitude]) * (-1 if negative else 1)
+    applied: Tensor = transform._apply_image_or_video_transform(
+        images, name, value, interpolation=transform.interpolation, fill=transform._fill
+    )
+    return applied

@@ -1,0 +1,157 @@
+"""Where the answers of teachers are kept: in memory, on the device, or on disk; the longest unused go first."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Protocol
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bench.errors import InputError
+
+Tensors = dict[str, Tensor]
+
+DEFAULT_SHELF = "disk:8"
+
+
+class Shelf(Protocol):
+    """Keeps tensors by name, up to so many bytes in all."""
+
+    limit: int
+
+    def get(self, name: str) -> Tensors | None:
+        """What was put there, if it is still there."""
+
+    def put(self, name: str, tensors: Tensors) -> None:
+        """Keeps tensors, in place of earlier ones of that name; others may have to go."""
+
+    def size(self) -> int:
+        """Bytes that are kept."""
+
+
+class Memory:
+    """A shelf in this process, on the CPU or another device."""
+
+    def __init__(self, limit: int, device: torch.device | None = None) -> None:
+        """Keeps nothing yet.
+
+        Args:
+            limit: bytes.
+            device: where tensors are kept; by default where they come from.
+        """
+        self.limit, self.device = limit, device
+        self.kept: OrderedDict[str, Tensors] = OrderedDict()
+
+    def get(self, name: str) -> Tensors | None:
+        """See Shelf."""
+        if name in self.kept:
+            self.kept.move_to_end(name)
+        return self.kept.get(name)
+
+    def put(self, name: str, tensors: Tensors) -> None:
+        """See Shelf."""
+        self.kept.pop(name, None)
+        self.kept[name] = {key: tensor.to(self.device or tensor.device) for key, tensor in tensors.items()}
+        while self.size() > self.limit:
+            self.kept.popitem(last=False)
+
+    def size(self) -> int:
+        """See Shelf."""
+        return sum(nbytes(tensors) for tensors in self.kept.values())
+
+
+class Disk:
+    """A shelf in a folder that processes share: memory-mapped safetensors files, written whole or not at all."""
+
+    def __init__(self, folder: Path, limit: int) -> None:
+        """Goes on with what is in the folder.
+
+        Args:
+            folder: made with the first file.
+            limit: bytes.
+        """
+        self.folder, self.limit = folder, limit
+
+    def get(self, name: str) -> Tensors | None:
+        """See Shelf; a file that cannot be read is as good as none."""
+        path = self._path(name)
+        try:
+            tensors: Tensors = safetensors.torch.load_file(path)
+            os.utime(path)
+        except (OSError, safetensors.SafetensorError):
+            return None
+        return tensors
+
+    def put(self, name: str, tensors: Tensors) -> None:
+        """See Shelf; a disk that is full keeps nothing."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            safetensors.torch.save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(self._path(name))
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            return
+        self._make_room()
+
+    def size(self) -> int:
+        """See Shelf."""
+        return sum(size for _, size, _ in self._files())
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _files(self) -> list[tuple[float, int, str]]:
+        """When each file was last used, its bytes and its path; the longest unused first."""
+        found = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat()
+                    found.append((status.st_mtime, status.st_size, entry.path))
+        return sorted(found)
+
+    def _make_room(self) -> None:
+        files = self._files()
+        size = sum(size for _, size, _ in files)
+        for _, bytes_of_it, path in files:
+            if size <= self.limit:
+                return
+            Path(path).unlink(missing_ok=True)
+            size -= bytes_of_it
+
+
+def shelf_of(text: str, folder: Path, device: torch.device) -> Shelf | None:
+    """A shelf by the name of its place and its size in GiB: disk:8, memory:2, device:4; or off.
+
+    Args:
+        text: the name.
+        folder: of a shelf on disk.
+        device: of a shelf on the device.
+
+    Raises:
+        InputError: if the text is something else.
+    """
+    place, _, size = text.partition(":")
+    try:
+        limit = int(float(size) * 2**30)
+    except ValueError:
+        limit = 0
+    if text == "off":
+        return None
+    if place not in ("disk", "memory", "device") or limit <= 0:
+        raise InputError(f"a teacher cache is off, or disk, memory or device and its GiB, as disk:8, but got {text!r}.")
+    return Disk(folder, limit) if place == "disk" else Memory(limit, device if place == "device" else None)
+
+
+def nbytes(tensors: Tensors) -> int:
+    """Bytes that tensors take."""
+    return sum(tensor.nbytes for tensor in tensors.values())

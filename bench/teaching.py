@@ -1,0 +1,235 @@
+"""What frozen teachers say of the views, asked once: shared by runs side by side, and kept for later ones.
+
+The views of an epoch depend on the data, the augmentation, the seed and the epoch's number alone, so every student that
+asks about the same epoch can be given the same answers. They are kept without loss: a student is taught bitwise what
+the teacher said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakValueDictionary
+
+import torch
+from torch import Tensor
+
+from bench.data import EVALUATION_BATCH, Batch, Views, content
+from bench.networks import Network
+from bench.shelf import Shelf, Tensors, nbytes
+from bench.signals import observe
+from bench.spec import NUMBERS
+from methods.base import Signals
+
+WINDOW = 2
+"""Batches whose answers are held for students side by side where they are too large to be kept."""
+
+Ask = Callable[[Tensor], Signals]
+"""Runs the teacher on inputs (B, C, H, W)."""
+
+
+class Lesson:
+    """One teacher's answers to the batches of one epoch; or to the images as they are, where views are fixed."""
+
+    def __init__(self, name: str, shelf: Shelf | None, views: Views, fixed: bool, classifier: Tensor | None) -> None:
+        """Has the answers that the shelf has.
+
+        Args:
+            name: of all that decides the answers.
+            shelf: where answers are kept.
+            views: what is asked about.
+            fixed: whether it is about the images as they are, not about an epoch.
+            classifier: the teacher's, which is the same for every batch.
+        """
+        self.name, self.shelf, self.views, self.fixed, self.classifier = name, shelf, views, fixed, classifier
+        self.stored: Tensors = (shelf.get(name) if shelf else None) or {}
+        self.heard: dict[int, Tensors] = {}
+        self.kept: frozenset[str] = frozenset()
+        """Signals of this epoch that are to be kept."""
+
+    def open(self, needs: frozenset[str], ask: Ask) -> None:
+        """Before an epoch: has all images answered, where views are fixed."""
+        if self.fixed and not needs <= signals_of(self.stored):
+            parts = self.views.images.split(EVALUATION_BATCH)
+            self._keep([flat(ask(part.to(self.views.device).float().div_(255)), needs) for part in parts])
+
+    def answer(self, step: int, batch: Batch, needs: frozenset[str], ask: Ask) -> Signals:
+        """The teacher's signals for a batch, without history."""
+        if needs <= signals_of(self.stored):
+            return self._signals(self._rows(step, batch))
+        if not needs <= signals_of(self.heard.get(step, {})):
+            self.heard[step] = self.heard.get(step, {}) | flat(ask(batch.inputs), needs)
+            old = self.heard.pop(step - WINDOW, {})
+            if kept := {key: tensor for key, tensor in old.items() if signal(key) in self.kept}:
+                self.heard[step - WINDOW] = kept
+        return self._signals(self.heard[step])
+
+    def close(self, steps: int) -> None:
+        """After an epoch of so many batches: keeps what is to be kept, if all of it was heard."""
+        if self.kept and len(self.heard) == steps:
+            parts = [self.heard[step] for step in range(steps)]
+            if all(self.kept <= signals_of(part) for part in parts):
+                self._keep([{k: tensor for k, tensor in part.items() if signal(k) in self.kept} for part in parts])
+        self.kept = frozenset()
+
+    def _keep(self, parts: list[Tensors]) -> None:
+        self.stored = self.stored | {key: lossless(torch.cat([part[key] for part in parts])) for key in parts[0]}
+        self.heard = {}
+        if self.shelf:
+            self.shelf.put(self.name, self.stored)
+
+    def _rows(self, step: int, batch: Batch) -> Tensors:
+        """The batch's part of what is stored; a tensor has one row for each image, or one for each of its windows."""
+        images, part = len(self.stored["logits"]), {}
+        first = step * self.views.batch_size
+        for key, tensor in self.stored.items():
+            each = tensor.unflatten(0, (images, -1))
+            rows = each[batch.indices.to(tensor.device)] if self.fixed else each[first : first + len(batch.inputs)]
+            part[key] = rows.flatten(0, 1).to(batch.inputs.device)
+        return part
+
+    def _signals(self, tensors: Tensors) -> Signals:
+        return dataclasses.replace(unflat(tensors), classifier=self.classifier)
+
+
+class Tutor:
+    """A frozen teacher in one epoch of one run."""
+
+    def __init__(self, network: Network, needs: frozenset[str], lesson: Lesson | None) -> None:
+        """Opens the lesson.
+
+        Args:
+            network: the teacher.
+            needs: signals that it is asked for beyond the logits.
+            lesson: its answers, if they can be shared.
+        """
+        self.network, self.needs, self.lesson = network, needs, lesson
+        self.answers = (needs | {"logits"}) - {"classifier"}
+        self.images, self.seconds = 0, 0.0
+        """What the network was run on in this run, and how long that took on the host."""
+        if lesson:
+            lesson.open(self.answers, self._ask)
+
+    def answer(self, step: int, batch: Batch) -> Signals:
+        """What the teacher says of a batch of the epoch, without history."""
+        if self.lesson is None:
+            return self._ask(batch.inputs, batch.labels)
+        return self.lesson.answer(step, batch, self.answers, self._ask)
+
+    def close(self, steps: int) -> None:
+        """Ends an epoch of so many batches."""
+        if self.lesson:
+            self.lesson.close(steps)
+
+    def _ask(self, inputs: Tensor, labels: Tensor | None = None) -> Signals:
+        start = time.perf_counter()
+        if labels is None:
+            labels = torch.zeros(len(inputs), dtype=torch.long, device=inputs.device)
+        signals = observe(self.network, inputs, labels, self.needs)
+        self.images, self.seconds = self.images + len(inputs), self.seconds + time.perf_counter() - start
+        return signals
+
+
+class Teaching:
+    """Gives the runs of a process the lessons that they share."""
+
+    def __init__(self, shelf: Shelf | None = None) -> None:
+        """Holds no lesson yet.
+
+        Args:
+            shelf: where answers are kept beyond the moment; by default nowhere.
+        """
+        self.shelf = shelf
+        self.lessons: WeakValueDictionary[str, Lesson] = WeakValueDictionary()
+
+    def lesson(
+        self, teacher: str, views: Views, epoch: tuple[int, int], epochs: int, needs: frozenset[str], probe: Signals
+    ) -> Lesson:
+        """The lesson of an epoch, which all who ask for the same share.
+
+        Args:
+            teacher: identity of the network, which names all that decides what it says.
+            views: of the stage.
+            epoch: seed and number of the views.
+            epochs: of the stage; answers are kept only if the shelf can hold those of all its epochs.
+            needs: signals that will be asked for.
+            probe: the teacher's signals for two images, which tell the size of its answers.
+        """
+        limit = self.shelf.limit if self.shelf else 0
+        needs = (needs | {"logits"}) - {"classifier"}
+        size = nbytes(flat(probe, needs)) / 2
+        drawn = min(len(views.images), views.steps * views.batch_size)
+        fixed = views.fixed and size * len(views.images) <= limit and len(views.images) <= drawn * epochs
+        name = digest(NUMBERS, torch.__version__, teacher, views.stream, *(() if fixed else epoch))
+        lesson = self.lessons.get(name)
+        if lesson is None:
+            lesson = self.lessons[name] = Lesson(name, self.shelf, views, fixed, probe.classifier)
+        if not fixed and size * drawn * epochs <= limit:
+            lesson.kept |= needs
+        return lesson
+
+    def predictions(self, teacher: str, images: Tensor, predict: Callable[[], Tensor]) -> tuple[Tensor, bool]:
+        """Logits (N, K) of images (N, C, H, W) uint8 as they are; and whether they were at hand."""
+        if not (self.shelf and teacher):
+            return predict(), False
+        name = digest(NUMBERS, torch.__version__, teacher, "predictions", content(images))
+        if stored := self.shelf.get(name):
+            return stored["logits"].float().cpu(), True
+        logits = predict()
+        self.shelf.put(name, {"logits": lossless(logits)})
+        return logits, False
+
+
+def digest(*names: object) -> str:
+    """32 hexadecimal digits of what the names say."""
+    return hashlib.sha256("/".join(map(str, names)).encode()).hexdigest()[:32]
+
+
+def signal(key: str) -> str:
+    """The signal that a flat tensor is part of."""
+    return key.partition(".")[0]
+
+
+def signals_of(tensors: Tensors) -> frozenset[str]:
+    """The signals that flat tensors make up."""
+    return frozenset(map(signal, tensors))
+
+
+def flat(signals: Signals, needs: frozenset[str]) -> Tensors:
+    """Signals as tensors by names such as features.0 and qkv.2.1."""
+    found: Tensors = {}
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            found[name] = value
+        for index, item in enumerate(value if isinstance(value, tuple) else ()):
+            add(f"{name}.{index}", item)
+
+    for name in needs:
+        add(name, getattr(signals, name))
+    return found
+
+
+def unflat(tensors: Tensors) -> Signals:
+    """The inverse of `flat`, in float32."""
+    tree: dict[str, Any] = {}
+    for key in sorted(tensors, key=lambda key: [int(part) if part.isdigit() else -1 for part in key.split(".")]):
+        *path, last = key.split(".")
+        place = tree
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = tensors[key].float()
+    return Signals(**{name: _tuples(value) for name, value in tree.items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value.values())) if isinstance(value, dict) else value
+
+
+def lossless(tensor: Tensor) -> Tensor:
+    """The tensor in bf16 if that has the same values: outputs of a network that computes in bf16."""
+    half = tensor.bfloat16()
+    return half if torch.equal(half.float(), tensor) else tensor

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import RandAugment
+from torchvision.transforms.v2.functional import resized_crop as torchvision_resized_crop
+
+from bench.augment import AT_ONCE, RATIO, Augment, _applied, check_augment, crop_boxes, randaugment, resized_crop
+from bench.data import Views
+from bench.errors import InputError
+from methods.base import Data
+
+CPU = torch.device("cpu")
+
+
+def draws(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(count: int = 20, size: int = 16, channels: int = 3) -> Tensor:
+    return torch.randint(0, 256, (count, channels, size, size), generator=draws()).to(torch.uint8)
+
+
+def test_unknown_names_list_the_near_ones() -> None:
+    assert check_augment("crop+flip") == ("crop", "flip")
+    with pytest.raises(InputError, match="did you mean flip"):
+        check_augment("crop+flop")
+
+
+@pytest.mark.parametrize(
+    ("augment", "recorded"),
+    [
+        ("none", "651943f6d5af1fb9"),
+        ("crop", "f2776fa51f7bf73b"),
+        ("crop-reflect", "19b95e33977a40ba"),
+        ("flip", "eb42755036a41e59"),
+        ("crop+flip", "7cc8d1e903086333"),
+        ("crop-reflect+flip", "8c067e778b15d461"),
+    ],
+)
+def test_crops_and_flips_are_bitwise_those_of_earlier_runs(augment: str, recorded: str) -> None:
+    digest, images = hashlib.sha256(), noise()
+    views = Views(Data(images, torch.arange(20) % 4, images[:0], 4, augment), 8, 3, CPU)
+    for number in (1, 2):
+        for inputs, labels, _ in views.epoch(3, number):
+            digest.update(inputs.contiguous().numpy().tobytes() + labels.numpy().tobytes())
+    assert digest.hexdigest()[:16] == recorded
+
+
+def test_another_augmentation_moves_no_draw_of_crop_and_flip() -> None:
+    names = ("crop", "flip")
+    plain, strong = Augment(names, 0, 0, 1), Augment((*names, "randaugment"), 0, 0, 1)
+    for _ in range(2):
+        plain(noise())
+        strong(noise())
+    assert torch.equal(plain.views.get_state(), strong.views.get_state())
+
+
+SPACE = RandAugment._AUGMENTATION_SPACE
+DIRECTED = [(name, negative) for name, (_, signed) in SPACE.items() for negative in ((0, 1) if signed else (0,))]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("name", "negative"), DIRECTED)
+def test_every_operation_treats_each_image_of_a_batch_by_itself(name: str, negative: int, channels: int) -> None:
+    images = noise(12, 17, channels)
+    images[3], images[4], images[5] = 0, 255, 7
+    for magnitude in (1, 9, 30):
+        transform: Any = RandAugment(magnitude=magnitude)
+        batched = _applied(transform, images, name, SPACE[name][0], negative)
+        alone = [_applied(transform, image[None], name, SPACE[name][0], negative)[0] for image in images]
+        assert torch.equal(batched, torch.stack(alone))
+
+
+@pytest.mark.parametrize("size", [16, 300])
+def test_randaugment_in_groups_is_randaugment_image_by_image(size: int) -> None:
+    images = noise(20, size)
+    assert size < 300 or images[:2].nbytes > AT_ONCE
+    generator, expected = draws(5), list(images)
+    for _ in range(2):
+        operations = torch.randint(len(SPACE), (20,), generator=generator)
+        negative = torch.rand(20, generator=generator) < 0.5
+        for place in range(20):
+            name, (values, signed) = list(SPACE.items())[operations[place]]
+            strength = 0.0 if values(31, size, size) is None else float(values(31, size, size)[9])
+            strength *= -1 if signed and negative[place] else 1
+            transform: Any = RandAugment(magnitude=9)
+            expected[place] = transform._apply_image_or_video_transform(
+                expected[place], name, strength, interpolation=transform.interpolation, fill=transform._fill
+            )
+    before = images.clone()
+    assert torch.equal(randaugment(images, 9, draws(5)), torch.stack(expected)) and torch.equal(images, before)
+
+
+def test_randaugment_draws_each_operation_and_direction_as_torchvision_does() -> None:
+    image = noise(1, 24)
+    count = 6000
+    drawn = Counter(map(bytes, randaugment(image.expand(count, -1, -1, -1), 9, draws(), rounds=1).flatten(1).numpy()))
+    transform: Any = RandAugment(magnitude=9)
+    expected: Counter[bytes] = Counter()
+    for name, (values, signed) in SPACE.items():
+        for negative in (0, 1):
+            result = _applied(transform, image, name, values, negative if signed else 0)
+            expected[result.numpy().tobytes()] += count / len(SPACE) / 2
+    assert set(drawn) == set(expected)
+    chi_square = sum((drawn[key] - expected[key]) ** 2 / expected[key] for key in expected)
+    assert chi_square < len(expected) + 4 * math.sqrt(2 * len(expected))
+
+
+def test_resized_crop_is_torchvisions_of_each_image() -> None:
+    images = noise(30, 32)
+    for image, box, made in zip(images, crop_boxes(30, 32, 32, draws(3)), resized_crop(images, draws(3)), strict=True):
+        exact = torchvision_resized_crop(image.float(), *box.tolist(), size=[32, 32], antialias=False)
+        assert (made.float() - exact).abs().max() < 0.501
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (375, 500), (40, 200), (200, 40)])
+def test_boxes_lie_within_and_are_distributed_as_timms(height: int, width: int) -> None:
+    from timm.data.transforms import RandomResizedCropAndInterpolation
+
+    boxes = crop_boxes(4000, height, width, draws()).double()
+    top, left, rows, columns = boxes.unbind(dim=1)
+    assert min(top.min(), left.min()) >= 0 and min(rows.min(), columns.min()) >= 1
+    assert (top + rows).max() <= height and (left + columns).max() <= width
+    assert (columns / rows).log().abs().max() < math.log(RATIO[1]) + 2 / rows.min()
+    blank = torch.zeros(3, height, width)
+    random.seed(0)
+    get_params = RandomResizedCropAndInterpolation.get_params
+    theirs = torch.tensor([get_params(blank, (0.08, 1.0), (3 / 4, 4 / 3)) for _ in range(4000)]).double()
+    spread = theirs.std(dim=0) * math.sqrt(2 / 4000)
+    assert ((boxes.mean(dim=0) - theirs.mean(dim=0)).abs() < 5 * spread + 1e-9).all()
+    torch.testing.assert_close(boxes.std(dim=0), theirs.std(dim=0), rtol=0.1, atol=1e-9)
+
+
+def test_box_that_fits_nowhere_is_the_largest_central_one() -> None:
+    assert crop_boxes(1, 10, 1000, draws()).tolist() == [[0, 493, 10, 13]]
+    assert crop_boxes(1, 1000, 10, draws()).tolist() == [[493, 0, 13, 10]]
