@@ -85,6 +85,10 @@ def rehearse(spec: Spec, data: Splits, sink: Sink, device: torch.device) -> None
         _Run(spec, data, sink, device, Teaching()).rehearse()
 
 
+TEACHING = ("teacher_forwards", "teacher_cached", "teacher_seconds")
+"""Costs of teachers: images that they were asked about, those whose answers were at hand, the time that others took."""
+
+
 class _Run:
     def __init__(self, spec: Spec, data: Splits, sink: Sink, device: torch.device, teaching: Teaching) -> None:
         self.spec, self.data, self.sink, self.device, self.teaching = spec, data, sink, device, teaching
@@ -109,8 +113,7 @@ class _Run:
         self.probes: dict[Net, Signals] = {}
         """Of the stage's teachers, for two images."""
         self.identities: dict[Net, str] = {}
-        counts = ("images", "teacher_forwards", "teacher_cached", "epochs", "training_set")
-        self.cost: dict[str, float] = {"seconds": 0.0, "teacher_seconds": 0.0} | dict.fromkeys(counts, 0)
+        self.cost: dict[str, float] = dict.fromkeys(("seconds", "images", *TEACHING, "epochs", "training_set"), 0)
 
     def execute(self) -> Generator[None, None, Result]:
         if (file := self.sink.checkpoint()) is not None:
@@ -162,11 +165,12 @@ class _Run:
         stage, length = self.stages[self.stage], self.lengths[self.stage]
         if self.epoch >= length:
             return
-        asked, cached = self.networks.asked, self.networks.cached
+        before = (self.networks.asked, self.networks.cached, self.networks.seconds)
         views = self._views(stage)
         if self.epoch == 0:
-            self.cost["teacher_forwards"] += self.networks.asked - asked
-            self.cost["teacher_cached"] += self.networks.cached - cached
+            after = (self.networks.asked, self.networks.cached, self.networks.seconds)
+            for name, new, old in zip(TEACHING, after, before, strict=True):
+                self.cost[name] += new - old
         while self.epoch < length:
             yield from self._epoch(stage, views)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -193,8 +194,8 @@ class Networks:
         self.recall = recall
         self.built: dict[str, Network] = {}
         self.trained: list[str] = []
-        self.asked, self.cached = 0, 0
-        """Images that predictions were asked for, and those of them that were at hand."""
+        self.asked, self.cached, self.seconds = 0, 0, 0.0
+        """Images that predictions were asked for, those of them that were at hand, and the time that the rest took."""
 
     def student(self, net: Net) -> Network:
         """A network to train."""
@@ -226,9 +227,10 @@ class Networks:
 
     def predict(self, net: Net, images: Tensor) -> Tensor:
         """Logits (N, K) on the CPU of a frozen network for images (N, C, H, W) uint8."""
-        network, identity = self.teacher(net), self.identity(net)
+        network, identity, start = self.teacher(net), self.identity(net), time.perf_counter()
         logits, known = self.recall(identity, images, lambda: _predictions(network, images))
         self.asked, self.cached = self.asked + len(images), self.cached + known * len(images)
+        self.seconds += 0 if known else time.perf_counter() - start
         return logits
 
     def model(self, net: Net) -> nn.Module:

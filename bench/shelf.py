@@ -77,6 +77,8 @@ class Disk:
             limit: bytes.
         """
         self.folder, self.limit = folder, limit
+        self.unchecked = 0
+        """Bytes that may be written before the folder's size is looked at again; other processes write there too."""
 
     def get(self, name: str) -> Tensors | None:
         """See Shelf; a file that cannot be read is as good as none."""
@@ -100,7 +102,10 @@ class Disk:
         except OSError:
             temporary.unlink(missing_ok=True)
             return
-        self._make_room()
+        self.unchecked -= nbytes(tensors)
+        if self.unchecked < 0:
+            self._make_room()
+            self.unchecked = self.limit // 64
 
     def size(self) -> int:
         """See Shelf."""

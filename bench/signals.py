@@ -19,6 +19,9 @@ from methods.base import Signals, Unsupported
 GRADIENTS = frozenset({"input_grad", "mirrored_grad"})
 """Signals that need a backward pass of their own; they are of no use in evaluation."""
 
+SMALL = frozenset({"pooled", "classifier"})
+"""Signals of so few numbers that copying them out of inference mode costs less than the mode saves."""
+
 UNTAPPED = frozenset({"features", "classifier"})
 """Signals that are taken without hooks or second passes, so that the network may be compiled."""
 
@@ -42,6 +45,10 @@ def observe(
     Raises:
         Unsupported: if the network does not offer what is asked for.
     """
+    if not training and needs <= SMALL:
+        with torch.inference_mode(), network.precision():
+            signals = _forward(network, images, needs)
+        return signals.detached()
     wants_grad = bool(needs & GRADIENTS)
     with torch.set_grad_enabled(training or wants_grad), _differentiable_attention(wants_grad):
         images = images.detach().requires_grad_("input_grad" in needs)
@@ -116,7 +123,8 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
     """
     taps, name = _Taps(), type(model).__name__
     blocks = list(getattr(model, "blocks", ()))
-    attentions = [module for module in model.modules() if isinstance(getattr(module, "qkv", None), nn.Linear)]
+    modules = model.modules() if "qkv" in needs else ()
+    attentions = [module for module in modules if isinstance(getattr(module, "qkv", None), nn.Linear)]
     if needs & {"classifier", "pooled"} and not isinstance(model.get_classifier(), nn.Linear):
         raise Unsupported(f"{name} has no linear classifier, whose input and rows could be used.")
     if "tokens" in needs and not blocks:
@@ -142,7 +150,7 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
             hooks.callback(blocks[0].register_forward_pre_hook(lambda _, inputs: token(inputs[0])).remove)
             for block in blocks:
                 hooks.callback(block.register_forward_hook(lambda _, inputs, output: token(output)).remove)
-        for attention in attentions if "qkv" in needs else ():
+        for attention in attentions:
 
             def split(_: nn.Module, inputs: Any, output: Tensor, attention: Any = attention) -> None:
                 taps.qkv.append(_split(attention, output))

@@ -53,7 +53,9 @@ class Signals:
 def _detached(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_detached(item) for item in value)
-    return value.detach() if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value.detach()
+    return value
 
 
 SIGNALS = frozenset(field.name for field in dataclasses.fields(Signals)) - {"logits"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.errors import InputError
 from bench.record import Outcome
+from results.status import taught
 from results.store import RunStore, StoredRun
 
 ACCURACY_SHARE, PARAMETER_SHARE, LATENCY_MS = 0.9, 0.1, 50.0
@@ -85,6 +86,7 @@ def _size(outcome: Outcome) -> list[str]:
     return [
         f"{', '.join(sizes)}; {cost['latency_ms']:.2f} ms an image; {cost['seconds']:.1f} s of training",
         f"Targets: {'; '.join(shown)}",
+        *([f"T{taught(cost)[1:]}"] if cost.get("teacher_forwards") else []),
     ]
 
 

@@ -189,7 +189,14 @@ def _metric_name(name: str) -> str:
 def _epoch_metrics(epoch: dict[str, Any]) -> Iterable[tuple[str, float]]:
     for name, value in epoch["losses"].items():
         yield f"loss/{name}", value
-    for name in ("train_accuracy", "validation_accuracy", "learning_rate", "seconds", "teacher_forwards"):
+    for name in (
+        "train_accuracy",
+        "validation_accuracy",
+        "learning_rate",
+        "seconds",
+        "teacher_forwards",
+        "teacher_cached",
+    ):
         yield name, float(epoch[name])
 
 

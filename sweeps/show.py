@@ -27,7 +27,8 @@ from bench.shelf import shelf_of
 from bench.spec import configure, explain
 from methods import REGISTRY
 from results import compatible
-from results.plan import Planned
+from results.plan import Plan, Planned
+from results.status import status_of, taught
 from results.store import RunStore, StoredRun
 from results.tables import plain, render
 from sweeps.driver import sweep
@@ -93,9 +94,10 @@ def sweep_and_show(
     machine = Machine(folder, str(device), precision, count, cache=cache)
     with SweepProgress(suite, count) as progress:
         board, problem = sweep(suite, store, machine, progress.report)
-    text = render(board, "terminal")
+    text, cost = render(board, "terminal"), status_of(Plan.find(root, board.suite), store)["teaching"]
     ends, kdbench = [problem] if problem else [], command("kdbench")
     ends += [
+        f"Teachers: {taught(cost).removeprefix('teachers ')} ({cache})",
         f"Results: {store.root} (runs/KEY holds every record; nothing finished is ever repeated)",
         f"MLflow:  {command('mlflow')} ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
         f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",
