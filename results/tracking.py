@@ -25,10 +25,13 @@ from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 
+from bench.errors import InputError  # noqa: E402
 from results.card import anytime_picture, confusion_picture, has_exits, targets  # noqa: E402
+from results.comparison import compare  # noqa: E402
+from results.comparison_page import comparison_page, comparison_picture  # noqa: E402
 from results.explanation import METRICS, Explained, explain_page, explain_plot  # noqa: E402
 from results.leaderboard import Board  # noqa: E402
-from results.plan import Planned  # noqa: E402
+from results.plan import Plan, Planned  # noqa: E402
 from results.store import RunStore, StoredRun  # noqa: E402
 from results.tables import display, render  # noqa: E402
 
@@ -114,10 +117,29 @@ class Tracker:
             if row.accuracy
         ]
         self.client.log_batch(run_id, metrics=metrics)
+        self._comparison(run_id, Plan.find(self.store.root, board.suite))
         for row in board.rows:
             summary = {"test_accuracy": row.accuracy.mean} if row.accuracy else {}
             self._summary(row.pair, row.method, summary, row.setting)
         self._end(run_id, "FINISHED", None)
+
+    def _comparison(self, run_id: str, plan: Plan) -> None:
+        """Logs what paired tests and ranks say, where there is a control to compare with."""
+        try:
+            compared = compare(plan, self.store)
+        except InputError:
+            return
+        for form, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+            self.client.log_text(run_id, comparison_page(compared, form), f"comparison.{suffix}")
+        if any(each.ranking for each in compared.rankings):
+            self._picture(run_id, "ranks.png", comparison_picture(compared))
+        metrics = [
+            Metric(_metric_name(f"{name}/{each.control}/{each.pair}/{each.method}"), value, 0, each.difference.count)
+            for each in compared.comparisons
+            for name, value in (("gain", each.difference.mean), ("p_holm", each.p_holm))
+            if value is not None
+        ]
+        self.client.log_batch(run_id, metrics=metrics)
 
     def _summary(self, pair: str, method: str, metrics: dict[str, float], setting: dict[str, Any]) -> None:
         """The mean and the chosen setting on the parent of a method and pair, which ends it."""

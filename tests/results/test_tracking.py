@@ -78,7 +78,9 @@ def test_board_is_a_table_artifact(filled: Plan, store: RunStore) -> None:
     assert "leaderboard.json" in board.data.tags["mlflow.loggedArtifacts"]
     assert board.data.metrics["test_accuracy/large to small/kd"] == pytest.approx(0.855)
     files = {artifact.path for artifact in tracker.client.list_artifacts(board.info.run_id)}
-    assert files == {"leaderboard.json", "leaderboard.md", "leaderboard.csv", "leaderboard.tex"}
+    tables = {f"{name}.{suffix}" for name in ("leaderboard", "comparison") for suffix in ("md", "csv", "tex")}
+    assert files == tables | {"leaderboard.json"}  # too few methods for ranks
+    assert "gain/student/large to small/kd" in board.data.metrics
 
 
 def test_projection_is_idempotent_and_can_be_rebuilt(filled: Plan, store: RunStore) -> None:
