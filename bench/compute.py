@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 
 from bench.data import Splits
 from bench.environment import hardware
@@ -56,7 +57,7 @@ def chosen(
         memory: the JSON file of what was measured; made if it is missing.
 
     Raises:
-        InputError: if the precision is unknown, or the model cannot be built.
+        InputError: if the precision is unknown, the model cannot be built, or the file of what was measured is damaged.
     """
     check_precision(precision)
     if precision != "auto":
@@ -64,8 +65,16 @@ def chosen(
         return model.model_copy(update={"compute": fixed})
     size = (data.channels, data.size, data.size, data.train.classes, recipe.batch_size)
     name = " ".join([model.name, json.dumps(model.args, sort_keys=True), "x".join(map(str, size)), hardware(device)])
-    known: dict[str, Any] = json.loads(memory.read_text()) if memory.exists() else {}
-    measured = known.get(name) or _eager(model, data, recipe, device)
+    if model.weights == "pretrained":
+        name += " pretrained"  # takes images of its own size
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws
+        compute = _best(name, model, data, recipe, device, memory)
+    return model.model_copy(update={"compute": compute})
+
+
+def _best(name: str, model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device, memory: Path) -> Compute:
+    """The way that measurements speak for; those that are missing are made and remembered."""
+    measured = _known(memory).get(name) or _remembered(memory, name, _eager(model, data, recipe, device))
     seconds = measured["seconds"]
     best = 0
     for index in range(1, len(CANDIDATES)):
@@ -75,13 +84,12 @@ def chosen(
     steps = recipe.epochs * len(data.train.images) / recipe.batch_size
     if steps * seconds[best] > TRIED:
         if "compiled" not in measured:
-            measured["compiled"] = _compiled(model, compute, data, recipe, device)
+            compiled = {"compiled": _compiled(model, compute, data, recipe, device)}
+            measured = _remembered(memory, name, measured | compiled)
         start, step = measured["compiled"]
         if REPAYS * start < steps * (seconds[best] - step) and step < GAIN * seconds[best]:
             compute = compute.model_copy(update={"compiled": True})
-    if known.get(name) != measured or name not in known:
-        _remember(memory, name, measured)
-    return model.model_copy(update={"compute": compute})
+    return compute
 
 
 def check_precision(precision: str) -> None:
@@ -148,10 +156,33 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def _remember(memory: Path, name: str, measured: dict[str, Any]) -> None:
-    """Adds what was measured; another process may be doing the same, so the file is read again and replaced whole."""
-    known = json.loads(memory.read_text()) if memory.exists() else {}
+def _known(memory: Path) -> dict[str, dict[str, Any]]:
+    """What was measured, by name.
+
+    Raises:
+        InputError: if the file is damaged; measuring in silence might choose otherwise, and so name other runs.
+    """
+    try:
+        known: dict[str, dict[str, Any]] = json.loads(memory.read_text())
+        if not all(len(measured["seconds"]) == len(CANDIDATES) for measured in known.values()):
+            raise ValueError("it has not one time for each way")
+    except FileNotFoundError:
+        return {}
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        raise InputError(f"{memory} is damaged ({error}): remove it to have networks measured anew.") from None
+    return known
+
+
+def _remembered(memory: Path, name: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """Adds what was measured, and returns what holds: what another process measured first stays."""
     memory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = memory.with_name(f".{memory.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(known | {name: measured}, indent=1, sort_keys=True))
-    temporary.replace(memory)
+    with FileLock(memory.with_name(f".{memory.name}.lock")):
+        known = _known(memory)
+        known[name] = measured | known.get(name, {})
+        temporary = memory.with_name(f".{memory.name}.{os.getpid()}.tmp")
+        with temporary.open("w") as file:
+            json.dump(known, file, indent=1, sort_keys=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(memory)
+    return known[name]

@@ -184,10 +184,11 @@ class _Run:
         epoch, length, needs = (self.spec.seed, self.number + 1), self.lengths[self.stage], self._needs(stage)
         tutors = []
         for net in stage.teachers:
-            identity, lesson = self.identities[net], None
+            network, identity, probe, lesson = self.networks.teacher(net), self.identities[net], self.probes[net], None
             if identity and not needs & GRADIENTS:
-                lesson = self.teaching.lesson(identity, views, epoch, length, needs, self.probes[net])
-            tutors.append(Tutor(self.networks.teacher(net), needs, lesson))
+                name = identity + " ".join(sorted(needs)) * network.compute.compiled  # each is a pass with its own bits
+                lesson = self.teaching.lesson(name, views, epoch, length, needs, probe)
+            tutors.append(Tutor(network, needs, lesson, probe.classifier))
         return tutors
 
     def _needs(self, stage: Stage) -> frozenset[str]:

@@ -23,18 +23,22 @@ def interleave(generators: Sequence[Generator[None, None, T]], device: torch.dev
     results: dict[int, T | Exception] = {}
     with torch.random.fork_rng(devices=_gpus(device)):
         states = [_state(device)] * len(generators)
-        while len(results) < len(generators):
-            for place, generator in enumerate(generators):
-                if place in results:
-                    continue
-                _take(states[place], device)
-                try:
-                    next(generator)
-                except StopIteration as end:
-                    results[place] = end.value
-                except Exception as error:  # the others go on
-                    results[place] = error
-                states[place] = _state(device)
+        try:
+            while len(results) < len(generators):
+                for place, generator in enumerate(generators):
+                    if place in results:
+                        continue
+                    _take(states[place], device)
+                    try:
+                        next(generator)
+                    except StopIteration as end:
+                        results[place] = end.value
+                    except Exception as error:  # the others go on
+                        results[place] = error
+                    states[place] = _state(device)
+        finally:
+            for generator in generators:  # those that an interrupt leaves give free what they hold
+                generator.close()
     return [results[place] for place in range(len(generators))]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -22,6 +23,9 @@ from bench.errors import InputError, unknown
 from bench.seeds import generator, seed_of
 from bench.spec import Compute, ModelSpec
 from methods.base import Net, Unsupported
+
+COMPILED = 2**16
+"""Shapes, modes and networks for which a process may compile; from torch's own limit of eight on, passes are eager, to other bits."""
 
 
 class Network(nn.Module):
@@ -67,6 +71,7 @@ class Network(nn.Module):
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of the model and images, compiled once, with CUDA graphs on a GPU."""
         if function not in self.made:
+            torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILED
             mode = "reduce-overhead" if self.mean.is_cuda else None
             self.made[function] = torch.compile(function, dynamic=False, mode=mode)
         return self.made[function]

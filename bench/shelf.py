@@ -18,6 +18,8 @@ from bench.errors import InputError
 Tensors = dict[str, Tensor]
 
 DEFAULT_SHELF = "disk:8"
+CHANNELS_LAST = ":channels_last"
+"""Ends the name of a tensor in a file that was so laid out: losses add up in the order of memory, to other bits."""
 
 
 class Shelf(Protocol):
@@ -57,6 +59,8 @@ class Memory:
     def put(self, name: str, tensors: Tensors) -> None:
         """See Shelf."""
         self.kept.pop(name, None)
+        if nbytes(tensors) > self.limit:
+            return
         self.kept[name] = {key: tensor.to(self.device or tensor.device) for key, tensor in tensors.items()}
         while self.size() > self.limit:
             self.kept.popitem(last=False)
@@ -85,22 +89,26 @@ class Disk:
         path = self._path(name)
         try:
             tensors: Tensors = safetensors.torch.load_file(path)
-            os.utime(path)
         except (OSError, safetensors.SafetensorError):
             return None
-        return tensors
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return dict(_unpacked(*item) for item in tensors.items())
 
     def put(self, name: str, tensors: Tensors) -> None:
         """See Shelf; a disk that is full keeps nothing."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if nbytes(tensors) > self.limit:
+            return
         temporary = self.folder / f".{name}.{os.getpid()}.tmp"
         try:
-            safetensors.torch.save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, temporary)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            safetensors.torch.save_file(dict(_packed(*item) for item in tensors.items()), temporary)
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
             temporary.replace(self._path(name))
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        except (OSError, safetensors.SafetensorError):
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             return
         self.unchecked -= nbytes(tensors)
         if self.unchecked < 0:
@@ -117,7 +125,7 @@ class Disk:
     def _files(self) -> list[tuple[float, int, str]]:
         """When each file was last used, its bytes and its path; the longest unused first."""
         found = []
-        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat()
@@ -130,7 +138,8 @@ class Disk:
         for _, bytes_of_it, path in files:
             if size <= self.limit:
                 return
-            Path(path).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                Path(path).unlink(missing_ok=True)
             size -= bytes_of_it
 
 
@@ -154,7 +163,28 @@ def shelf_of(text: str, folder: Path, device: torch.device) -> Shelf | None:
         return None
     if place not in ("disk", "memory", "device") or limit <= 0:
         raise InputError(f"a teacher cache is off, or disk, memory or device and its GiB, as disk:8, but got {text!r}.")
-    return Disk(folder, limit) if place == "disk" else Memory(limit, device if place == "device" else None)
+    if place == "disk":
+        return Disk(folder, limit)
+    return Memory(limit, device if place == "device" else torch.device("cpu"))
+
+
+def layout(tensor: Tensor) -> torch.memory_format:
+    """How a tensor is laid out in memory, where that is more than one way for its values."""
+    last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last and not tensor.is_contiguous() else torch.contiguous_format
+
+
+def _packed(key: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """Name and tensor as they are in a file, which knows one layout."""
+    if layout(tensor) == torch.channels_last:
+        key, tensor = key + CHANNELS_LAST, tensor.permute(0, 2, 3, 1)
+    return key, tensor.cpu().contiguous()
+
+
+def _unpacked(key: str, tensor: Tensor) -> tuple[str, Tensor]:
+    """The inverse of `_packed`."""
+    last = key.endswith(CHANNELS_LAST)
+    return key.removesuffix(CHANNELS_LAST), tensor.permute(0, 3, 1, 2) if last else tensor
 
 
 def nbytes(tensors: Tensors) -> int:

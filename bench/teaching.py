@@ -14,18 +14,24 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakValueDictionary
 
+import timm
 import torch
 from torch import Tensor
 
 from bench.data import EVALUATION_BATCH, Batch, Views, content
 from bench.networks import Network
-from bench.shelf import Shelf, Tensors, nbytes
+from bench.shelf import Shelf, Tensors, layout, nbytes
 from bench.signals import observe
 from bench.spec import NUMBERS
 from methods.base import Signals
 
+ORIGIN = (2, NUMBERS, torch.__version__, timm.__version__)
+"""Enters every name: answers of other code are not taken. The first number is raised with how answers are kept."""
 WINDOW = 2
 """Batches whose answers are held for students side by side where they are too large to be kept."""
+FIXED = 2**30
+"""Bytes that answers about all images as they are may take. The shelf has no say: batches of other sizes give other
+bits, so a run asks about the same batches whether or not it has a shelf."""
 
 Ask = Callable[[Tensor], Signals]
 """Runs the teacher on inputs (B, C, H, W)."""
@@ -34,7 +40,7 @@ Ask = Callable[[Tensor], Signals]
 class Lesson:
     """One teacher's answers to the batches of one epoch; or to the images as they are, where views are fixed."""
 
-    def __init__(self, name: str, shelf: Shelf | None, views: Views, fixed: bool, classifier: Tensor | None) -> None:
+    def __init__(self, name: str, shelf: Shelf | None, views: Views, fixed: bool) -> None:
         """Has the answers that the shelf has.
 
         Args:
@@ -42,9 +48,8 @@ class Lesson:
             shelf: where answers are kept.
             views: what is asked about.
             fixed: whether it is about the images as they are, not about an epoch.
-            classifier: the teacher's, which is the same for every batch.
         """
-        self.name, self.shelf, self.views, self.fixed, self.classifier = name, shelf, views, fixed, classifier
+        self.name, self.shelf, self.views, self.fixed = name, shelf, views, fixed
         self.stored: Tensors = (shelf.get(name) if shelf else None) or {}
         self.heard: dict[int, Tensors] = {}
         self.kept: frozenset[str] = frozenset()
@@ -59,53 +64,57 @@ class Lesson:
     def answer(self, step: int, batch: Batch, needs: frozenset[str], ask: Ask) -> Signals:
         """The teacher's signals for a batch, without history."""
         if needs <= signals_of(self.stored):
-            return self._signals(self._rows(step, batch))
+            return unflat(self._rows(step, batch, needs))
         if not needs <= signals_of(self.heard.get(step, {})):
             self.heard[step] = self.heard.get(step, {}) | flat(ask(batch.inputs), needs)
             old = self.heard.pop(step - WINDOW, {})
             if kept := {key: tensor for key, tensor in old.items() if signal(key) in self.kept}:
                 self.heard[step - WINDOW] = kept
-        return self._signals(self.heard[step])
+        return unflat({key: tensor for key, tensor in self.heard[step].items() if signal(key) in needs})
 
     def close(self, steps: int) -> None:
-        """After an epoch of so many batches: keeps what is to be kept, if all of it was heard."""
+        """After an epoch of so many batches: keeps what is to be kept and was heard of every batch."""
         if self.kept and len(self.heard) == steps:
             parts = [self.heard[step] for step in range(steps)]
-            if all(self.kept <= signals_of(part) for part in parts):
-                self._keep([{k: tensor for k, tensor in part.items() if signal(k) in self.kept} for part in parts])
+            kept = self.kept.intersection(*map(signals_of, parts))
+            self._keep([{key: tensor for key, tensor in part.items() if signal(key) in kept} for part in parts])
         self.kept = frozenset()
 
     def _keep(self, parts: list[Tensors]) -> None:
-        self.stored = self.stored | {key: lossless(torch.cat([part[key] for part in parts])) for key in parts[0]}
+        for key, first in parts[0].items():
+            whole = torch.cat([part[key] for part in parts]).contiguous(memory_format=layout(first))
+            self.stored = self.stored | {key: lossless(whole)}
         self.heard = {}
         if self.shelf:
             self.shelf.put(self.name, self.stored)
 
-    def _rows(self, step: int, batch: Batch) -> Tensors:
+    def _rows(self, step: int, batch: Batch, needs: frozenset[str]) -> Tensors:
         """The batch's part of what is stored; a tensor has one row for each image, or one for each of its windows."""
         images, part = len(self.stored["logits"]), {}
         first = step * self.views.batch_size
-        for key, tensor in self.stored.items():
+        for key in (key for key in self.stored if signal(key) in needs):
+            tensor = self.stored[key]
             each = tensor.unflatten(0, (images, -1))
             rows = each[batch.indices.to(tensor.device)] if self.fixed else each[first : first + len(batch.inputs)]
-            part[key] = rows.flatten(0, 1).to(batch.inputs.device)
+            part[key] = rows.flatten(0, 1).to(batch.inputs.device).contiguous(memory_format=layout(tensor))
         return part
-
-    def _signals(self, tensors: Tensors) -> Signals:
-        return dataclasses.replace(unflat(tensors), classifier=self.classifier)
 
 
 class Tutor:
     """A frozen teacher in one epoch of one run."""
 
-    def __init__(self, network: Network, needs: frozenset[str], lesson: Lesson | None) -> None:
+    def __init__(
+        self, network: Network, needs: frozenset[str], lesson: Lesson | None, classifier: Tensor | None = None
+    ) -> None:
         """Opens the lesson.
 
         Args:
             network: the teacher.
             needs: signals that it is asked for beyond the logits.
             lesson: its answers, if they can be shared.
+            classifier: the teacher's, if that is needed; it is the same for every batch.
         """
+        self.classifier = classifier if "classifier" in needs else None
         self.network, self.needs, self.lesson = network, needs, lesson
         self.answers = (needs | {"logits"}) - {"classifier"}
         self.images, self.seconds = 0, 0.0
@@ -117,7 +126,8 @@ class Tutor:
         """What the teacher says of a batch of the epoch, without history."""
         if self.lesson is None:
             return self._ask(batch.inputs, batch.labels)
-        return self.lesson.answer(step, batch, self.answers, self._ask)
+        signals = self.lesson.answer(step, batch, self.answers, self._ask)
+        return dataclasses.replace(signals, classifier=self.classifier)
 
     def close(self, steps: int) -> None:
         """Ends an epoch of so many batches."""
@@ -162,11 +172,11 @@ class Teaching:
         needs = (needs | {"logits"}) - {"classifier"}
         size = nbytes(flat(probe, needs)) / 2
         drawn = min(len(views.images), views.steps * views.batch_size)
-        fixed = views.fixed and size * len(views.images) <= limit and len(views.images) <= drawn * epochs
-        name = digest(NUMBERS, torch.__version__, teacher, views.stream, *(() if fixed else epoch))
+        fixed = views.fixed and size * len(views.images) <= FIXED and len(views.images) <= drawn + 1
+        name = digest(*ORIGIN, teacher, views.stream, *(() if fixed else epoch))
         lesson = self.lessons.get(name)
         if lesson is None:
-            lesson = self.lessons[name] = Lesson(name, self.shelf, views, fixed, probe.classifier)
+            lesson = self.lessons[name] = Lesson(name, self.shelf, views, fixed)
         if not fixed and size * drawn * epochs <= limit:
             lesson.kept |= needs
         return lesson
@@ -175,7 +185,7 @@ class Teaching:
         """Logits (N, K) of images (N, C, H, W) uint8 as they are; and whether they were at hand."""
         if not (self.shelf and teacher):
             return predict(), False
-        name = digest(NUMBERS, torch.__version__, teacher, "predictions", content(images))
+        name = digest(*ORIGIN, teacher, "predictions", content(images))
         if stored := self.shelf.get(name):
             return stored["logits"].float().cpu(), True
         logits = predict()
@@ -199,12 +209,12 @@ def signals_of(tensors: Tensors) -> frozenset[str]:
 
 
 def flat(signals: Signals, needs: frozenset[str]) -> Tensors:
-    """Signals as tensors by names such as features.0 and qkv.2.1."""
+    """Signals as tensors by names such as features.0 and qkv.2.1, laid out in memory as they will be if kept."""
     found: Tensors = {}
 
     def add(name: str, value: Any) -> None:
         if isinstance(value, Tensor):
-            found[name] = value
+            found[name] = value.contiguous(memory_format=layout(value))
         for index, item in enumerate(value if isinstance(value, tuple) else ()):
             add(f"{name}.{index}", item)
 

@@ -176,6 +176,7 @@ class Mlp(Staged):
         num_classes: int = 1000,
         img_size: int = 28,
         drop_rate: float = 0.0,
+        input_drop_rate: float = 0.0,
     ) -> None:
         """Builds one hidden layer for each width.
 
@@ -185,12 +186,14 @@ class Mlp(Staged):
             num_classes: outputs.
             img_size: height and width of the image in pixels.
             drop_rate: dropout after every hidden layer.
+            input_drop_rate: dropout of pixels.
         """
         sizes = (in_chans * img_size**2, *widths)
         stages: list[nn.Module] = []
         for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
             dropout = [nn.Dropout(drop_rate)] if index < len(widths) - 1 else []
-            layer = nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs), nn.ReLU(), *dropout)
+            pixels = [nn.Dropout(input_drop_rate)] if index == 0 and input_drop_rate else []
+            layer = nn.Sequential(*pixels, nn.Flatten(), nn.Linear(inputs, outputs), nn.ReLU(), *dropout)
             stages.append(layer.append(nn.Unflatten(1, (outputs, 1, 1))))
         super().__init__(stages, list(widths), num_classes, drop_rate)
 
@@ -245,6 +248,8 @@ _register("cifar_resnet8_quarter", _resnet(8, (4, 4, 8, 16)))
 for _depth in (16, 28, 40):
     for _width in (1, 2, 4, 8, 10):
         _register(f"wrn_{_depth}_{_width}", _wide(_depth, _width))
+for _depth in (52, 64, 76, 88, 100, 154, 250):
+    _register(f"wrn_{_depth}_1", _wide(_depth, 1))
 for _name, _convolutions in {"cifar_vgg8": 1, "cifar_vgg13": 2}.items():
     _register(_name, _vgg(_convolutions))
 for _depth in (3, 6, 12):

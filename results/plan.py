@@ -93,17 +93,18 @@ class Plan:
             file.flush()
             os.fsync(file.fileno())
 
+    def started(self) -> list[Planned]:
+        """Every run that was ever started under this protocol, once."""
+        lines = [Planned(**line) for line in read_lines(self.folder / "plan.jsonl")]
+        return list({planned.place: planned for planned in lines}.values())
+
     def runs(self) -> list[Planned]:
         """Every run that was started, once, of the methods and pairs that the suite now has."""
-        entries: dict[tuple[str, str, str, int], Planned] = {}
-        for line in read_lines(self.folder / "plan.jsonl"):
-            planned = Planned(**line)
-            entries[planned.place] = planned
         methods = {pair: self.methods(pair) for pair in self.pairs()}
         seeds = self.suite["seeds"]
         return [
             planned
-            for planned in entries.values()
+            for planned in self.started()
             if planned.pair in methods
             and (planned.phase == "teacher" or planned.method in methods[planned.pair])
             and (planned.phase != "seed" or planned.number <= seeds)

@@ -303,6 +303,58 @@ def published(
         typer.echo(f"{rows}\n\n{notes}")
 
 
+@app.command(epilog="Example: kdbench tables hinton2015_mnist")
+def tables(
+    name: Annotated[
+        str | None, typer.Argument(help="Show one protocol in full, with the source of each value.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal or markdown.")] = "terminal",
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Lists the papers' tables that can be reproduced: what they cost, if their data are here, how far they are."""
+    from sweeps.show_tables import tables_and_show
+
+    values, text = tables_and_show(name, store, data_dir, device, form)
+    answer(values) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench reproduce hinton2015_mnist --scale short")
+def reproduce(
+    table: Annotated[str, typer.Argument(help="See kdbench tables; or a path of a TOML file.")],
+    pairs: Annotated[str | None, typer.Option(help="Only these pairs or networks, as WRN-16-1,WRN-40-2.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these rows or methods, as teacher,kd.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each row. [default: the protocol's]")] = None,
+    scale: Annotated[str, typer.Option(help="full; or short: minutes, never comparable.")] = "full",
+    data: Annotated[
+        str | None, typer.Option(help="A stand-in for the data, as cifar10-jpeg; never comparable.")
+    ] = None,
+    train: Annotated[bool, typer.Option(help="Whether to run what is missing, or to print what there is.")] = True,
+    workers: Annotated[int, typer.Option(min=0, help="Processes. [default: one a core, or one on a GPU]")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cache: Cache = "disk:8",
+    data_dir: DataDir = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
+    plot: Annotated[Path | None, typer.Option(help="Plots published against ours there, as a png file.")] = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Runs a paper's table by its own protocol and prints each number beside the published; goes on where it was."""
+    from sweeps.protocol_file import load_protocol
+    from sweeps.show_tables import reproduce_and_show
+    from sweeps.task import task_of
+
+    task = task_of(load_protocol(table), scale, pairs, methods, seeds, data)
+    plot = in_folder(plot) if plot else None
+    values, text = reproduce_and_show(
+        task, store, workers, device, precision, cache, data_dir, form, plot, train
+    )  # fmt: skip
+    answer(values) if as_json else typer.echo(text)
+
+
 @app.command(epilog="Example: kdbench status digits")
 def status(
     suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],

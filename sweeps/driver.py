@@ -66,14 +66,14 @@ def sweep(
     Raises:
         InputError: if the suite cannot be carried out, or another sweep is using the store.
     """
-    with _only_driver(store):
+    with only_driver(store):
         for pair in suite.pairs:
             for name in (*pair.teachers, pair.student):
                 check_model(name)
         plan = plan_of(suite, store, machine)
         suite = suite.model_copy(update={"data": suite.data.model_copy(update=plan.suite["data"])})
         storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
-        with _Projector(store, plan) as projector, _Driver(store, plan, machine, projector.add, report) as driver:
+        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
             casts = _casts(suite, store, machine)
             driver.carry_out([_teachers(casts)])
             studies = [(cast, method) for cast in casts for method in suite.methods_of(cast.pair)]
@@ -122,7 +122,12 @@ def _teachers(casts: list[Cast]) -> Chain:
 
 
 @contextlib.contextmanager
-def _only_driver(store: RunStore) -> Iterator[None]:
+def only_driver(store: RunStore) -> Iterator[None]:
+    """Keeps other drivers from a store.
+
+    Raises:
+        InputError: if one is using it.
+    """
     lock = FileLock(store.root / "driver.lock")
     try:
         lock.acquire(timeout=0)
@@ -134,7 +139,7 @@ def _only_driver(store: RunStore) -> Iterator[None]:
         lock.release()
 
 
-class _Driver:
+class Driver:
     """Feeds chains to workers."""
 
     def __init__(
@@ -145,17 +150,30 @@ class _Driver:
         project: Callable[[Planned], None],
         report: Callable[[Planned, Epoch | StoredRun], None],
     ) -> None:
+        """Starts without workers.
+
+        Args:
+            store: where runs are kept.
+            plan: to which every run is added.
+            machine: what to use.
+            project: told of every run that has ended.
+            report: likewise, and of every epoch.
+        """
         self.store, self.plan, self.machine, self.project, self.report = store, plan, machine, project, report
         self.known = {(*planned.place, planned.key) for planned in plan.runs()}
         self.queue: deque[Ticket] = deque()
         self.busy: dict[Worker, dict[int, Ticket]] = {}
         self.idle: list[Worker] = []
         self.deaths: dict[str, int] = {}
+        self.same: dict[str, list[Ticket]] = {}
+        """Of a run that is queued or under way, by key: who else waits for it."""
 
-    def __enter__(self) -> _Driver:
+    def __enter__(self) -> Driver:
+        """The driver itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """Ends its workers."""
         for worker in (*self.idle, *self.busy):
             worker.close()
 
@@ -184,7 +202,10 @@ class _Driver:
                 run = self.store.get(job.spec.key)
                 if run and (run.finished or (job.settled and run.status == "stopped")):
                     self._settle(batch, index, run)
+                elif job.spec.key in self.same:
+                    self.same[job.spec.key].append((batch, index))
                 else:
+                    self.same[job.spec.key] = []
                     self.queue.append((batch, index))
 
     def _side_by_side(self) -> list[Ticket]:
@@ -246,10 +267,14 @@ class _Driver:
         self._end(batch, index)
 
     def _end(self, batch: _Batch, index: int) -> None:
-        run = self.store.get(batch.jobs[index].spec.key)
+        key = batch.jobs[index].spec.key
+        run = self.store.get(key)
         assert run is not None
-        self._settle(batch, index, run)
-        self._advance(batch)
+        tickets = [(batch, index), *self.same.pop(key)]
+        for each, place in tickets:
+            self._settle(each, place, run)
+        for each, _ in tickets:
+            self._advance(each)
 
     def _settle(self, batch: _Batch, index: int, run: StoredRun) -> None:
         planned = batch.jobs[index].planned
@@ -263,20 +288,28 @@ def _spec(ticket: Ticket) -> Spec:
     return batch.jobs[index].spec
 
 
-class _Projector:
+class Projector:
     """A thread that brings ended runs to MLflow, so that training never waits for it; the store stays the truth."""
 
     def __init__(self, store: RunStore, plan: Plan) -> None:
+        """Starts idle.
+
+        Args:
+            store: whose runs are projected.
+            plan: names the experiment.
+        """
         self.store, self.plan = store, plan
         self.problem = ""
         self.inbox: queue.Queue[Planned | Board | None] = queue.Queue()
         self.thread = threading.Thread(target=self._work, daemon=True)
 
-    def __enter__(self) -> _Projector:
+    def __enter__(self) -> Projector:
+        """Starts the thread."""
         self.thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
+        """Waits for what is queued, unless something went wrong."""
         self.inbox.put(None)
         if not any(exception):
             self.thread.join()

@@ -92,7 +92,9 @@ def sweep_and_show(
     count = workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
     folder = (data_dir or store.root / "data").expanduser().resolve()
     machine = Machine(folder, str(device), precision, count, cache=cache)
-    with SweepProgress(suite, count) as progress:
+    studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)
+    runs = studies * (suite.tuning.trials + suite.seeds) + sum(len(pair.teachers) for pair in suite.pairs)
+    with SweepProgress(suite.name, runs, count) as progress:
         board, problem = sweep(suite, store, machine, progress.report)
     text, cost = render(board, "terminal"), status_of(Plan.find(root, board.suite), store)["teaching"]
     ends, kdbench = [problem] if problem else [], command("kdbench")
@@ -135,21 +137,20 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
 class SweepProgress:
     """A bar of runs with the time left on a terminal; a line each ended run elsewhere."""
 
-    def __init__(self, suite: Suite, workers: int) -> None:
+    def __init__(self, name: str, runs: int, workers: int) -> None:
         """Starts at nothing.
 
         Args:
-            suite: what is carried out.
+            name: of what is carried out.
+            runs: how many there will be.
             workers: how many processes do it.
         """
         self.console = Console(stderr=True)
-        studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)
-        runs = studies * (suite.tuning.trials + suite.seeds) + sum(len(pair.teachers) for pair in suite.pairs)
         self.runs, self.ended = runs, 0
         self.now: dict[str, float] = {}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)
-        self.task = self.bar.add_task(f"{suite.name}, {workers} workers", total=runs)
+        self.task = self.bar.add_task(f"{name}, {workers} workers", total=runs)
 
     def __enter__(self) -> SweepProgress:
         """Shows the bar."""

@@ -56,6 +56,8 @@ def main(
     for method in methods.split(","):
         one_stage(method.strip())
     batches, workers = batches or (1200 if gpu else 40), workers if workers >= 0 else (8 if gpu else 0)
+    if batches < rounds + 4:
+        raise InputError(f"--batches must be at least four more than --rounds, but got {batches} and {rounds}.")
     peaks = {name: convolution_peak(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
     rows: list[Row] = []
     for pair in named:

@@ -18,6 +18,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COMMANDS = ["methods", "compatibility", "run", "show", "explain", "sweep", "leaderboard", "status", "teachers", "sync"]
 COMMANDS += ["compare"]
 COMMANDS += ["published"]
+COMMANDS += ["tables", "reproduce"]
 GOOD = ["run", "--method", "kd", "--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter"]
 GOOD += ["--data", "digits", "--epochs", "1", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow"]
 
@@ -327,3 +328,46 @@ def test_published_refuses_what_no_row_has(kdbench: Run, option: str, value: str
     code, out, err = kdbench("published", option, value)
     assert code == 2 and out == "" and message in err
     assert len(err.strip().splitlines()) == 1 and err.startswith("kdbench: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hinton2015_mnsit"], "unknown table 'hinton2015_mnsit': did you mean hinton2015_mnist"),
+        (["nothing.toml"], "there is no protocol file nothing.toml"),
+        (["hinton2015_mnist", "--methods", "kd T=3"], "unknown method of hinton2015_mnist 'kd T=3': did you mean kd"),
+        (["at2017_cifar10", "--pairs", "WRN-16-3"], "unknown pair of at2017_cifar10 'WRN-16-3': did you mean WRN-16-"),
+        (["at2017_cifar10", "--data", "mnist"], "unknown stand-in for cifar10 'mnist'"),
+        (["at2017_cifar10", "--seeds", "0"], "Invalid value for '--seeds'"),
+        (["at2017_cifar10", "--scale", "tiny"], "unknown scale 'tiny': there are full, short"),
+        (["at2017_cifar10", "--format", "pdf"], "unknown format 'pdf'"),
+        (["at2017_cifar10", "--plot", "nowhere/a.png"], "there is no folder"),
+        (["at2017_cifar10", "--no-train", "--plot", "a.png"], "there is nothing to plot"),
+    ],
+)
+def test_reproduce_refuses_bad_input_before_anything_trains(
+    kdbench: Run, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    code, out, err = kdbench("reproduce", *arguments)
+    assert code == 2 and out == "" and message in err
+    assert len(err.strip().splitlines()) == 1 and not (tmp_path / "runs" / "runs").exists()
+
+
+def test_reproduce_prints_a_table_that_was_never_run(kdbench: Run, tmp_path: Path) -> None:
+    code, out, err = kdbench("reproduce", "hinton2015_mnist", "--no-train")
+    assert code == 0 and out.count("not run") == 7 and err == "" and not (tmp_path / "runs").exists()
+
+
+def test_tables_lists_costs_and_shows_a_protocol(kdbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sweeps.cost.Speeds._measured", lambda *_: 1e-4)
+    code, out, _ = kdbench("tables", "--json")
+    rows = {row["table"]: row for row in json.loads(out)["tables"]}
+    mnist = rows["hinton2015_mnist"]
+    assert code == 0 and mnist["runs"] == 21 and mnist["status"] == "not run" and mnist["images"] == 81_144_000
+    assert mnist["hours"] > 2 and mnist["short"]["hours"] < mnist["hours"] and len(mnist["missing"]) == 4
+    code, out, _ = kdbench("tables", "--format", "markdown")
+    assert code == 0 and "| hinton2015_mnist | mnist (missing) |" in out
+    code, out, _ = kdbench("tables", "hinton2015_mnist")
+    assert code == 0 and "recipe.augment = none    [section 3: the students' images are not moved]" in out
+    code, _, err = kdbench("tables", "hinton")
+    assert code == 2 and "unknown table 'hinton'" in err

@@ -1,0 +1,140 @@
+"""Carries out a protocol: teachers once, then every row's seeds; and sets what they gave beside the paper's table."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from bench.compute import chosen
+from bench.data import load
+from bench.environment import pick_device
+from bench.record import Epoch
+from bench.spec import ModelSpec, Recipe
+from results.leaderboard import leaderboard
+from results.plan import Plan, Planned
+from results.reproduction import Reproduction, reproduced
+from results.store import RunStore, StoredRun
+from sweeps.driver import Driver, Projector, only_driver
+from sweeps.facts import check_data
+from sweeps.protocol import OWN
+from sweeps.study import Chain, Job
+from sweeps.suite import Way
+from sweeps.task import Task, row_name
+from sweeps.workers import Machine, threads_each
+
+
+def carry_out(
+    task: Task, store: RunStore, machine: Machine, report: Callable[[Planned, Epoch | StoredRun], None]
+) -> str:
+    """Carries out a task, or goes on with one that was interrupted.
+
+    Args:
+        task: what to do.
+        store: where everything is kept.
+        machine: what to use.
+        report: told of every epoch and of every run that has ended.
+
+    Returns:
+        A warning if MLflow could not be written.
+
+    Raises:
+        InputError: if the data are missing, the task cannot be carried out, or another sweep is using the store.
+    """
+    fingerprint = check_data(task.protocol.data, machine.data_dir)
+    data = task.protocol.data.model_copy(update={"fingerprint": fingerprint})
+    device = pick_device(machine.device)
+    digest = task.protocol.digest(f"{fingerprint} {machine.precision} on {device.type}")
+    whole = dataclasses.replace(task, protocol=task.protocol.model_copy(update={"data": data}))
+    splits = load(data, machine.data_dir)
+
+    @functools.cache
+    def measured(text: str, recipe: Recipe) -> ModelSpec:
+        model, memory = ModelSpec.model_validate_json(text), store.root / "compute.json"
+        return chosen(model, splits, recipe, machine.precision, device, memory)
+
+    def way(model: ModelSpec, recipe: Recipe) -> ModelSpec:
+        return measured(model.model_dump_json(), recipe)
+
+    with only_driver(store):
+        plan = Plan.create(store.root, task.protocol.name, digest, task.plan())
+        threads = torch.get_num_threads()
+        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
+            torch.set_num_threads(threads_each(machine.workers))
+            try:
+                teachers, rows = _jobs(whole, way)
+            finally:
+                torch.set_num_threads(threads)
+            driver.carry_out([_together(teachers)])
+            done = {job.spec.key for job in teachers if (run := store.get(job.spec.key)) and run.status == "done"}
+            untaught = {job.planned.pair for job in teachers if job.planned.number == 0 and job.spec.key not in done}
+            ready = [jobs for jobs in rows if not jobs[0].spec.teachers or jobs[0].planned.pair not in untaught]
+            driver.carry_out([_together(jobs) for jobs in ready])
+            projector.finish(leaderboard(plan, store))
+    return projector.problem
+
+
+def _jobs(task: Task, way: Way) -> tuple[list[Job], list[list[Job]]]:
+    """The teachers, and each row's seeds."""
+    pairs = [pair for pair in task.protocol.pairs if pair.name in task.pairs]
+    teachers = [
+        Job(Planned(pair.name, "teacher", "teacher", number, spec.key), spec)
+        for pair in pairs
+        for number, spec in enumerate(task.teachers(pair, way))
+    ]
+    rows = [
+        [
+            Job(Planned(pair.name, row_name(part, cell), "seed", spec.seed, spec.key), spec)
+            for spec in task.specs(pair, part, cell, way)
+        ]
+        for pair, part, cell in task.rows()
+    ]
+    return teachers, [row for row in rows if row]
+
+
+def _together(jobs: list[Job]) -> Chain:
+    """Jobs that may all run side by side."""
+    if jobs:
+        yield jobs
+
+
+def plan_of(task: Task, root: Path) -> Plan | None:
+    """The plan under which a task was last run, if it ever was."""
+    found = []
+    for path in (root / "suites" / task.protocol.name).glob("*/suite.json"):
+        plan = Plan(path.parent)
+        if plan.suite.get("identity") == task.protocol.digest():
+            found.append((path.stat().st_mtime, plan))
+    return max(found, key=lambda each: each[0])[1] if found else None
+
+
+def reproduction_of(task: Task, root: Path) -> Reproduction:
+    """The table as it stands."""
+    protocol, plan = task.protocol, plan_of(task, root)
+    planned: Sequence[Planned] = plan.started() if plan else ()
+    within = [each for each in planned if each.phase == "teacher" or each.number <= task.seeds]
+    store = RunStore(root) if plan else None
+    rows = reproduced(task.wanted(), within, store, protocol.statistic, protocol.epoch, task.incomparable)
+    shown, whole = len(rows), sum(len(cell.numbers) for _, _, cell in protocol.rows())
+    notes = [f"{shown} of the table's {whole} numbers are shown."] if shown < whole else []
+    if task.scale == "short":
+        notes.append("Short scale: fewer epochs or images than the paper's, so no number is comparable.")
+    own = [name for name, text in protocol.sources.items() if text.startswith(OWN)]
+    if own:
+        notes.append(f"Not in the paper, {OWN}: {', '.join(own)} (kdbench tables {protocol.name} says what and why).")
+    return Reproduction(
+        protocol.name,
+        protocol.about,
+        plan.name if plan else protocol.name,
+        task.scale,
+        protocol.data.name,
+        protocol.statistic,
+        protocol.epoch,
+        task.seeds,
+        rows,
+        list(protocol.departures),
+        notes,
+    )

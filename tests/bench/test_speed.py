@@ -1,0 +1,144 @@
+"""python -m bench.speed: refuses what it cannot measure, and measures a tiny pair from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import bench.speed.__main__ as command
+from bench.errors import InputError
+from bench.spec import Compute, ModelSpec
+from bench.speed.loops import Setting, engine, one_stage, operations, plain
+from bench.speed.machine import Watcher, cores, peak_memory
+from bench.speed.measure import measured
+
+TINY = ModelSpec(name="cifar_resnet8_quarter")
+CPU = torch.device("cpu")
+
+
+def setting(batches: int = 8, method: str = "kd", student: ModelSpec = TINY) -> Setting:
+    return Setting(TINY, student, method, 4, batches, CPU)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"pairs": "cifar_resnet8:resnet_of_nobody"}, "model"),
+        ({"pairs": "cifar_resnet8"}, "TEACHER:STUDENT"),
+        ({"pairs": "cifar_resnet8:cifar_resnet8:cifar_resnet8"}, "TEACHER:STUDENT"),
+        ({"pairs": ""}, "TEACHER:STUDENT"),
+        ({"methods": "fitnets"}, "one stage"),
+        ({"methods": "dml"}, "one student"),
+        ({"methods": "student"}, "taught"),
+        ({"methods": "kdd"}, "method"),
+        ({"methods": "kd,"}, "method"),
+        ({"device": "abacus"}, "abacus"),
+        ({"batches": 13, "rounds": 10}, "--batches"),
+        ({"batches": -1}, "--batches"),
+    ],
+    ids=lambda value: str(value),
+)
+def test_bad_input_is_refused_before_anything_is_measured(
+    arguments: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measuring(*_: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr(command, "convolution_peak", measuring)
+    with pytest.raises(InputError, match=reason):
+        command.main(**({"pairs": "cifar_resnet8:cifar_resnet8"} | arguments))
+
+
+def test_rival_that_is_none_is_refused(tmp_path: Path) -> None:
+    from bench.speed.loops import repdistiller
+
+    with pytest.raises(InputError, match="no checkout of RepDistiller"):
+        repdistiller(setting(), tmp_path, 0)
+
+
+@pytest.mark.parametrize("method", ["kd", "at"])
+def test_every_loop_trains(method: str) -> None:
+    given = setting(method=method)
+    loops = [plain(given, 0), engine(given, "engine"), engine(given, "cached", 2, True)]
+    assert [loop.images for loop in loops] == [4, 4, 8]
+    for loop in loops:
+        loop.step()
+        loop.step()
+
+
+def test_cached_loop_does_not_run_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.teaching import Tutor
+
+    asked: list[int] = []
+    ask = Tutor._ask
+    monkeypatch.setattr(Tutor, "_ask", lambda self, *given: asked.append(1) or ask(self, *given))
+    loop = engine(setting(), "cached", 2, True)
+    before = len(asked)
+    loop.step()
+    assert before == 8 and len(asked) == 8
+    side_by_side = engine(setting(), "side by side", 3)
+    side_by_side.step()
+    assert len(asked) == 9
+
+
+def test_operations_of_a_network_are_three_times_its_forward_pass_in_training() -> None:
+    flops = operations(setting())
+    assert 2.5 * flops["teacher"] < flops["student"] < 3 * flops["teacher"]
+
+
+def test_machine_is_watched() -> None:
+    watcher = Watcher()
+    assert watcher.foreign() >= 0 and cores() >= 1
+    assert peak_memory(lambda: None, CPU) > 2**20
+
+
+def test_one_stage_is_a_method() -> None:
+    assert one_stage("kd").id == "kd"
+
+
+def test_rows_compare_every_loop_with_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bench.speed.measure as measure
+
+    monkeypatch.setattr(measure, "UNIT", 0.0)
+    monkeypatch.setattr(measure, "_memory", lambda entry: 1)
+    monkeypatch.setattr(measure, "chosen", lambda model, *_: model.model_copy(update={"compute": Compute()}))
+    rows = measured(setting(), 2, 3, 0, False, None, {"float32": 1e12, "bfloat16": 2e12})
+    assert [row.loop for row in rows] == [
+        "plain loop",
+        "engine, plain path",
+        "engine",
+        "engine, cache",
+        "engine, 2 side by side",
+        "engine, 2 side by side, cache",
+    ]
+    assert rows[0].ratio == 1 and all(row.images_per_second > 0 and row.start >= 0 for row in rows)
+    assert all(row.measurements + row.dropped == 3 and 0 < row.share < 1 for row in rows)
+    assert rows[3].ceiling == rows[5].ceiling > rows[4].ceiling > rows[2].ceiling
+
+
+@pytest.mark.slow
+def test_command_measures_a_tiny_pair(tmp_path: Path) -> None:
+    sizes = ["--rounds", "3", "--batches", "20", "--batch-size", "8"]
+    given = ["--pairs", "cifar_resnet8:cifar_resnet8", *sizes, "--no-compile", "--json"]
+    command_line = [sys.executable, "-m", "bench.speed", *given, "--output", str(tmp_path / "speed.json")]
+    threads = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=600, env=threads, check=False)
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert values == json.loads((tmp_path / "speed.json").read_text())
+    assert len(values["rows"]) == 6 and values["median_ratio"]["plain loop"] == 1
+    assert all(row["images_per_second"] > 0 and row["memory"] > 2**20 for row in values["rows"])
+
+
+@pytest.mark.slow
+def test_command_refuses_in_one_line() -> None:
+    command_line = [sys.executable, "-m", "bench.speed", "--pairs", "cifar_resnet8"]
+    done = subprocess.run(command_line, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

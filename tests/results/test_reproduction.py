@@ -1,0 +1,152 @@
+"""Published against ours, on numbers made by hand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from bench.errors import InputError
+from bench.record import Outcome
+from results.literature import Published, load
+from results.plan import Planned
+from results.reproduction import Reproduction, Wanted, judge, measured, reproduced, spread_of
+from results.reproduction_page import reproduction_frame, reproduction_page, reproduction_plot, reproduction_values
+from results.statistics import interval
+from results.store import RunStore
+
+PAIR = "MLP 784-1200-1200-10 -> MLP 784-800-800-10"
+ROWS = {row.method: row for row in load() if row.table == "hinton2015_mnist"}
+KD, STUDENT, TEACHER = ROWS["kd"], ROWS["student"], ROWS["teacher"]
+ACCURACY = next(row for row in load() if row.table == "vid2019_cifar10" and row.method == "vid" and not row.part)
+
+
+def wanted(published: Published | None = KD, **changes: Any) -> Wanted:
+    metric = published.metric if published else "test_errors"
+    label = published.method if published else "kd T=1"
+    return replace(Wanted(PAIR, label, label, metric, published), **changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict", "reason"),
+    [
+        ([70.0, 75.0, 78.0], "within", ""),
+        ([85.0, 86.0, 87.0], "below", "12 more errors"),
+        ([60.0, 61.0, 62.0], "above", "13 fewer errors"),
+        ([74.0], "not comparable", "one seed, so no interval"),
+    ],
+)
+def test_judge_knows_that_fewer_errors_are_better(values: list[float], verdict: str, reason: str) -> None:
+    ours = interval(values)
+    assert judge(wanted(), ours.mean, ours) == (verdict, reason)
+
+
+def test_judge_knows_that_more_accuracy_is_better() -> None:
+    ours = interval([91.0, 91.1, 91.2])
+    assert judge(wanted(ACCURACY), ours.mean, ours) == ("below", "0.75 points less accuracy")
+    ours = interval([92.3, 92.4, 92.5])
+    assert judge(wanted(ACCURACY), ours.mean, ours) == ("above", "0.55 points more accuracy")
+
+
+def test_judge_gives_the_reason_why_not() -> None:
+    ours = interval([70.0, 75.0, 78.0])
+    assert judge(wanted(), ours.mean, ours, "short scale") == ("not comparable", "short scale")
+    assert judge(wanted(None), ours.mean, ours, "short scale") == ("not published", "")
+
+
+def test_published_spread_makes_intervals_overlap() -> None:
+    ours = interval([91.0, 91.1, 91.2])
+    said = ACCURACY.model_copy(update={"spread": 0.6, "spread_kind": "ci95"})
+    assert judge(wanted(said), ours.mean, ours) == ("within", "the intervals overlap")
+    assert spread_of(ACCURACY) == 0.0
+    deviation = ACCURACY.model_copy(update={"spread": 0.3, "spread_kind": "std", "seeds": 4})
+    assert spread_of(deviation) == pytest.approx(3.182446 * 0.3 / 2)
+    assert spread_of(deviation.model_copy(update={"seeds": None})) == 0.3
+
+
+def score(errors: int, on_threes: int = 0, corrected: int = 0) -> Outcome:
+    """The end of a run with so many errors of 100 images, 10 of them of class 3."""
+    logits = {"accuracy": 1 - errors / 100, "accuracy_omitted": 1 - on_threes / 10, "top5": 1.0}
+    test = {"student": {"logits": logits, "bias_corrected": {"accuracy": 1 - corrected / 100}}, "student.peer_1": {}}
+    scores = {epoch: {"epoch": 1, "validation": test, "test": test} for epoch in ("last", "best")}
+    confusion = [[10 if row == column else 0 for column in range(10)] for row in range(10)]
+    return Outcome("done", "", scores, {}, {}, confusion=confusion)
+
+
+@pytest.fixture
+def runs(store: RunStore, finish: Callable[..., None]) -> list[Planned]:
+    planned = []
+    for method, errors in {"teacher": [6, 7, 8], "student": [14, 15, 16], "kd": [7, 8, 9], "kd T=1": [7, 8, 8]}.items():
+        phase = "teacher" if method == "teacher" else "seed"
+        for number, count in enumerate(errors, start=1):
+            key = f"{method.replace(' ', '')}{number}"
+            finish(key, score(count, 3, 5))
+            planned.append(Planned(PAIR, method, phase, number, key))
+    return planned
+
+
+TABLE = [wanted(TEACHER, phase="teacher"), wanted(STUDENT), wanted(), wanted(None)]
+
+
+def table(rows: list[Any], **changes: Any) -> Reproduction:
+    whole = Reproduction("hinton2015_mnist", "", "", "full", "mnist", "mean", "last", 3, rows, ["2 % are kept."], ["!"])
+    return replace(whole, **changes)
+
+
+def test_measured_counts_errors_of_all_and_of_classes(store: RunStore, runs: list[Planned]) -> None:
+    run = store.get("kd1")
+    assert run is not None
+    assert measured(wanted(), run, "last") == 7.0
+    assert measured(wanted(share="accuracy_omitted", classes=(3,)), run, "last") == 3.0
+    assert measured(wanted(prediction="bias_corrected"), run, "last") == 5.0
+    assert measured(wanted(student="student.peer_1"), run, "last") is None
+    assert measured(wanted(metric="error_top1"), run, "best") == pytest.approx(7.0)
+    assert measured(wanted(metric="accuracy_top5"), run, "last") == pytest.approx(100.0)
+
+
+def test_rows_hold_mean_interval_difference_and_the_best(store: RunStore, runs: list[Planned]) -> None:
+    teacher, student, kd, hot = reproduced(TABLE, runs, store, "mean", "last")
+    assert teacher.value == 7.0 and teacher.difference == -60.0 and teacher.verdict == "above"
+    assert student.verdict == "above" and student.reason == "131 fewer errors" and not student.best
+    assert kd.best and kd.interval and kd.interval.count == 3 and kd.tied
+    assert hot.best and not hot.tied and hot.verdict == "not published" and hot.difference is None
+    (median,) = reproduced([wanted(None)], runs, store, "median", "last")
+    assert median.value == 8.0
+
+
+def test_what_was_not_run_or_failed_says_so(store: RunStore, finish: Callable[..., None]) -> None:
+    assert [row.judged for row in reproduced(TABLE, [], None, "mean", "last")] == ["not run"] * 4
+    finish("bad", Outcome("diverged", "the loss is nan"))
+    planned = [Planned(PAIR, "teacher", "teacher", 0, "bad")]
+    teacher, _, kd, _ = reproduced(TABLE, planned, store, "mean", "last")
+    assert teacher.judged == "not comparable (diverged: the loss is nan)"
+    assert kd.judged == "not run (its teacher diverged: the loss is nan)"
+
+
+def test_page_has_every_format_and_a_half_finished_table(store: RunStore, runs: list[Planned]) -> None:
+    half = [planned for planned in runs if planned.method != "student"]
+    found = table(reproduced(TABLE, half, store, "mean", "last"))
+    text = reproduction_page(found)
+    assert "74 [1]" in text and "not run" in text and "Unfinished: 3 of 4 numbers." in text
+    assert "[1] first-hand, of hinton2015 (2015): Zyazz" in text and "Departure: 2 % are kept." in text
+    assert "**8 ± 2.5 =**" in reproduction_page(found, "markdown")
+    latex = reproduction_page(found, "latex")
+    assert r"\toprule" in latex and r"\textbf{8 $\pm$ 2.5 =}" in latex and r"hinton2015\_mnist" in latex
+    frame = reproduction_frame(found)
+    assert list(frame["verdict"]) == ["above", "not run", "above", "not published"]
+    assert reproduction_page(found, "csv").count("\n") == 5
+    values = json.loads(json.dumps(reproduction_values(found)))
+    assert values["rows"][2]["published"]["value"] == 74.0 and values["rows"][2]["seeds"] == {"1": 7, "2": 8, "3": 9}
+    assert reproduction_plot(found).startswith(b"\x89PNG")
+    with pytest.raises(InputError, match="unknown format 'pdf'"):
+        reproduction_page(found, "pdf")
+
+
+def test_short_scale_is_always_said() -> None:
+    short = table(reproduced(TABLE, [], None, "mean", "last", "short scale"), scale="short")
+    assert "short scale, mnist" in reproduction_page(short)
+    with pytest.raises(InputError, match="nothing to plot"):
+        reproduction_plot(short)

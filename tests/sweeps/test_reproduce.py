@@ -1,0 +1,265 @@
+"""Protocols as they are kept, and a tiny table reproduced from the first run to the last."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.errors import InputError
+from sweeps.cost import cost_of
+from sweeps.facts import check_data, check_stand_in, missing, training_images
+from sweeps.protocol import Protocol
+from sweeps.protocol_file import UNSOURCED, bundled, load_protocol, read_protocol, written
+from sweeps.task import task_of
+
+KDBENCH = [sys.executable, "-c", "from sweeps.cli import main; main()"]
+TINY = """
+about = "A tiny table."
+table = "hinton2015_mnist"
+metric = "test_errors"
+statistic = "mean"
+epoch = "last"
+seeds = 2
+departures = ["Digits are no MNIST."]
+
+[data]
+name = "digits"
+validation = 0.25
+
+[networks."MLP 784-1200-1200-10"]
+name = "cifar_resnet8_quarter"
+
+[networks."MLP 784-800-800-10"]
+name = "cifar_resnet8_quarter"
+
+[recipe]
+epochs = 2
+batch_size = 64
+optimizer = "sgd"
+lr = 0.05
+momentum = 0.9
+weight_decay = 0.0
+schedule = "cosine"
+augment = "none"
+
+[teacher]
+epochs = 1
+
+[[pairs]]
+teacher = "MLP 784-1200-1200-10"
+student = "MLP 784-800-800-10"
+
+[[cells]]
+label = "teacher"
+method = "teacher"
+
+[[cells]]
+label = "student"
+method = "student"
+
+[[cells]]
+label = "kd T=20"
+method = "kd"
+params = { temperature = 20.0 }
+
+[[cells]]
+label = "kd T=1"
+method = "kd"
+params = { temperature = 1.0 }
+printed = false
+
+[short]
+recipe = { epochs = 1 }
+seeds = 1
+
+[sources]
+"*" = "our choice: a test"
+"""
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+def reproduce(tmp_path: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """Runs the command; the tiny table in a store of the test's unless another is named."""
+    command = [*KDBENCH, "reproduce", *arguments, "--store", str(tmp_path / "store")]
+    done = subprocess.run(
+        [*command, "--workers", "2", "--precision", "fp32", "--device", "cpu"], capture_output=True, text=True
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+def finished(store: Path) -> dict[str, float]:
+    return {path.parent.name: path.stat().st_mtime for path in (store / "runs").glob("*/DONE.json")}
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_bundled_protocols_load_and_every_value_has_a_source(name: str) -> None:
+    values, protocol = read_protocol(name)
+    paths = [path for path, _ in written({k: v for k, v in values.items() if k not in UNSOURCED})]
+    assert len(paths) > 15 and all(protocol.source(path) for path in paths)
+    unused = [
+        key for key in protocol.sources if not any(protocol.source(path) == protocol.sources[key] for path in paths)
+    ]
+    assert unused == []
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_bundled_protocols_find_their_published_rows(name: str) -> None:
+    protocol = load_protocol(name)
+    task = task_of(protocol)
+    printed = [want.published for want in task.wanted() if want.published]
+    assert printed and {row.table for row in printed} == {protocol.table}
+    assert all(row.metric == want.metric for want in task.wanted() if (row := want.published))
+    assert protocol.digest() != task_of(protocol, "short").protocol.digest()
+
+
+def test_published_numbers_stand_where_the_papers_have_them() -> None:
+    found = {want.label: want.published for want in task_of(load_protocol("hinton2015_mnist_omit")).wanted()}
+    values = {label: published.value for label, published in found.items() if published}
+    assert values == {
+        "kd without 3s": 206,
+        "kd without 3s of which on 3s": 133,
+        "kd without 3s bias corrected": 109,
+        "kd without 3s bias corrected, of which on 3s": 14,
+        "kd of 7s and 8s alone": 47.3,
+        "kd of 7s and 8s alone bias corrected": 13.2,
+    }
+    mutual = task_of(load_protocol("dml2018_cifar100")).wanted()
+    pairs = [(w.pair, w.label, w.published.value) for w in mutual if w.published and w.label.startswith("dml of two")]
+    assert [value for _, _, value in pairs] == [78.96, 70.73]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"*" = "our choice: a test"', 'metric = "here"', "there is no source for statistic, epoch, seeds, data.name"),
+        ("momentum = 0.9\n", "", "the recipe must write out momentum"),
+        ('method = "kd"\nparams = { temperature = 20.0 }', 'method = "kdd"', "unknown method 'kdd': did you mean kd"),
+        ("temperature = 20.0", "temperature = -1", "temperature must be positive"),
+        ("printed = false", 'printed = true\npairs = ["a -> b"]', "unknown pair of tiny 'a -> b'"),
+        ('label = "kd T=1"', 'label = "kd T=20"', "labels must differ"),
+        ('name = "cifar_resnet8_quarter"', 'name = "cifar_resnet9"', "unknown model 'cifar_resnet9'"),
+        ('table = "hinton2015_mnist"', 'table = "vid2019_cifar10"', "published.csv has no row where"),
+        ('name = "digits"', 'name = "digitz"', "unknown data set of a protocol 'digitz': did you mean digits"),
+        ("seeds = 2", "seeds = 0", "seeds: Input should be greater than or equal to 1"),
+        ("seeds = 2", "seeds =", "is not TOML"),
+    ],
+)
+def test_protocol_that_breaks_a_rule_is_refused(table: Path, old: str, new: str, message: str) -> None:
+    table.write_text(TINY.replace(old, new, 1))
+    with pytest.raises(InputError) as error:
+        load_protocol(str(table))
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_task_selects_scales_and_stands_in() -> None:
+    protocol = load_protocol("sp2019_cifar10")
+    task = task_of(protocol, "short", methods="SP", data="cifar10-jpeg")
+    assert task.labels == ("sp",) and task.seeds == 1 and task.runs() == 2
+    assert task.incomparable == "short scale; cifar10-jpeg stands in for cifar10"
+    assert [spec.recipe.epochs for row in task.rows() for spec in task.specs(*row)] == [3]
+    assert task_of(protocol).incomparable == ""
+    chosen = task_of(load_protocol("at2017_cifar10"), pairs="WRN-40-1 -> WRN-16-1, wrn-40-2", seeds=2)
+    assert chosen.pairs == ("WRN-40-1 -> WRN-16-1", "WRN-40-2 -> WRN-16-2") and chosen.seeds == 2
+    with pytest.raises(InputError, match="unknown pair of sp2019_cifar10 'WRN-40-3'"):
+        task_of(protocol, pairs="WRN-40-3")
+    with pytest.raises(InputError, match="unknown stand-in for cifar10 'mnist': there are cifar10, cifar10-jpeg"):
+        task_of(protocol, data="mnist")
+
+
+def test_students_alone_and_teachers_are_trained_once_for_several_pairs() -> None:
+    task = task_of(load_protocol("crd2020_cifar100_same"), methods="student,teacher")
+    specs = [spec for row in task.rows() for spec in task.specs(*row)]
+    teachers = [spec for pair in task.protocol.pairs for spec in task.teachers(pair)]
+    assert len(specs) == 21 and len({spec.key for spec in specs}) == 18  # ResNet-20 has two teachers
+    assert len(teachers) == 7 and len({spec.key for spec in teachers}) == 5
+    assert cost_of(task, None).runs == 18 + 5
+
+
+def test_cost_counts_images_of_every_network(table: Path) -> None:
+    protocol = load_protocol(str(table))
+    images = training_images(protocol.data)
+    assert images == round(1797 * 0.8 * 0.75)
+    cost = cost_of(task_of(protocol), lambda model, facts, batch: 3600.0)
+    assert (cost.runs, cost.images) == (7, images * (1 + 6 * 2))
+    assert cost.hours == pytest.approx(images * (1 + 2 * 2 + 4 * 2 * (1 + 1 / 3)))
+    two = task_of(load_protocol("dml2018_cifar100"), pairs="ResNet-32 -> ResNet-32", methods="dml", seeds=1)
+    assert cost_of(two, None).images == 2 * 200 * 49_000
+
+
+def test_missing_data_say_which_files_and_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refuse(name: str, size: int, folder: Path) -> None:
+        raise InputError("no network")
+
+    monkeypatch.setattr("sweeps.facts.read", refuse)
+    for name in ("mnist", "cifar100", "cifar10"):
+        data = Protocol.model_fields["data"].annotation
+        assert data is not None
+        with pytest.raises(InputError) as error:
+            check_data(data(name=name), tmp_path)
+        text = str(error.value)
+        assert all(str(tmp_path / file) in text for file in missing(name, tmp_path)) and "unpack" in text
+        assert "--data-dir" in text and ("cifar10-jpeg may stand in" in text) == (name == "cifar10")
+    check_stand_in("cifar10", "cifar10-jpeg")
+
+
+def test_a_table_whose_data_are_missing_trains_nothing(tmp_path: Path) -> None:
+    out, err = reproduce(tmp_path, "sp2019_cifar10", "--data", "cifar10-jpeg", "--data-dir", str(tmp_path), code=2)
+    assert out == "" and "cifar10-jpeg/train.parquet" in err and len(err.strip().splitlines()) == 1
+    assert finished(tmp_path / "store") == {} and not (tmp_path / "store" / "suites").exists()
+
+
+def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path, table: Path) -> None:
+    store = tmp_path / "store"
+    out, err = reproduce(tmp_path, str(table), "--methods", "teacher,student", "--json")
+    values: dict[str, Any] = json.loads(out)
+    assert [row["label"] for row in values["rows"]] == ["teacher", "student"] and "[3/3] student seed" in err
+    assert values["rows"][1]["published"]["value"] == 146 and set(values["rows"][1]["seeds"]) == {"1", "2"}
+    assert values["rows"][0]["reason"] == "one seed, so no interval"
+    assert "2 of the table's 4 numbers are shown." in values["notes"]
+    before = finished(store)
+    out, _ = reproduce(tmp_path, str(table), "--no-train")
+    assert out.count("not run") == 2 and "Unfinished: 2 of 4 numbers." in out and finished(store) == before
+    out, err = reproduce(tmp_path, str(table), "--plot", str(tmp_path / "plot.png"))
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG") and "Departure: Digits are no MNIST." in out
+    assert "[7/7] kd T=" in err and "kd T=1" in out and "not published" in out
+    whole = finished(store)
+    assert len(whole) == 7 and before.items() <= whole.items()
+    again, _ = reproduce(tmp_path, str(table))
+    assert again == out and finished(store) == whole
+    for form, mark in {"markdown": "| row ", "latex": r"\toprule", "csv": "table,scale,pair,row"}.items():
+        assert mark in reproduce(tmp_path, str(table), "--no-train", "--format", form)[0]
+    short, _ = reproduce(tmp_path, str(table), "--scale", "short", "--methods", "student")
+    assert "not comparable (short scale)" in short and "tiny (short scale, digits)" in short
+    assert len(finished(store)) == 8 and len(list((store / "suites" / "tiny").iterdir())) == 2
+    status = subprocess.run([*KDBENCH, "status", "tiny", "--store", str(store)], capture_output=True, text=True)
+    assert status.returncode == 0 and "student: 1 done" in status.stdout
+
+
+def test_interrupted_table_goes_on(tmp_path: Path, table: Path) -> None:
+    store = tmp_path / "store"
+    command = [*KDBENCH, "reproduce", str(table), "--store", str(store), "--workers", "1", "--precision", "fp32"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if len(finished(store)) >= 2:
+            break
+        time.sleep(0.1)
+    process.terminate()
+    process.communicate(timeout=60)
+    before = finished(store)
+    assert 2 <= len(before) < 7
+    out, _ = reproduce(tmp_path, str(table), "--json")
+    assert before.items() <= finished(store).items() and len(finished(store)) == 7
+    assert all(row["value"] is not None for row in json.loads(out)["rows"])
