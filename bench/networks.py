@@ -25,7 +25,7 @@ from bench.spec import Compute, ModelSpec
 from methods.base import Net, Unsupported
 
 COMPILED = 2**16
-"""Shapes, modes and networks for which a process may compile; from torch's own limit of eight on, passes are eager, to other bits."""
+"""Shapes, modes and networks for which a process may compile; beyond torch's own limits passes are eager."""
 
 
 class Network(nn.Module):

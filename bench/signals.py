@@ -81,6 +81,8 @@ def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals
         passed = network.compiled(passed)
     with _tapped(model, needs) as taps:
         logits, features = passed(model, network.normalised(images))
+    if network.compute.compiled and images.is_cuda:  # a graph's next replay writes over what it gave out
+        logits, features = logits.clone(), features and [feature.clone() for feature in features]
     return Signals(
         logits.float(),
         None if features is None else tuple(feature.float() for feature in features),

@@ -214,9 +214,15 @@ class Driver:
         No more than leave work for every worker.
         """
         first = self.queue.popleft()
+        if _spec(first).key in self.deaths:  # its worker died: alone, so that it takes no other with it
+            return [first]
         most = min(self.machine.together, math.ceil((len(self.queue) + 1) / self.machine.workers))
         shared = _spec(first).views()
-        fellows = [ticket for ticket in self.queue if shared and _spec(ticket).views() == shared][: most - 1]
+        fellows = [
+            ticket
+            for ticket in self.queue
+            if shared and _spec(ticket).views() == shared and _spec(ticket).key not in self.deaths
+        ][: most - 1]
         for ticket in fellows:
             self.queue.remove(ticket)
         return [first, *fellows]

@@ -307,8 +307,11 @@ def test_tapped_signals_and_gradients_are_not_compiled(
     assert traced == [] and all(getattr(signals, name) is not None for name in needs)
 
 
-def test_every_shape_of_a_network_is_compiled(digits: Splits, traced: list[tuple[int, ...]]) -> None:
+def test_every_shape_of_a_network_is_compiled(
+    digits: Splits, traced: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """torch's own limit is eight for one function and network; the rest is eager, to other bits."""
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
     labels = torch.zeros(16, dtype=torch.long)
     made = build(SMALL.model_copy(update={"compute": Compute(compiled=True)}), digits).eval()
     for count in range(2, 12):

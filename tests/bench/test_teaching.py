@@ -208,7 +208,7 @@ def test_answers_lie_in_memory_alike_whether_live_or_kept(augment: str, shelf: S
         signals = Speaker()(inputs)
         features = tuple(each.repeat(1, 2, 1, 1) for each in signals.features or ())
         first = features[0].contiguous(memory_format=torch.channels_last)
-        qkv = tuple(tuple(each.transpose(1, 3) for each in parts) for parts in signals.qkv or ())
+        qkv = tuple(tuple(each.view(-1, 3, 2, 2).transpose(1, 2) for each in parts) for parts in signals.qkv or ())
         return dataclasses.replace(signals, features=(first, *features[1:]), qkv=qkv)
 
     given, found = views(augment=augment), []
