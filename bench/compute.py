@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -54,7 +55,7 @@ def chosen(
         recipe: gives batch size, epochs and optimizer.
         precision: auto (measured), fp32 (the plain path), or bf16 (with channels_last).
         device: where it will run.
-        memory: the JSON file of what was measured; made if it is missing.
+        memory: the store's JSON file of what was measured; made if it is missing.
 
     Raises:
         InputError: if the precision is unknown, the model cannot be built, or the file of what was measured is damaged.
@@ -74,7 +75,8 @@ def chosen(
 
 def _best(name: str, model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device, memory: Path) -> Compute:
     """The way that measurements speak for; those that are missing are made and remembered."""
-    measured = _known(memory).get(name) or _remembered(memory, name, _eager(model, data, recipe, device))
+    known = _known(memory).get(name) or _known(everywhere()).get(name)
+    measured = _remembered(memory, name, known or _eager(model, data, recipe, device))
     seconds = measured["seconds"]
     best = 0
     for index in range(1, len(CANDIDATES)):
@@ -90,6 +92,11 @@ def _best(name: str, model: ModelSpec, data: Splits, recipe: Recipe, device: tor
         if REPAYS * start < steps * (seconds[best] - step) and step < GAIN * seconds[best]:
             compute = compute.model_copy(update={"compiled": True})
     return compute
+
+
+def everywhere() -> Path:
+    """Where this user's machine remembers for all stores, so that the same command has the same key in each."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdbench" / "compute.json"
 
 
 def check_precision(precision: str) -> None:
@@ -166,7 +173,7 @@ def _known(memory: Path) -> dict[str, dict[str, Any]]:
         known: dict[str, dict[str, Any]] = json.loads(memory.read_text())
         if not all(len(measured["seconds"]) == len(CANDIDATES) for measured in known.values()):
             raise ValueError("it has not one time for each way")
-    except FileNotFoundError:
+    except OSError:  # there is none, or no way to it
         return {}
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise InputError(f"{memory} is damaged ({error}): remove it to have networks measured anew.") from None
@@ -174,7 +181,14 @@ def _known(memory: Path) -> dict[str, dict[str, Any]]:
 
 
 def _remembered(memory: Path, name: str, measured: dict[str, Any]) -> dict[str, Any]:
-    """Adds what was measured, and returns what holds: what another process measured first stays."""
+    """Adds what was measured, here and for all stores, and returns what holds here."""
+    with contextlib.suppress(OSError):  # a home that cannot be written to
+        measured = _added(everywhere(), name, measured)
+    return _added(memory, name, measured)
+
+
+def _added(memory: Path, name: str, measured: dict[str, Any]) -> dict[str, Any]:
+    """Adds what was measured to a file; what was there first stays."""
     memory.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(memory.with_name(f".{memory.name}.lock")):
         known = _known(memory)

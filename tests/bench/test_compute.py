@@ -32,6 +32,31 @@ RECIPE = Recipe(epochs=2, batch_size=32)
 LONG = Recipe(epochs=10_000, batch_size=32)
 
 
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's cache that remembers nothing yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_another_store_of_the_machine_chooses_alike_without_measuring(
+    digits: Splits, tmp_path: Path, clock: Callable[..., list[str]]
+) -> None:
+    made = clock([1.0, 1.0, 1.0, 0.5])
+    assert choice(digits, tmp_path / "a") == CANDIDATES[3]
+    made = clock([1.0, 1.0, 1.0, 1.0])
+    assert choice(digits, tmp_path / "b") == CANDIDATES[3] and made == []
+    assert (tmp_path / "b" / "compute.json").exists()
+
+
+def test_a_home_that_cannot_be_written_to_is_no_obstacle(
+    digits: Splits, tmp_path: Path, home: Path, clock: Callable[..., list[str]]
+) -> None:
+    home.write_text("a file where a folder should be")
+    made = clock([1.0, 0.5, 1.0, 1.0])
+    assert choice(digits, tmp_path) == CANDIDATES[1] and made == ["eager"]
+
+
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
     """Measurements that are made up; the list names those that were made."""

@@ -26,6 +26,7 @@ from tests.methods.options import (
     spec_of,
     started,
     step_of,
+    through,
     values,
     vit,
     watched,
@@ -128,7 +129,7 @@ def test_vild_scores_base_and_novel_classes_and_leaves_the_students_classifier_a
     run = started(spec, digits)
     network, extras = run.trainees[0].network, run.extras["student"]
     before = network.model.get_classifier().weight.clone()
-    run._train()
+    through(run._train())
     outcome, _ = run._result()
     assert network.model.get_classifier().weight.grad is None
     assert torch.equal(network.model.get_classifier().weight, before)
@@ -153,7 +154,7 @@ def test_scheduled_kd_clip_bounds_the_gradient_at_every_update(clip: bool, norm:
         norms.append(float(torch.cat(grads).norm()))
 
     run.trainees[0].optimizer.register_step_pre_hook(note)
-    run._train()
+    through(run._train())
     assert len(norms) == 2 * run.steps
     assert max(norms) <= norm + 1e-4 if clip else max(norms) > norm
     assert not clip or max(norms) > 0.9 * norm
@@ -190,7 +191,7 @@ def test_scheduled_kd_decays_with_the_epochs_of_the_run(digits: Splits) -> None:
     params: dict[str, Any] = {"every": 1.0, "temperature": 8.0, "ramp": False, "clip": False}
     run = started(spec_of("scheduled_kd", *CNN, recipe={"epochs": 3}, **params), digits)
     seen = watched(run)
-    run._train()
+    through(run._train())
     for index, (_, step, losses) in enumerate(seen):
         temperature = (8.0, 4.0, 2.0)[index // run.steps]
         by_hand = 0.9 * kd_loss(step.student.logits, step.teacher.logits, temperature).item()
