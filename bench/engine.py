@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.data import Batch, Part, Splits, Views, steps_per_epoch
+from bench.data import Part, Splits
 from bench.environment import environment
 from bench.evaluate import confusion, predict, score, scored, sizes
 from bench.interleave import interleave
@@ -27,6 +27,7 @@ from bench.spec import Spec
 from bench.stages import finetuned, stage_epochs
 from bench.teaching import Teaching, Tutor
 from bench.trainee import Trainee
+from bench.views import Batch, Views, steps_per_epoch
 from methods.base import TEACHER, Method, Net, Signals, Stage, Step, Unsupported
 
 

@@ -18,11 +18,12 @@ import timm
 import torch
 from torch import Tensor
 
-from bench.data import EVALUATION_BATCH, Batch, Views, content
+from bench.data import EVALUATION_BATCH, content
 from bench.networks import Network
 from bench.shelf import Shelf, Tensors, layout, nbytes
 from bench.signals import observe
 from bench.spec import NUMBERS
+from bench.views import Batch, Views
 from methods.base import Signals
 
 ORIGIN = (2, NUMBERS, torch.__version__, timm.__version__)

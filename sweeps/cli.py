@@ -220,7 +220,7 @@ def sweep(
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
     device: Device = "auto",
-    precision: Precision = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. [default: the suite's]")] = "",
     cache: Cache = "disk:8",
     data_dir: DataDir = None,
     store: Store = DEFAULT_STORE,

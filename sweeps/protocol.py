@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.data import check_augment
+from bench.augment import check_augment
 from bench.errors import InputError, unknown
 from bench.networks import check_model
 from bench.spec import NUMBERS, DataSpec, Frozen, Recipe, configure

@@ -86,6 +86,7 @@ def sweep_and_show(
     """
     suite = changed(load_suite(name), changes)
     device = pick_device(device_name)
+    precision = precision or suite.precision
     check_precision(precision)
     shelf_of(cache, root, device)
     store = RunStore(root)

@@ -11,8 +11,9 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
+from bench.augment import check_augment
 from bench.compute import check_precision, chosen
-from bench.data import DATASETS, FOLDER, check_augment, default_augment, load, read
+from bench.data import DATASETS, FOLDER, default_augment, load, read
 from bench.environment import command, pick_device
 from bench.errors import InputError
 from bench.networks import build, check_model, import_checkpoint

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bench.data import check_augment
+from bench.augment import check_augment
 from bench.errors import InputError, unknown
 from bench.spec import NUMBERS, DataSpec, Frozen, ModelSpec, Recipe, Spec, configure, explain
 from methods import REGISTRY
@@ -113,6 +113,8 @@ class Suite(Frozen):
     tuning: Tuning = Tuning()
     seeds: Annotated[int, Field(ge=1)] = 5
     """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """How networks are computed unless the command says otherwise; fp32 gives the same numbers in every store."""
     show: Literal["last", "best"] = "last"
     """Which epoch tables show, and tuning maximises on validation: the last, or the best on validation."""
 
@@ -192,7 +194,7 @@ class Suite(Frozen):
         Args:
             precision: that was asked for, and the kind of device that it is on.
         """
-        protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name"})
+        protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name", "precision"})
         protocol |= {pair_name(pair.model_dump()): pair.recipe for pair in self.pairs if pair.recipe}
         text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

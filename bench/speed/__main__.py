@@ -69,7 +69,9 @@ def main(
                 _print(rows[-1].pair, [row for row in rows if row.pair == rows[-1].pair and row.method == method])
     middle = {loop: statistics.median(row.ratio for row in rows if row.loop == loop) for loop in _loops(rows)}
     values = {
-        "command": shlex.join(["python", "-m", "bench.speed", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", "-m", "bench.speed", *("CHECKOUT" if a == str(rival) else a for a in sys.argv[1:])]
+        ),
         "environment": environment(where) | {"cores": cores()},
         "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "peak_operations_per_second": peaks,

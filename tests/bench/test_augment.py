@@ -13,8 +13,8 @@ from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2.functional import resized_crop as torchvision_resized_crop
 
 from bench.augment import AT_ONCE, RATIO, Augment, _applied, check_augment, crop_boxes, randaugment, resized_crop
-from bench.data import Views
 from bench.errors import InputError
+from bench.views import Views
 from methods.base import Data
 
 CPU = torch.device("cpu")

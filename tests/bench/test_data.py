@@ -11,9 +11,10 @@ from torch import Tensor
 from torchvision.io import write_png
 
 import bench.data
-from bench.data import FOLDER, Part, Source, Views, content, load, read, steps_per_epoch
+from bench.data import FOLDER, Part, Source, content, load, read
 from bench.errors import InputError
 from bench.spec import DataSpec
+from bench.views import Views, steps_per_epoch
 from methods.base import Data
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -21,11 +21,12 @@ from torchvision.transforms.v2.functional import resize
 import bench.data
 import bench.engine
 from bench.augment import crop_boxes
-from bench.data import FOLDER, Batch, Source, Splits, Views, content, load, read
+from bench.data import FOLDER, Source, Splits, content, load, read
 from bench.errors import InputError
 from bench.files import MOST_WORKERS, FileBatches, ImageFiles, loader_workers
 from bench.seeds import generator
 from bench.spec import DataSpec, ModelSpec
+from bench.views import Batch, Views
 from methods.base import Data, Unsupported
 from methods.functional import with_unlabelled
 from tests.conftest import Memory

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import bench.engine
 import bench.teaching
-from bench.data import EVALUATION_BATCH, Splits, Views
+from bench.data import EVALUATION_BATCH, Splits
 from bench.engine import rehearse, updates
 from bench.interleave import interleave
 from bench.networks import Networks, build
@@ -25,6 +25,7 @@ from bench.shelf import Disk, Shelf, layout
 from bench.shelf import Memory as InMemory
 from bench.spec import Compute, ModelSpec, Spec
 from bench.teaching import WINDOW, Lesson, Teaching, Tutor, flat, lossless, signals_of, unflat
+from bench.views import Views
 from methods.base import TEACHER, Data, Net, Signals
 from tests.conftest import Memory
 from tests.methods.options import CNN, CPU, LARGE, SMALL, spec_of, started, vit

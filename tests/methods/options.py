@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 import bench.engine
-from bench.data import Batch, Splits
+from bench.data import Splits
 from bench.networks import build
 from bench.record import Outcome
 from bench.spec import ModelSpec, Recipe, Spec, configure
 from bench.teaching import Teaching, Tutor
+from bench.views import Batch
 from methods.base import Losses, Signals, Stage, Step
 from tests.conftest import DATA, Memory
 
