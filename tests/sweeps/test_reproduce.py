@@ -22,7 +22,8 @@ from sweeps.protocol_file import UNSOURCED, bundled, load_protocol, read_protoco
 from sweeps.show_tables import reproduce_and_show
 from sweeps.task import task_of
 
-KDBENCH = [sys.executable, "-c", "from sweeps.cli import main; main()"]
+LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
+KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
 TINY = """
 about = "A tiny table."
 table = "hinton2015_mnist"

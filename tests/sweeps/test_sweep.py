@@ -18,7 +18,8 @@ from results.plan import Plan
 from results.status import page, status_of
 from results.store import RunStore
 
-KDBENCH = [sys.executable, "-c", "from sweeps.cli import main; main()"]
+LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
+KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
 
 
 def begin(store: Path, suite: Path, *extra: str) -> subprocess.Popen[str]:
