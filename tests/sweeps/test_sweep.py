@@ -167,4 +167,8 @@ def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=10)
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
-    assert workers and not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    deadline = time.monotonic() + 5
+    while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
+        time.sleep(0.1)
+    assert workers
