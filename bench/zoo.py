@@ -1,22 +1,23 @@
 """The networks of the distillation literature, registered into timm so that `timm.create_model` builds them.
 
-ResNets and wide ResNets are timm's own classes with CIFAR stems: the same functions as the networks of Tian et al. 2020
-(checked in float64 with copied weights), with the same parameter counts.
+ResNets, wide ResNets and MobileNetV2 are timm's own classes with CIFAR stems, ShuffleNetV2 is of torchvision's units:
+the same functions as the networks of Tian et al. 2020 (checked in float64 with copied weights), with the same parameter
+counts.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from timm.layers import BatchNormAct2d, create_conv2d
-from timm.models import register_model
-from timm.models.resnet import BasicBlock, ResNet
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import nn
 
-default_cfgs: dict[str, Any] = {}
+import bench.zoo_mobile  # noqa: F401  (registers its networks)
+import bench.zoo_plain  # noqa: F401
+from bench.zoo_base import Staged, register
 
 
 class CifarResNet(ResNet):
@@ -32,7 +33,6 @@ class CifarResNet(ResNet):
         """
         stem, *groups = widths
         blocks = (depth - 2) // 6
-        in_chans = kwargs.get("in_chans", 3)
         super().__init__(
             BasicBlock,
             layers=(blocks, blocks, blocks, 0),
@@ -42,13 +42,17 @@ class CifarResNet(ResNet):
             zero_init_last=False,
             **kwargs,
         )
-        self.conv1 = nn.Conv2d(in_chans, stem, kernel_size=3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
-        self.feature_info = [{"num_chs": stem, "reduction": 1, "module": "act1"}] + [
-            {"num_chs": width, "reduction": 2**index, "module": f"layer{index + 1}"}
-            for index, width in enumerate(groups)
-        ]
+        _small_stem(self, kwargs.get("in_chans", 3), stem, groups)
+
+
+def _small_stem(network: Any, in_chans: int, stem: int, groups: list[int]) -> None:
+    """Gives timm's ResNet a 3x3 stem that keeps the size; its stages are the stem and `groups`."""
+    network.conv1 = nn.Conv2d(in_chans, stem, kernel_size=3, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+    network.maxpool = nn.Identity()
+    network.feature_info = [{"num_chs": stem, "reduction": 1, "module": "act1"}] + [
+        {"num_chs": width, "reduction": 2**index, "module": f"layer{index + 1}"} for index, width in enumerate(groups)
+    ]
 
 
 class WideResNet(ResNetV2):
@@ -83,54 +87,6 @@ class WideResNet(ResNetV2):
         self.feature_info = [{"num_chs": 16, "reduction": 1, "module": "stem.conv"}] + [
             {"num_chs": group, "reduction": 2**index, "module": f"stages.{index}"} for index, group in enumerate(groups)
         ]
-
-
-class Staged(nn.Module):
-    """A chain of stages and a linear classifier, with the parts of timm's model interface that observation uses."""
-
-    def __init__(self, stages: list[nn.Module], widths: list[int], num_classes: int, drop_rate: float) -> None:
-        """Joins the stages.
-
-        Args:
-            stages: each maps (B, C, H, W) to (B, C', H', W').
-            widths: channels after each stage.
-            num_classes: outputs of the classifier; 0 for none.
-            drop_rate: dropout before the classifier.
-        """
-        super().__init__()
-        self.num_classes, self.num_features = num_classes, widths[-1]
-        self.stages = nn.ModuleList(stages)
-        self.head_drop = nn.Dropout(drop_rate)
-        self.fc = nn.Linear(widths[-1], num_classes) if num_classes else nn.Identity()
-        self.feature_info = [{"num_chs": width, "module": f"stages.{i}"} for i, width in enumerate(widths)]
-
-    def get_classifier(self) -> nn.Module:
-        """The last linear layer."""
-        return self.fc
-
-    def forward_intermediates(
-        self, x: Tensor, indices: list[int] | None = None, stop_early: bool = False
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The last feature map, and those of the chosen stages; may stop at the last of these."""
-        features = []
-        last = max(indices) + 1 if indices and stop_early else len(self.stages)
-        for stage in self.stages[:last]:
-            x = stage(x)
-            features.append(x)
-        return x, features if indices is None else [features[index] for index in indices]
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """The last feature map (B, C, H, W)."""
-        return self.forward_intermediates(x, [])[0]
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits (B, K) of a feature map, or the pooled vector (B, D)."""
-        pooled: Tensor = self.head_drop(F.adaptive_avg_pool2d(x, 1).flatten(1))
-        return pooled if pre_logits else self.fc(pooled)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, K)."""
-        return self.forward_head(self.forward_features(x))
 
 
 class CifarVGG(Staged):
@@ -198,23 +154,15 @@ class Mlp(Staged):
         super().__init__(stages, list(widths), num_classes, drop_rate)
 
 
-def _register(name: str, build: Any) -> None:
-    """Registers a network; extra arguments that timm passes to every network are dropped."""
-
-    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-        for argument in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-            kwargs.pop(argument, None)
-        if pretrained:
-            raise RuntimeError(f"no pretrained weights are published for {name}; it is trained here.")
-        network: nn.Module = build(**kwargs)
-        return network
-
-    entrypoint.__name__ = entrypoint.__qualname__ = name
-    register_model(entrypoint)
-
-
 def _resnet(depth: int, widths: tuple[int, int, int, int]) -> Any:
     return lambda **kwargs: CifarResNet(depth, widths, **kwargs)
+
+
+def _resnet50(**kwargs: Any) -> nn.Module:
+    """ResNet-50 of four groups (He et al. 2016, table 1) for 32x32 images, as in Tian et al. 2020."""
+    network: nn.Module = ResNet(Bottleneck, layers=(3, 4, 6, 3), zero_init_last=False, **kwargs)
+    _small_stem(network, kwargs.get("in_chans", 3), 64, [256, 512, 1024, 2048])
+    return network
 
 
 def _wide(depth: int, width: int) -> Any:
@@ -241,18 +189,19 @@ def _mini_vit(depth: int) -> Any:
 
 
 for _depth in (8, 14, 20, 26, 32, 44, 56, 110):
-    _register(f"cifar_resnet{_depth}", _resnet(_depth, (16, 16, 32, 64)))
+    register(f"cifar_resnet{_depth}", _resnet(_depth, (16, 16, 32, 64)))
 for _depth in (8, 32):
-    _register(f"cifar_resnet{_depth}x4", _resnet(_depth, (32, 64, 128, 256)))
-_register("cifar_resnet8_quarter", _resnet(8, (4, 4, 8, 16)))
+    register(f"cifar_resnet{_depth}x4", _resnet(_depth, (32, 64, 128, 256)))
+register("cifar_resnet50", _resnet50)
+register("cifar_resnet8_quarter", _resnet(8, (4, 4, 8, 16)))
 for _depth in (16, 28, 40):
     for _width in (1, 2, 4, 8, 10):
-        _register(f"wrn_{_depth}_{_width}", _wide(_depth, _width))
+        register(f"wrn_{_depth}_{_width}", _wide(_depth, _width))
 for _depth in (52, 64, 76, 88, 100, 154, 250):
-    _register(f"wrn_{_depth}_1", _wide(_depth, 1))
+    register(f"wrn_{_depth}_1", _wide(_depth, 1))
 for _name, _convolutions in {"cifar_vgg8": 1, "cifar_vgg13": 2}.items():
-    _register(_name, _vgg(_convolutions))
+    register(_name, _vgg(_convolutions))
 for _depth in (3, 6, 12):
-    _register(f"mini_vit_{_depth}", _mini_vit(_depth))
+    register(f"mini_vit_{_depth}", _mini_vit(_depth))
 for _units in (800, 1200):
-    _register(f"mlp_{_units}_{_units}", _mlp((_units, _units)))
+    register(f"mlp_{_units}_{_units}", _mlp((_units, _units)))

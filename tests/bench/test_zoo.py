@@ -5,6 +5,7 @@ import timm
 import torch
 
 import bench.zoo  # noqa: F401
+from bench.zoo_plain import Layer, Maxout
 
 COUNTS = {
     "cifar_resnet8": 83_892,
@@ -19,13 +20,28 @@ COUNTS = {
     "wrn_40_2": 2_255_156,
     "cifar_vgg8": 3_965_028,
     "cifar_vgg13": 9_462_180,
+    "cifar_resnet50": 23_705_252,
+    "cifar_mobilenetv2": 812_836,
+    "cifar_shufflenetv1": 949_258,
+    "cifar_shufflenetv2": 1_355_528,
 }
+STAGES = {
+    "cifar_resnet50": [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)],
+    "cifar_mobilenetv2": [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)],
+    "cifar_shufflenetv1": [(24, 32), (240, 16), (480, 8), (960, 4)],
+    "cifar_shufflenetv2": [(24, 32), (116, 16), (232, 8), (464, 4)],
+}
+MNIST = ["mlp_800_800", "mnist_maxout", "mnist_fitnet"]
 NAMES = [
     *(f"cifar_resnet{depth}" for depth in ("8", "14", "20", "26", "32", "44", "56", "110", "8x4", "32x4")),
     *(f"wrn_{depth}_{width}" for depth in (16, 28, 40) for width in (1, 2, 4, 8, 10)),
-    *("cifar_vgg8", "cifar_vgg13", "mlp_1200_1200", "mlp_800_800"),
+    *("cifar_vgg8", "cifar_vgg13", "mlp_1200_1200"),
+    *STAGES,
+    *MNIST,
+    *("nin_wide", "nin_thin"),
 ]
-SMALL = ["cifar_resnet8", "cifar_resnet8_quarter", "cifar_resnet8x4", "wrn_16_2", "cifar_vgg8", "mlp_800_800"]
+SMALL = ["cifar_resnet8", "cifar_resnet8_quarter", "cifar_resnet8x4", "wrn_16_2", "cifar_vgg8", *MNIST]
+SMALL += ["cifar_mobilenetv2", "cifar_shufflenetv1", "cifar_shufflenetv2", "nin_thin"]
 
 
 def count(network: torch.nn.Module) -> int:
@@ -43,6 +59,27 @@ def test_mnist_networks_have_hintons_sizes(name: str, parameters: int) -> None:
     assert count(timm.create_model(name, num_classes=10, in_chans=1, img_size=28)) == parameters
 
 
+def test_mnist_maxout_networks_have_the_sizes_of_fitnets() -> None:
+    # "361K": 2 (48 * 65 + 48 * (48 * 64 + 1) + 24 * (48 * 25 + 1)) + 10 (24 * 9 + 1)
+    assert count(timm.create_model("mnist_maxout", num_classes=10, in_chans=1, img_size=28)) == 361_066
+    # "30K": 2 (16 * 26 + 16 * 145 + 16 * 401 + 16 * 145 + 12 * 145 + 12 * 109) + 10 (12 * 9 + 1)
+    assert count(timm.create_model("mnist_fitnet", num_classes=10, in_chans=1, img_size=28)) == 30_130
+
+
+def test_maxout_takes_the_larger_of_neighbouring_convolutions() -> None:
+    layer = Maxout(1, Layer(channels=2, kernel=1, padding=0, pool=2, stride=2))
+    with torch.no_grad():
+        layer.conv.weight.copy_(torch.tensor([1.0, -1.0, 2.0, 0.5]).view(4, 1, 1, 1))
+    image = torch.tensor([[1.0, -3.0, 0.5], [2.0, 0.0, -4.0]]).view(1, 1, 2, 3)
+    # |x|, and 2 x or x / 2; pooled by two columns and by the one that is left
+    torch.testing.assert_close(layer(image), torch.tensor([[[[3.0, 4.0]], [[4.0, 1.0]]]]))
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("nin_wide", 969_802), ("nin_thin", 247_594)])
+def test_nin_has_the_papers_rounded_size(name: str, parameters: int) -> None:
+    assert count(timm.create_model(name, num_classes=10)) == parameters
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_timm_knows_the_network(name: str) -> None:
     assert timm.is_model(name)
@@ -50,7 +87,7 @@ def test_timm_knows_the_network(name: str) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_stages_are_those_that_feature_info_promises(name: str) -> None:
-    size = 28 if name.startswith("mlp") else 32
+    size = 28 if name in MNIST else 32
     network = timm.create_model(name, num_classes=10, in_chans=1).eval()
     images = torch.randn(2, 1, size, size, generator=torch.Generator().manual_seed(0))
     indices = list(range(len(network.feature_info)))
@@ -63,9 +100,29 @@ def test_stages_are_those_that_feature_info_promises(name: str) -> None:
     torch.testing.assert_close(network.forward_head(final), network(images))
 
 
+@pytest.mark.parametrize(("name", "stages"), STAGES.items())
+def test_stages_are_those_of_the_usual_benchmark(name: str, stages: list[tuple[int, int]]) -> None:
+    network = timm.create_model(name, num_classes=100).eval()
+    with torch.no_grad():
+        final, features = network.forward_intermediates(torch.zeros(1, 3, 32, 32), indices=list(range(len(stages))))
+        _, last = network.forward_intermediates(torch.zeros(1, 3, 32, 32), indices=[len(stages) - 1], stop_early=True)
+        assert network.forward_head(final).shape == (1, 100)
+    assert [(feature.shape[1], feature.shape[2]) for feature in features] == stages
+    assert torch.equal(last[0], features[-1])
+
+
+@pytest.mark.parametrize("name", [*STAGES])
+def test_networks_train_in_half_precision(name: str) -> None:
+    network = timm.create_model(name, num_classes=10)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    logits.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_dropout_noises_training_alone(name: str) -> None:
-    size = 28 if name.startswith("mlp") else 32
+    size = 28 if name in MNIST else 32
     network = timm.create_model(name, num_classes=10, in_chans=1, drop_rate=0.5).eval()
     images = torch.randn(4, 1, size, size, generator=torch.Generator().manual_seed(0))
     assert torch.equal(network(images), network(images))
