@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import unknown
+from bench.errors import InputError, unknown
 from bench.seeds import generator
 
 AUGMENTATIONS = ("none", "crop", "crop-reflect", "resized-crop", "flip", "randaugment")
+CROPS = ("crop", "crop-reflect")
 SCALE = (0.08, 1.0)
 """Share of an image's area that a resized crop takes (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842)."""
 RATIO = (3 / 4, 4 / 3)
@@ -25,15 +26,18 @@ TRIES = 10
 
 
 def check_augment(augment: str) -> tuple[str, ...]:
-    """The augmentations named in a recipe.
+    """The augmentations named in a recipe; a crop may say its padding in pixels, as crop:2.
 
     Raises:
-        InputError: if one is unknown.
+        InputError: if one is unknown, or a padding is not a whole number of at least 1.
     """
     names = tuple(augment.split("+"))
     for name in names:
-        if name not in AUGMENTATIONS:
-            raise unknown("augmentation", name, AUGMENTATIONS)
+        kind, colon, pixels = name.partition(":")
+        if kind not in AUGMENTATIONS:
+            raise unknown("augmentation", kind, AUGMENTATIONS)
+        if colon and (kind not in CROPS or not pixels.isdecimal() or int(pixels) < 1):
+            raise InputError(f"augmentation {name}: only {' and '.join(CROPS)} take pixels, at least 1, as crop:2.")
     return names
 
 
@@ -58,16 +62,26 @@ class Augment:
         """The next batch (B, C, S, S) uint8, augmented on its device."""
         if "resized-crop" in self.names:
             images = resized_crop(images, self.boxes)
-        if {"crop", "crop-reflect"} & set(self.names):
-            images = crop(images, "crop-reflect" in self.names, self.views)
+        for name in self.names:
+            kind, _, pixels = name.partition(":")
+            if kind in CROPS:
+                images = crop(images, kind == "crop-reflect", self.views, int(pixels or 0))
         if "flip" in self.names:
             images = flip(images, self.views)
         return randaugment(images, self.magnitude, self.operations) if "randaugment" in self.names else images
 
 
-def crop(images: Tensor, reflect: bool, draws: torch.Generator) -> Tensor:
-    """A random window of each image (B, C, S, S), padded by an eighth with its mirror image or with black."""
-    size, pad = images.shape[-1], max(1, images.shape[-1] // 8)
+def crop(images: Tensor, reflect: bool, draws: torch.Generator, pixels: int = 0) -> Tensor:
+    """A random window of each image (B, C, S, S), padded by its mirror image or by black.
+
+    Args:
+        images: uint8.
+        reflect: whether by its mirror image.
+        draws: the generator of windows.
+        pixels: of padding at each side; 0 for an eighth of the size.
+    """
+    size = images.shape[-1]
+    pad = pixels or max(1, size // 8)
     corners = torch.randint(0, 2 * pad + 1, (2, len(images)), generator=draws) - pad
     rows, columns = (corners[:, :, None] + torch.arange(size)).to(images.device)
     y, x = (_mirrored(places, size) if reflect else places.clamp(0, size - 1) for places in (rows, columns))

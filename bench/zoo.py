@@ -13,7 +13,7 @@ from timm.layers import BatchNormAct2d, create_conv2d
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 
 import bench.zoo_mobile  # noqa: F401  (registers its networks)
 import bench.zoo_plain  # noqa: F401
@@ -122,6 +122,26 @@ class CifarVGG(Staged):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
+class Constrained(nn.Linear):
+    """Linear layer whose units' incoming weights have a largest norm; longer ones are cut before use."""
+
+    def __init__(self, inputs: int, outputs: int, max_norm: float) -> None:
+        """Builds the layer.
+
+        Args:
+            inputs: features.
+            outputs: units.
+            max_norm: of each unit's incoming weights.
+        """
+        super().__init__(inputs, outputs)
+        self.max_norm = max_norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Units' (B, outputs) of features (B, inputs)."""
+        self.weight.data.renorm_(2, 0, self.max_norm)
+        return super().forward(x)
+
+
 class Mlp(Staged):
     """Fully connected network with ReLUs, as in Hinton et al. 2015, section 3; hidden layers are (B, D, 1, 1) maps."""
 
@@ -133,6 +153,7 @@ class Mlp(Staged):
         img_size: int = 28,
         drop_rate: float = 0.0,
         input_drop_rate: float = 0.0,
+        max_norm: float = 0.0,
     ) -> None:
         """Builds one hidden layer for each width.
 
@@ -143,13 +164,16 @@ class Mlp(Staged):
             img_size: height and width of the image in pixels.
             drop_rate: dropout after every hidden layer.
             input_drop_rate: dropout of pixels.
+            max_norm: largest norm of a hidden unit's incoming weights, enforced after every update (Hinton et al. 2012,
+                https://arxiv.org/abs/1207.0580); 0 for no limit.
         """
         sizes = (in_chans * img_size**2, *widths)
         stages: list[nn.Module] = []
         for index, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
             dropout = [nn.Dropout(drop_rate)] if index < len(widths) - 1 else []
             pixels = [nn.Dropout(input_drop_rate)] if index == 0 and input_drop_rate else []
-            layer = nn.Sequential(*pixels, nn.Flatten(), nn.Linear(inputs, outputs), nn.ReLU(), *dropout)
+            units = Constrained(inputs, outputs, max_norm) if max_norm else nn.Linear(inputs, outputs)
+            layer = nn.Sequential(*pixels, nn.Flatten(), units, nn.ReLU(), *dropout)
             stages.append(layer.append(nn.Unflatten(1, (outputs, 1, 1))))
         super().__init__(stages, list(widths), num_classes, drop_rate)
 

@@ -68,11 +68,7 @@ def carry_out(
                 teachers, rows = _jobs(whole, way)
             finally:
                 torch.set_num_threads(threads)
-            driver.carry_out([_together(teachers)])
-            done = {job.spec.key for job in teachers if (run := store.get(job.spec.key)) and run.status == "done"}
-            untaught = {job.planned.pair for job in teachers if job.planned.number == 0 and job.spec.key not in done}
-            ready = [jobs for jobs in rows if not jobs[0].spec.teachers or jobs[0].planned.pair not in untaught]
-            driver.carry_out([_together(jobs) for jobs in ready])
+            driver.carry_out(_chains(teachers, rows))
             projector.finish(leaderboard(plan, store))
     return projector.problem
 
@@ -93,6 +89,23 @@ def _jobs(task: Task, way: Way) -> tuple[list[Job], list[list[Job]]]:
         for pair, part, cell in task.rows()
     ]
     return teachers, [row for row in rows if row]
+
+
+def _chains(teachers: list[Job], rows: list[list[Job]]) -> list[Chain]:
+    """What a pair's teacher must come before, a chain a pair; and all that waits for nothing."""
+    first = {job.planned.pair: job for job in teachers if job.planned.number == 0}
+    alone = [job for job in teachers if job.planned.number]
+    taught: dict[str, list[Job]] = {pair: [] for pair in first}
+    for job in (job for row in rows for job in row):
+        (taught[job.planned.pair] if job.spec.teachers else alone).append(job)
+    return [*(_taught(first[pair], jobs) for pair, jobs in taught.items()), _together(alone)]
+
+
+def _taught(teacher: Job, jobs: list[Job]) -> Chain:
+    """A teacher's training, then, if it came to an end, its students' side by side."""
+    (run,) = yield [teacher]
+    if run.status == "done" and jobs:
+        yield jobs
 
 
 def _together(jobs: list[Job]) -> Chain:

@@ -102,9 +102,12 @@ class Suite(Frozen):
     data: DataSpec
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
     methods: tuple[str, ...] = tuple(sorted(REGISTRY))
-    """By id, or compositions such as "kd+at"."""
+    """By id, or compositions such as "kd+at", or names of `settings`."""
     settings: dict[str, dict[str, Any]] = {}
-    """Hyperparameters of methods, by id, that are fixed in this suite rather than at their defaults or searched."""
+    """Hyperparameters of methods, by id, that are fixed in this suite rather than at their defaults or searched.
+
+    One that says its `method`, as { method = "kd", temperature = 1.0 } does, is a row of its own under the name it has.
+    """
     recipe: Recipe = Recipe()
     teacher: dict[str, Any] = {}
     """Fields of the recipe in which teachers' training differs."""
@@ -140,7 +143,8 @@ class Suite(Frozen):
 
     def configured(self, method: str, params: dict[str, Any]) -> Method:
         """A method with the suite's settings and these hyperparameters."""
-        return configure(method, self.settings.get(method, {}) | params)
+        fixed = {"method": method} | self.settings.get(method, {})
+        return configure(fixed.pop("method"), fixed | params)
 
     def recipe_of(self, pair: Pair) -> Recipe:
         """How a pair's students are trained."""

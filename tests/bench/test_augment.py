@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2.functional import resized_crop as torchvision_resized_crop
@@ -52,6 +53,24 @@ def test_crops_and_flips_are_bitwise_those_of_earlier_runs(augment: str, recorde
         for inputs, labels, _ in views.epoch(3, number):
             digest.update(inputs.contiguous().numpy().tobytes() + labels.numpy().tobytes())
     assert digest.hexdigest()[:16] == recorded
+
+
+@pytest.mark.parametrize("kind", ["crop", "crop-reflect"])
+def test_a_crop_takes_the_padding_that_it_is_told(kind: str) -> None:
+    images = noise()
+    assert torch.equal(Augment((f"{kind}:2",), 0, 3, 1)(images), Augment((kind,), 0, 3, 1)(images))  # an eighth of 16
+    moved = Augment((f"{kind}:1",), 0, 3, 1)(images)
+    padded = F.pad(images.float(), [1] * 4, mode="reflect" if kind == "crop-reflect" else "constant").byte()
+    windows = torch.stack([padded[:, :, y : y + 16, x : x + 16] for y in range(3) for x in range(3)])
+    which = (windows == moved).flatten(2).all(dim=2)
+    assert which.any(dim=0).all()
+    assert which.any(dim=1).sum() > 4
+
+
+@pytest.mark.parametrize("augment", ["crop:0", "crop:", "crop:-1", "crop:two", "flip:2"])
+def test_a_padding_is_a_whole_number_of_pixels_of_a_crop(augment: str) -> None:
+    with pytest.raises(InputError, match="take pixels, at least 1, as crop:2"):
+        check_augment(augment)
 
 
 def test_another_augmentation_moves_no_draw_of_crop_and_flip() -> None:

@@ -59,6 +59,21 @@ def test_mnist_networks_have_hintons_sizes(name: str, parameters: int) -> None:
     assert count(timm.create_model(name, num_classes=10, in_chans=1, img_size=28)) == parameters
 
 
+def test_hidden_units_of_an_mlp_keep_their_largest_norm() -> None:
+    network = timm.create_model("mlp_800_800", num_classes=10, in_chans=1, img_size=8, max_norm=0.5)
+    free = timm.create_model("mlp_800_800", num_classes=10, in_chans=1, img_size=8)
+    free.load_state_dict(network.state_dict())
+    images, (first, second) = torch.rand(4, 1, 8, 8), (stage[1] for stage in network.stages)
+    assert (second.weight.norm(dim=1) > 0.5).all()
+    network(images).sum().backward()
+    for units in (first, second):
+        assert units.weight.norm(dim=1).max() <= 0.5 + 1e-6
+        assert units.weight.grad.abs().sum() > 0
+    assert not torch.equal(network(images), free(images))
+    free.load_state_dict(network.state_dict())
+    assert torch.equal(network(images), free(images))
+
+
 def test_mnist_maxout_networks_have_the_sizes_of_fitnets() -> None:
     # "361K": 2 (48 * 65 + 48 * (48 * 64 + 1) + 24 * (48 * 25 + 1)) + 10 (24 * 9 + 1)
     assert count(timm.create_model("mnist_maxout", num_classes=10, in_chans=1, img_size=28)) == 361_066

@@ -117,6 +117,22 @@ def test_settings_are_fixed_and_leave_the_search_space(tiny: Path) -> None:
     assert (spec.params["temperature"], spec.params["alpha"], spec.params["form"]) == (9.0, 0.5, "mse")
 
 
+def test_settings_that_say_their_method_are_a_row_of_their_own(tiny: Path) -> None:
+    end = '[settings."kd T=9"]\nmethod = "kd"\ntemperature = 9.0'
+    tiny.write_text(tiny.read_text().replace('"sp"]', '"kd T=9"]'))
+    suite = load_suite(str(write(tiny, end=end)))
+    cast = suite.cast(suite.pairs[0])
+    plain, named = (suite.spec(cast, name, {}, 1, True) for name in ("kd", "kd T=9"))
+    assert (plain.method, plain.params["temperature"], named.method, named.params["temperature"]) == (
+        *("kd", 4.0),
+        *("kd", 9.0),
+    )
+    assert "temperature" in suite.space("kd") and "temperature" not in suite.space("kd T=9")
+    tiny.write_text(tiny.read_text().replace('method = "kd"', 'method = "kdd"'))
+    with pytest.raises(InputError, match="unknown method 'kdd'.* did you mean kd"):
+        load_suite(str(tiny))
+
+
 def test_a_pair_may_have_methods_and_a_recipe_of_its_own(tiny: Path) -> None:
     plain = load_suite(str(tiny))
     suite = load_suite(str(write(tiny, 'methods = ["student", "kd"]\nrecipe = { augment = "none" }')))
