@@ -30,12 +30,15 @@ from results.statistics import (
 from results.store import RunStore
 
 Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
-"""Test accuracy by pair, method and seed."""
+"""Test accuracy by pair, method and seed; of what is compared in the middle, and what that is done on outside."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against a control on a pair. P values are two-sided; a field that takes more seeds is None."""
+    """A method against a control on a pair. P values are two-sided; a field that takes more seeds is None.
+
+    Where pairs are compared, the method is the pair, and so is the control; the pair is the method.
+    """
 
     pair: str
     control: str
@@ -84,6 +87,8 @@ class Compared:
     """Over pairs first, then over the seeds of each."""
     missing: list[str]
     """What could not be compared in full, and why."""
+    noun: str = "method"
+    """What is compared: methods on each pair, or pairs by each method."""
 
 
 def compare(plan: Plan, store: RunStore, against: Sequence[str] = ()) -> Compared:
@@ -98,29 +103,59 @@ def compare(plan: Plan, store: RunStore, against: Sequence[str] = ()) -> Compare
         InputError: for a control that is no method of the suite, or a suite without the default ones.
     """
     known = {method for pair in plan.pairs() for method in plan.methods(pair)}
-    for method in against:
-        if method not in known:
-            raise unknown(f"method of {plan.name}", method, known)
-    controls = list(dict.fromkeys(against)) or [method for method in (CONTROL, BASELINE) if method in known]
+    controls = _known(plan, "method", against, known) or [name for name in (CONTROL, BASELINE) if name in known]
     if not controls:
         raise InputError(
             f"{plan.name} has neither {CONTROL} nor {BASELINE}: give --against, of {', '.join(sorted(known))}."
         )
     scores = scores_of(plan, store)
-    wanted = plan.suite["seeds"]
-    missing = [
-        f"{pair}: {method} has {len(scores[pair].get(method, ()))} of {wanted} seeds."
-        for pair in plan.pairs()
-        for method in plan.methods(pair)
-        if len(scores[pair].get(method, ())) < wanted
-    ]
-    missing += [
+    missing = _unfinished(plan, scores) + [
         f"{pair}: {control} is not among its methods."
         for pair in plan.pairs()
         for control in controls
         if control not in plan.methods(pair)
     ]
     return Compared(plan.name, plan.suite["show"], comparisons(scores, controls), rankings(scores), missing)
+
+
+def compare_pairs(plan: Plan, store: RunStore, against: Sequence[str] = ()) -> Compared:
+    """Compares the pairs of a suite, by each method, as it stands: whether another teacher makes a better student.
+
+    Args:
+        plan: of the suite.
+        store: where its runs are.
+        against: pairs that are controls; none is the suite's first.
+
+    Raises:
+        InputError: for a control that is no pair of the suite.
+    """
+    pairs = plan.pairs()
+    controls = _known(plan, "pair", against, set(pairs)) or pairs[:1]
+    scores = scores_of(plan, store)
+    by_method: dict[str, dict[str, Mapping[int, float]]] = {}
+    for pair, methods in scores.items():
+        for method, seeds in methods.items():
+            by_method.setdefault(method, {})[pair] = seeds
+    ranks = [over_seeds(method, row) for method, row in by_method.items()]
+    found = comparisons(by_method, controls)
+    return Compared(plan.name, plan.suite["show"], found, ranks, _unfinished(plan, scores), "pair")
+
+
+def _known(plan: Plan, noun: str, against: Sequence[str], known: set[str]) -> list[str]:
+    for name in against:
+        if name not in known:
+            raise unknown(f"{noun} of {plan.name}", name, known)
+    return list(dict.fromkeys(against))
+
+
+def _unfinished(plan: Plan, scores: Scores) -> list[str]:
+    wanted = plan.suite["seeds"]
+    return [
+        f"{pair}: {method} has {len(scores[pair].get(method, ()))} of {wanted} seeds."
+        for pair in plan.pairs()
+        for method in plan.methods(pair)
+        if len(scores[pair].get(method, ())) < wanted
+    ]
 
 
 def scores_of(plan: Plan, store: RunStore) -> dict[str, dict[str, dict[int, float]]]:
@@ -192,7 +227,7 @@ def over_seeds(pair: str, methods: Mapping[str, Mapping[int, float]]) -> Ranked:
     whole = [method for method, scores in methods.items() if scores.keys() == set(seeds)]
     left_out = [method for method in methods if method not in whole]
     if len(seeds) < 2 or len(whole) < 3:
-        reason = f"ranks on {pair} take two seeds of three methods, but have {len(seeds)} of {len(whole)}."
+        reason = f"ranks on {pair} take two seeds of three rows, but have {len(seeds)} of {len(whole)}."
         return Ranked(pair, [], left_out, None, reason)
     blocks = [{method: methods[method][seed] for method in whole} for seed in seeds]
     return Ranked(pair, [f"seed {seed}" for seed in seeds], left_out, ranking(blocks))

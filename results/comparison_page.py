@@ -16,8 +16,8 @@ from results.diagram import critical_difference_diagram
 from results.statistics import LEVEL, WILCOXON_SEEDS, Ranking
 from results.tables import FORMATS
 
-COLUMNS = ("method", "difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
-RANK_COLUMNS = ("method", "mean rank", "group")
+COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
+RANK_COLUMNS = ("mean rank", "group")
 MARK = "*"
 
 
@@ -92,30 +92,32 @@ def notes(compared: Compared) -> list[str]:
     lines = []
     if compared.comparisons:
         lines += [
-            f"difference: method minus control in points of test accuracy, {compared.shows} epoch, paired by seed; "
-            "mean and 95 % interval (Student's t).",
+            f"difference: {compared.noun} minus control in points of test accuracy, {compared.shows} epoch, paired by "
+            "seed; mean and 95 % interval (Student's t).",
             "p: paired t-test, two-sided; below 0.05 just where the interval excludes zero.",
             f"p Holm: p corrected for the number of rows of its table (Holm 1979); {MARK} below {LEVEL}.",
             f"Wilcoxon: p of the signed-rank test, not corrected, from {WILCOXON_SEEDS} seeds up: a check that does "
             "not ask for normal differences.",
-            "won: share of the seeds in which the method is better, a tie counts half. again: probability that it is "
-            "under one more seed (t predictive).",
+            f"won: share of the seeds in which the {compared.noun} is better, a tie counts half. again: probability "
+            "that it is under one more seed (t predictive).",
             "Seeds vary weights and batches: all this holds for these networks and data.",
         ]
     if any(each.differs and each.p == 0 for each in compared.comparisons):
         lines.append("p of zero: all seeds differ by the same; so few images or seeds say less than that.")
     if any(each.ranking for each in compared.rankings):
-        lines.append("mean rank: 1 is best. group: methods that share a number are not told apart (Nemenyi 1963).")
+        told = f"{compared.noun}s that share a number are not told apart (Nemenyi 1963)."
+        lines.append(f"mean rank: 1 is best. group: {told}")
     return [*lines, *(each.reason for each in compared.rankings if each.reason), *compared.missing]
 
 
 def _against(compared: Compared, control: str, pair: str) -> _Block:
     rows = [_cells(each) for each in compared.comparisons if (each.control, each.pair) == (control, pair)]
-    return _Block(f"{compared.suite}: against {control} on {pair}", COLUMNS, rows, [])
+    title = f"{compared.suite}: against {control} {'on' if compared.noun == 'method' else 'by'} {pair}"
+    return _Block(title, (compared.noun, *COLUMNS), rows, [])
 
 
 def _cells(each: Comparison) -> list[str]:
-    """A comparison as text, by COLUMNS."""
+    """A comparison as text: its name, then COLUMNS."""
     difference = f"{100 * each.difference.mean:+.1f}"
     if each.difference.half_width is not None:
         difference += f" ± {100 * each.difference.half_width:.1f}"
@@ -136,10 +138,10 @@ def _ranks(compared: Compared, ranked: Ranked, found: Ranking) -> _Block:
     for method, rank in found.ranks.items():
         groups = [str(number) for number, group in enumerate(found.groups, start=1) if method in group]
         rows.append([method, f"{rank:.2f}", "-".join(dict.fromkeys([groups[0], groups[-1]])) if groups else ""])
-    return _Block(_title(compared, ranked), RANK_COLUMNS, rows, _remarks(ranked, found))
+    return _Block(_title(compared, ranked), (compared.noun, *RANK_COLUMNS), rows, _remarks(compared, ranked, found))
 
 
-def _remarks(ranked: Ranked, found: Ranking) -> list[str]:
+def _remarks(compared: Compared, ranked: Ranked, found: Ranking) -> list[str]:
     """The tests of a ranking, and how far it may be believed."""
     methods, blocks = len(found.ranks), found.blocks
     text = f"Friedman chi-squared({methods - 1}) = {found.friedman:.2f}, p {_equals(found.friedman_p)}; "
@@ -152,7 +154,7 @@ def _remarks(ranked: Ranked, found: Ranking) -> list[str]:
     if found.friedman_p >= LEVEL:
         remarks.append("Friedman's test finds no difference among them: the groups say nothing further.")
     if found.critical_difference >= methods - 1:
-        remarks.append(f"So few blocks cannot tell any two of {methods} methods apart, whatever their ranks.")
+        remarks.append(f"So few blocks cannot tell any two of {methods} {compared.noun}s apart, whatever their ranks.")
     if ranked.left_out:
         remarks.append(f"Left out, as they lack what the others share: {', '.join(ranked.left_out)}.")
     return remarks
@@ -160,7 +162,8 @@ def _remarks(ranked: Ranked, found: Ranking) -> list[str]:
 
 def _title(compared: Compared, ranked: Ranked) -> str:
     blocks = len(ranked.blocks)
-    over = f"{blocks} pairs" if ranked.over == "pairs" else f"{blocks} seeds of {ranked.over}, for that pair alone"
+    where = "pair" if compared.noun == "method" else "method"
+    over = f"{blocks} pairs" if ranked.over == "pairs" else f"{blocks} seeds of {ranked.over}, for that {where} alone"
     return f"{compared.suite}: mean ranks over {over}"
 
 
@@ -181,7 +184,7 @@ def _terminal(blocks: list[_Block], lines: list[str], width: int | None) -> str:
             console.print(block.title, style="bold", highlight=False, soft_wrap=True)
             table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
             for column in block.columns:
-                table.add_column(column, justify="left" if column == "method" else "right", no_wrap=True)
+                table.add_column(column, justify="left" if column == block.columns[0] else "right", no_wrap=True)
             for row in block.rows:
                 table.add_row(*row)
             console.print(table)

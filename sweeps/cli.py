@@ -253,7 +253,8 @@ def leaderboard(
 @app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")
 def compare(
     suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
-    against: Annotated[str | None, typer.Option(help="Controls. [default: student,kd]")] = None,
+    against: Annotated[str | None, typer.Option(help="Controls. [default: student,kd; or the first pair]")] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Compare the pairs by each method instead.")] = False,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex; csv (no ranks).")] = "terminal",
     plot: Annotated[
         Path | None, typer.Option(help="Writes the critical-difference diagram there, as a png, svg or pdf file.")
@@ -262,13 +263,14 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Tests each method against the controls by paired seeds, and ranks all over pairs; also while a sweep runs."""
-    from results.comparison import compare as compared_of
+    from results.comparison import compare as compare_methods
+    from results.comparison import compare_pairs
     from results.comparison_page import comparison_page, comparison_picture, comparison_values
     from results.plan import Plan
     from results.store import write
 
     controls = [name.strip() for name in (against or "").split(",") if name.strip()]
-    compared = compared_of(Plan.find(existing(store), suite), _store(store), controls)
+    compared = (compare_pairs if pairs else compare_methods)(Plan.find(existing(store), suite), _store(store), controls)
     if plot:
         write(in_folder(plot), comparison_picture(compared, plot.suffix.removeprefix(".").lower()))
     answer(comparison_values(compared)) if as_json else typer.echo(comparison_page(compared, form))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from bench.errors import InputError
-from results.comparison import Scores, compare, comparisons, over_pairs, over_seeds, rankings
+from results.comparison import Scores, compare, compare_pairs, comparisons, over_pairs, over_seeds, rankings
 from results.comparison_page import COLUMNS, comparison_frame, comparison_page, comparison_picture, comparison_values
 from results.plan import Plan, Planned
 from results.store import RunStore
@@ -126,7 +126,7 @@ def test_methods_that_lack_seeds_are_left_out_of_ranks_over_seeds() -> None:
     values = {"p": HAND["large -> small"] | {"at": [0.8]}}
     found = over_seeds("p", by_seed(values)["p"])
     assert found.ranking is not None and found.left_out == ["at"] and "at" not in found.ranking.ranks
-    assert over_seeds("p", {"kd": {1: 0.5}}).reason == "ranks on p take two seeds of three methods, but have 1 of 1."
+    assert over_seeds("p", {"kd": {1: 0.5}}).reason == "ranks on p take two seeds of three rows, but have 1 of 1."
 
 
 def test_compare_reads_the_store_as_it_stands(store: RunStore, finish: Finish) -> None:
@@ -165,6 +165,26 @@ def test_page_shows_numbers_in_points_and_how_to_read_them(store: RunStore, fini
     assert "So few blocks cannot tell any two of 4 methods apart" in text
     assert "Friedman chi-squared(3) = 6.00, p = 0.112; Iman-Davenport F not defined, as all blocks agree" in text
     assert "p: paired t-test, two-sided; below 0.05 just where the interval excludes zero." in text
+
+
+def test_pairs_are_compared_by_each_method(store: RunStore, finish: Finish) -> None:
+    plan = suite(store, finish, two_pairs(**{"big -> tiny": {"kd": [0.88, 0.90, 0.89], "sp": [0.84, 0.88, 0.85]}}))
+    compared = compare_pairs(plan, store)
+    assert [(each.pair, each.control, each.method) for each in compared.comparisons] == [
+        ("kd", "large -> small", "big -> tiny"),
+        ("sp", "large -> small", "big -> tiny"),
+    ]
+    kd, sp = compared.comparisons
+    assert kd.difference.mean == pytest.approx(0.03) and sp.difference.mean == 0  # 0.03, 0.04 and 0.02; none
+    (other,) = [each for each in compare_pairs(plan, store, ["big -> tiny"]).comparisons if each.pair == "kd"]
+    assert other.difference.mean == pytest.approx(-0.03) and other.won == 0
+    page = comparison_page(compared, "markdown")
+    assert (
+        "**toy@abcd1234: against large -> small by kd**" in page and "| pair" in page and "pair minus control" in page
+    )
+    assert all("three rows" in each.reason for each in compared.rankings)
+    with pytest.raises(InputError, match="unknown pair of toy@abcd1234 'big -> tine': did you mean big -> tiny"):
+        compare_pairs(plan, store, ["big -> tine"])
 
 
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])

@@ -195,8 +195,11 @@ def test_compare_prints_tests_and_draws_ranks(kdbench: Run, tmp_path: Path) -> N
     code, out, _ = kdbench("compare", "toy", "--against", "kd", "--json")
     values = json.loads(out)
     assert code == 0 and {each["control"] for each in values["comparisons"]} == {"kd"}
+    code, out, _ = kdbench("compare", "toy", "--pairs")
+    assert code == 0 and "ranks on kd take two seeds of three rows, but have 3 of 1." in out
     bad = {
         ("--against", "student,kdd"): "unknown method of toy@abcd1234 'kdd': did you mean kd?",
+        ("--pairs", "--against", "kd"): "unknown pair of toy@abcd1234 'kd'",
         ("--format", "pdf"): "unknown format 'pdf'",
         ("--plot", "nowhere/ranks.png"): "there is no folder",
         ("--plot", "ranks.png"): "there are no ranks to draw",
