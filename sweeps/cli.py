@@ -193,7 +193,7 @@ def explain(
     from sweeps.explain import Settings
     from sweeps.explain import explain as explained
 
-    kept = _store(existing(store))
+    kept = _store(existing(store), read_only=False)
     settings = Settings(images=images, snapshots=snapshots, depth=depth, threshold=threshold)
     if plot:
         in_folder(plot)
@@ -391,13 +391,31 @@ def sync(
     from results.plan import Plan
     from results.tracking import Tracker
 
-    plan, runs = Plan.find(existing(store), suite), _store(store)
+    plan, runs = Plan.find(existing(store), suite), _store(store, read_only=False)
     tracker = Tracker(runs, plan.name)
     for planned in plan.runs():
         tracker.run(planned)
     tracker.board(board_of(plan, runs))
     values = {"experiment": plan.name, "runs": len(plan.runs()), "tracking_uri": tracker.uri}
     answer(values) if as_json else typer.echo(f"{values['runs']} runs of {suite} are in {tracker.uri}")
+
+
+@app.command(epilog="Example: kdbench export hinton2015_mnist results/tables")
+def export(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH; also a paper's table.")],
+    folder: Annotated[Path, typer.Argument(help="Which is then a store itself; several suites may share it.")],
+    weights_under: Annotated[
+        float, typer.Option(min=0, help="MB; the weights of a teacher are copied if they take less.")
+    ] = 10.0,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Copies what stands behind a suite's or a paper's table into a folder for git, to make the table again from."""
+    from results.export import export as export_of
+    from results.plan import Plan
+
+    exported = export_of(Plan.find(existing(store), suite), _store(store), folder, weights_under)
+    answer(exported.values()) if as_json else typer.echo(exported.page())
 
 
 def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
@@ -437,10 +455,10 @@ def existing(store: Path) -> Path:
     return store
 
 
-def _store(store: Path) -> Any:
+def _store(store: Path, read_only: bool = True) -> Any:
     from results.store import RunStore
 
-    return RunStore(store)
+    return RunStore(store, read_only)
 
 
 def guarded(command: Callable[[], Any]) -> int:

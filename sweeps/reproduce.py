@@ -103,12 +103,9 @@ def _together(jobs: list[Job]) -> Chain:
 
 def plan_of(task: Task, root: Path) -> Plan | None:
     """The plan under which a task was last run, if it ever was."""
-    found = []
-    for path in (root / "suites" / task.protocol.name).glob("*/suite.json"):
-        plan = Plan(path.parent)
-        if plan.suite.get("identity") == task.protocol.digest():
-            found.append((path.stat().st_mtime, plan))
-    return max(found, key=lambda each: each[0])[1] if found else None
+    plans = [Plan(path.parent) for path in (root / "suites" / task.protocol.name).glob("*/suite.json")]
+    found = [plan for plan in plans if plan.suite.get("identity") == task.protocol.digest()]
+    return max(found, key=lambda plan: plan.last_run, default=None)
 
 
 def reproduction_of(task: Task, root: Path) -> Reproduction:
@@ -116,7 +113,7 @@ def reproduction_of(task: Task, root: Path) -> Reproduction:
     protocol, plan = task.protocol, plan_of(task, root)
     planned: Sequence[Planned] = plan.started() if plan else ()
     within = [each for each in planned if each.phase == "teacher" or each.number <= task.seeds]
-    store = RunStore(root) if plan else None
+    store = RunStore(root, read_only=True) if plan else None
     rows = reproduced(task.wanted(), within, store, protocol.statistic, protocol.epoch, task.incomparable)
     shown, whole = len(rows), sum(len(cell.numbers) for _, _, cell in protocol.rows())
     notes = [f"{shown} of the table's {whole} numbers are shown."] if shown < whole else []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench.errors import InputError
+from results.export import export
 from results.plan import Plan
 from results.status import status_of
 from results.store import RunStore
@@ -251,6 +252,11 @@ def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path,
     assert shown(store, table, train=True).split() == out.split() and finished(store) == whole
     for form, mark in {"markdown": "| row ", "latex": r"\toprule", "csv": "table,scale,pair,row"}.items():
         assert mark in shown(store, table, form)
+    copy = tmp_path / "copy"
+    assert export(Plan.find(store, "tiny"), RunStore(store), copy).runs == 7
+    tree = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    assert shown(copy, table) == shown(store, table)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == tree
     reproduce(tmp_path, str(table), "--scale", "short", "--methods", "student")
     short = shown(store, table, scale="short")
     assert "not comparable (short scale)" in short and "tiny (short scale, digits)" in short
