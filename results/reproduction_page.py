@@ -63,6 +63,13 @@ def reproduction_values(table: Reproduction) -> dict[str, Any]:
     return {**{name: value for name, value in vars(table).items() if name != "rows"}, "rows": rows}
 
 
+def reproduction_display(table: Reproduction) -> pd.DataFrame:
+    """The table as text cells, a line for each number."""
+    sources = sources_of(table)
+    lines = [[row.wanted.pair, *cells(row, sources)] for row in table.rows]
+    return pd.DataFrame(lines, columns=["pair", *COLUMNS])
+
+
 def reproduction_frame(table: Reproduction) -> pd.DataFrame:
     """Plain numbers, a line for each number of the paper's table."""
     records = []

@@ -389,6 +389,7 @@ def sync(
     """Brings MLflow up to date with the run store; rebuilds it if it was lost."""
     from results.leaderboard import leaderboard as board_of
     from results.plan import Plan
+    from results.reproduction import reproduction_of_plan
     from results.tracking import Tracker
 
     plan, runs = Plan.find(existing(store), suite), _store(store, read_only=False)
@@ -396,6 +397,8 @@ def sync(
     for planned in plan.runs():
         tracker.run(planned)
     tracker.board(board_of(plan, runs))
+    if table := reproduction_of_plan(plan, runs):
+        tracker.reproduction(table)
     values = {"experiment": plan.name, "runs": len(plan.runs()), "tracking_uri": tracker.uri}
     answer(values) if as_json else typer.echo(f"{values['runs']} runs of {suite} are in {tracker.uri}")
 
