@@ -2,33 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from bench.errors import InputError, unknown
+from bench.errors import InputError
 from results.comparison import Compared, Comparison, Ranked
 from results.diagram import critical_difference_diagram
+from results.rendering import Block, Column, check_form, render_blocks
 from results.statistics import LEVEL, WILCOXON_SEEDS, Ranking
-from results.tables import FORMATS
 
 COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
 RANK_COLUMNS = ("mean rank", "group")
 MARK = "*"
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A table with its title and what is said below it."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[list[str]]
-    remarks: list[str]
 
 
 def comparison_page(compared: Compared, form: str = "terminal", width: int | None = None) -> str:
@@ -42,20 +30,13 @@ def comparison_page(compared: Compared, form: str = "terminal", width: int | Non
     Raises:
         InputError: for an unknown form.
     """
-    if form not in FORMATS:
-        raise unknown("format", form, FORMATS)
+    check_form(form)
     if form == "csv":
         return comparison_frame(compared).to_csv(index=False)
     families = dict.fromkeys((each.control, each.pair) for each in compared.comparisons)
     blocks = [_against(compared, control, pair) for control, pair in families]
     blocks += [_ranks(compared, ranked, ranked.ranking) for ranked in compared.rankings if ranked.ranking]
-    if form == "terminal":
-        return _terminal(blocks, notes(compared), width)
-    write = _markdown if form == "markdown" else _latex
-    lines = notes(compared)
-    return "\n\n".join(
-        [*map(write, blocks), "\n".join(f"% {line}" for line in lines) if form == "latex" else "\n".join(lines)]
-    )
+    return render_blocks(blocks, notes(compared), form, width, tight=True)
 
 
 def comparison_values(compared: Compared) -> dict[str, Any]:
@@ -110,10 +91,10 @@ def notes(compared: Compared) -> list[str]:
     return [*lines, *(each.reason for each in compared.rankings if each.reason), *compared.missing]
 
 
-def _against(compared: Compared, control: str, pair: str) -> _Block:
+def _against(compared: Compared, control: str, pair: str) -> Block:
     rows = [_cells(each) for each in compared.comparisons if (each.control, each.pair) == (control, pair)]
     title = f"{compared.suite}: against {control} {'on' if compared.noun == 'method' else 'by'} {pair}"
-    return _Block(title, (compared.noun, *COLUMNS), rows, [])
+    return Block(title, _columns(compared, COLUMNS), rows)
 
 
 def _cells(each: Comparison) -> list[str]:
@@ -133,12 +114,18 @@ def _cells(each: Comparison) -> list[str]:
     ]
 
 
-def _ranks(compared: Compared, ranked: Ranked, found: Ranking) -> _Block:
+def _ranks(compared: Compared, ranked: Ranked, found: Ranking) -> Block:
     rows = []
     for method, rank in found.ranks.items():
         groups = [str(number) for number, group in enumerate(found.groups, start=1) if method in group]
         rows.append([method, f"{rank:.2f}", "-".join(dict.fromkeys([groups[0], groups[-1]])) if groups else ""])
-    return _Block(_title(compared, ranked), (compared.noun, *RANK_COLUMNS), rows, _remarks(compared, ranked, found))
+    return Block(
+        _title(compared, ranked), _columns(compared, RANK_COLUMNS), rows, remarks=_remarks(compared, ranked, found)
+    )
+
+
+def _columns(compared: Compared, names: Sequence[str]) -> list[Column]:
+    return [Column(compared.noun, left=True), *map(Column, names)]
 
 
 def _remarks(compared: Compared, ranked: Ranked, found: Ranking) -> list[str]:
@@ -173,41 +160,3 @@ def _p(value: float | None) -> str:
 
 def _equals(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"= {value:.3f}"
-
-
-def _terminal(blocks: list[_Block], lines: list[str], width: int | None) -> str:
-    console = Console(width=width)
-    if not console.is_terminal and width is None:
-        console = Console(width=150)
-    with console.capture() as capture:
-        for block in blocks:
-            console.print(block.title, style="bold", highlight=False, soft_wrap=True)
-            table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-            for column in block.columns:
-                table.add_column(column, justify="left" if column == block.columns[0] else "right", no_wrap=True)
-            for row in block.rows:
-                table.add_row(*row)
-            console.print(table)
-            for remark in block.remarks:
-                console.print(remark, highlight=False)
-        for line in lines:
-            console.print(line, style="dim", highlight=False)
-    return capture.get()
-
-
-def _markdown(block: _Block) -> str:
-    rows = [[cell.replace(MARK, f"\\{MARK}") for cell in row] for row in block.rows]
-    table = pd.DataFrame(rows, columns=list(block.columns)).to_markdown(index=False, disable_numparse=True)
-    return "\n\n".join([f"**{block.title}**", table, *block.remarks])
-
-
-def _latex(block: _Block) -> str:
-    table = pd.DataFrame(block.rows, columns=list(block.columns)).to_latex(
-        index=False, escape=True, column_format="l" + "r" * (len(block.columns) - 1), caption=_escaped(block.title)
-    )
-    table = table.replace("±", r"$\pm$").replace("<", "$<$")
-    return "\n".join([table, *(f"% {remark}" for remark in block.remarks)])
-
-
-def _escaped(text: str) -> str:
-    return text.replace("_", r"\_").replace("->", r"$\rightarrow$")

@@ -79,7 +79,12 @@ class Plan:
             raise unknown(
                 f"suite in the store {store}", name, {path.parent.name for path in found}, "kdbench sweep --help"
             )
-        return cls(max(named, key=lambda path: (path / "suite.json").stat().st_mtime))
+        return max((cls(path) for path in named), key=lambda plan: plan.last_run)
+
+    @property
+    def last_run(self) -> float:
+        """Seconds since 1970; an exported plan says it itself, as git keeps no times of files."""
+        return float(self.suite.get("last_run") or (self.folder / "suite.json").stat().st_mtime)
 
     @property
     def name(self) -> str:

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from bench.errors import InputError
 from results.literature import Published
-from results.plan import Planned
+from results.plan import Plan, Planned
 from results.statistics import ROUNDING, Interval, interval, paired
 from results.store import RunStore, StoredRun
 
@@ -55,6 +58,32 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A paper's table as it is asked for: whole, or a part of it."""
+
+    name: str
+    about: str
+    scale: str
+    data: str
+    statistic: str
+    """mean or median, the paper's."""
+    epoch: str
+    """last or best, of which the numbers are."""
+    seeds: int
+    """That a row is run with."""
+    incomparable: str
+    """Why nothing of it can be compared, if so."""
+    wanted: list[Wanted]
+    departures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON values, as a plan keeps it."""
+        values: dict[str, Any] = TypeAdapter(Table).dump_python(self, mode="json")
+        return values
+
+
+@dataclass(frozen=True)
 class Reproduced:
     """A number of the paper's table beside ours, in the published unit."""
 
@@ -97,6 +126,50 @@ class Reproduction:
     rows: list[Reproduced]
     departures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def reproduction_of(table: Table, plan: Plan | None, store: RunStore | None) -> Reproduction:
+    """A table as it stands.
+
+    Args:
+        table: what is asked for.
+        plan: under which it was run; None if it never was.
+        store: where the runs are; likewise.
+    """
+    started: Sequence[Planned] = plan.started() if plan else ()
+    planned = [each for each in started if each.phase == "teacher" or each.number <= table.seeds]
+    return Reproduction(
+        table.name,
+        table.about,
+        plan.name if plan else table.name,
+        table.scale,
+        table.data,
+        table.statistic,
+        table.epoch,
+        table.seeds,
+        reproduced(table.wanted, planned, store, table.statistic, table.epoch, table.incomparable),
+        table.departures,
+        table.notes,
+    )
+
+
+def reproduction_of_plan(plan: Plan, store: RunStore) -> Reproduction | None:
+    """The whole table that a plan keeps, as it stands; None if it keeps none.
+
+    Raises:
+        InputError: if it was kept by a kdbench whose tables were other.
+    """
+    if (values := plan.suite.get("reproduction")) is None:
+        return None
+    try:
+        table = TypeAdapter(Table).validate_python(values)
+    except ValidationError:
+        again = f"kdbench reproduce {plan.folder.parent.name}"
+        raise InputError(
+            f"the table in {plan.folder / 'suite.json'} is of another kdbench: {again} writes it anew, and what is "
+            "finished is not repeated."
+        ) from None
+    return reproduction_of(table, plan, store)
 
 
 def reproduced(

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from bench.errors import InputError, unknown
+from bench.errors import InputError
+from results.rendering import TIE, Block, Column, check_form, render_blocks
 from results.reproduction import Reproduced, Reproduction
-from results.tables import FORMATS, TIE
 
 COLUMNS = ("row", "measure", "published", "origin", "ours", "seeds", "difference", "verdict")
-OURS = COLUMNS.index("ours")
+LEFT = ("row", "measure", "origin", "verdict")
 MEASURES = {
     "accuracy_top1": "accuracy %",
     "accuracy_top5": "top-5 accuracy %",
@@ -39,16 +37,10 @@ def reproduction_page(table: Reproduction, form: str = "terminal", width: int | 
     Raises:
         InputError: for an unknown form.
     """
-    if form not in FORMATS:
-        raise unknown("format", form, FORMATS)
+    check_form(form)
     if form == "csv":
         return reproduction_frame(table).to_csv(index=False)
-    if form == "terminal":
-        return _terminal(table, width)
-    write = _markdown if form == "markdown" else _latex_table
-    blocks = [write(_title(table, pair), cells) for pair, cells in _blocks(table, form)]
-    lines = notes(table)
-    return "\n\n".join(blocks) + "\n\n" + "\n".join(f"% {line}" if form == "latex" else f"- {line}" for line in lines)
+    return render_blocks(_blocks(table), notes(table), form, width, tight=True, bullets=True)
 
 
 def reproduction_values(table: Reproduction) -> dict[str, Any]:
@@ -61,6 +53,13 @@ def reproduction_values(table: Reproduction) -> dict[str, Any]:
         rest = {name: value for name, value in asdict(row).items() if name != "wanted"}
         rows.append({**own, "unit": want.unit, "published": published, **rest})
     return {**{name: value for name, value in vars(table).items() if name != "rows"}, "rows": rows}
+
+
+def reproduction_display(table: Reproduction) -> pd.DataFrame:
+    """The table as text cells, a line for each number."""
+    sources = sources_of(table)
+    lines = [[row.wanted.pair, *cells(row, sources)] for row in table.rows]
+    return pd.DataFrame(lines, columns=["pair", *COLUMNS])
 
 
 def reproduction_frame(table: Reproduction) -> pd.DataFrame:
@@ -198,49 +197,11 @@ def _title(table: Reproduction, pair: str) -> str:
     return f"{table.table} ({', '.join(marks)}): {pair}"
 
 
-def _blocks(table: Reproduction, form: str) -> list[tuple[str, list[list[str]]]]:
-    """The cells of each pair's rows; our best in bold."""
-    sources, blocks = sources_of(table), dict[str, list[list[str]]]()
-    for row in table.rows:
-        texts = cells(row, sources)
-        if form == "latex":
-            texts = [_latex(text) for text in texts]
-        if row.best and form != "terminal":
-            texts[OURS] = f"**{texts[OURS]}**" if form == "markdown" else rf"\textbf{{{texts[OURS]}}}"
-        blocks.setdefault(row.wanted.pair, []).append(texts)
-    return list(blocks.items())
-
-
-def _terminal(table: Reproduction, width: int | None) -> str:
-    console = Console(width=width)
-    if not console.is_terminal and width is None:
-        console = Console(width=150)
-    with console.capture() as capture:
-        for pair, texts in _blocks(table, "terminal"):
-            console.print(_title(table, pair), style="bold", highlight=False, soft_wrap=True, markup=False)
-            grid = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-            for column in COLUMNS:
-                right = column in ("published", "ours", "seeds", "difference")
-                grid.add_column(column, justify="right" if right else "left", no_wrap=column != "verdict")
-            mine = [row for row in table.rows if row.wanted.pair == pair]
-            for row, line in zip(mine, texts, strict=True):
-                grid.add_row(*(text.replace("[", r"\[") for text in line), style="bold" if row.best else None)
-            console.print(grid)
-        for note in notes(table):
-            console.print(note, style="dim", highlight=False, markup=False)
-    return capture.get()
-
-
-def _markdown(title: str, rows: list[list[str]]) -> str:
-    grid = pd.DataFrame(rows, columns=list(COLUMNS)).to_markdown(index=False, disable_numparse=True)
-    return f"**{title}**\n\n{grid}"
-
-
-def _latex_table(title: str, rows: list[list[str]]) -> str:
-    grid = pd.DataFrame(rows, columns=list(COLUMNS))
-    return str(grid.to_latex(index=False, escape=False, column_format="llrlrrrl", caption=_latex(title)))
-
-
-def _latex(text: str) -> str:
-    escaped = "".join(f"\\{char}" if char in "_%&#$" else char for char in text)
-    return escaped.replace("->", r"$\rightarrow$").replace("±", r"$\pm$").replace("^", r"\^{}")
+def _blocks(table: Reproduction) -> Iterator[Block]:
+    """A table for each pair; our best in bold."""
+    sources = sources_of(table)
+    columns = [Column(name, left=name in LEFT, wraps=name == "verdict") for name in COLUMNS]
+    for pair in dict.fromkeys(row.wanted.pair for row in table.rows):
+        rows = [row for row in table.rows if row.wanted.pair == pair]
+        bold = frozenset(index for index, row in enumerate(rows) if row.best)
+        yield Block(_title(table, pair), columns, [cells(row, sources) for row in rows], bold, COLUMNS.index("ours"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.errors import InputError
 from results.plan import Plan
-from results.store import RunStore
+from results.store import RunStore, WeightsLeftOut
 
 TEACHING = ("teacher_forwards", "teacher_cached", "teacher_seconds")
 
@@ -60,15 +60,17 @@ def taught(cost: Mapping[str, float]) -> str:
 
 
 def teachers_of(store: RunStore) -> list[dict[str, Any]]:
-    """Every teacher with its measured accuracy; `problem` is empty if its weights are what they were."""
+    """Every teacher with its measured accuracy; `problem` is empty if its weights are what they were, or left out."""
     rows = []
     for reference, model in store.teachers().items():
         kind, _, name = reference.partition(":")
         run = store.get(name) if kind == "run" else None
         outcome = run.outcome if run else None
-        problem = ""
+        problem, left_out = "", False
         try:
             store.weights(reference)
+        except WeightsLeftOut:
+            left_out = True
         except InputError as error:
             problem = str(error)
         rows.append(
@@ -79,6 +81,7 @@ def teachers_of(store: RunStore) -> list[dict[str, Any]]:
                 "epochs": run.spec["recipe"]["epochs"] if run else None,
                 "test_accuracy": outcome.headline("last", "test") if outcome else None,
                 "problem": problem,
+                "left_out": left_out,
             }
         )
     return rows
@@ -90,5 +93,6 @@ def teachers_page(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         accuracy = f"test {100 * row['test_accuracy']:.2f} %" if row["test_accuracy"] is not None else "imported"
         trained = f"{row['data']}, {row['epochs']} epochs, " if row["data"] else ""
-        lines.append(f"{row['reference']}  {row['model']}  {trained}{accuracy}  {row['problem'] or 'verified'}")
+        state = row["problem"] or ("weights not exported" if row["left_out"] else "verified")
+        lines.append(f"{row['reference']}  {row['model']}  {trained}{accuracy}  {state}")
     return "\n".join(lines) or "There are no teachers yet."

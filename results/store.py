@@ -2,7 +2,8 @@
 
     STORE/runs/KEY/spec.json
                    attempt-N/records.jsonl, checkpoint-EPOCH.pt, last.safetensors, best.safetensors
-                   DONE.json          names the attempt that counts and the SHA-256 of each of its files
+                   DONE.json          names the attempt that counts and the SHA-256 of each of its files, and in an
+                                      exported store (results/export.py) of those that it left out
     STORE/imported/SHA256.safetensors checkpoints that users brought
 
 Commit order: checkpoint, then the record that names its SHA-256, DONE last. Attempts never share a file. Status is
@@ -31,8 +32,15 @@ from bench.record import Epoch, Outcome, plain
 CHECKPOINT_SECONDS = 5.0
 """Checkpoints are at least this far apart: a death costs these seconds and the epoch under way."""
 
+TAUGHT_FROM = "last.safetensors"
+"""The file of a run from which others are taught."""
+
 SHORTEST_KEY = 4
 """Characters of a key that name a run."""
+
+
+class WeightsLeftOut(InputError):
+    """The weights of a finished run are not in an exported store."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,19 @@ class StoredRun:
 class RunStore:
     """Runs on disk below one folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, read_only: bool = False) -> None:
         """Opens the store, making its folder.
 
+        Args:
+            root: the folder.
+            read_only: whether it is only read; then nothing is made or tried out.
+
         Raises:
-            InputError: if the folder cannot be written.
+            InputError: if the folder cannot be written, and is to be.
         """
         self.root = root.expanduser().resolve()
+        if read_only:
+            return
         try:
             for folder in (self.root / "runs", self.root / "imported"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +125,7 @@ class RunStore:
         if not (folder / "spec.json").exists():
             return None
         spec = json.loads((folder / "spec.json").read_text())
-        done = _done(folder)
+        done = done_of(folder)
         attempts = _attempts(folder)
         if not attempts:
             return StoredRun(key, spec, "interrupted", "", [], None, 0.0, 0.0, [], None)
@@ -164,15 +178,21 @@ class RunStore:
         """The safetensors file behind run:KEY or sha256:HASH, its SHA-256 checked.
 
         Raises:
-            InputError: if it is missing or damaged.
+            InputError: if it is missing or damaged; WeightsLeftOut if this is an exported store without it.
         """
         kind, _, name = reference.partition(":")
         if kind == "run":
             folder = self.root / "runs" / name
-            done = _done(folder)
+            done = done_of(folder)
             if not done:
                 raise InputError(f"run {name} is not finished in {self.root}, so it has no weights.")
-            path, digest = folder / done["attempt"] / "last.safetensors", done["files"].get("last.safetensors", "")
+            if TAUGHT_FROM in done.get("left_out", {}):
+                raise WeightsLeftOut(
+                    f"the weights of run {name} were left out when it was exported to {self.root}: export again with a "
+                    f"larger --weights-under (teachers alone), or remove {folder} and run again: it will be trained "
+                    "anew."
+                )
+            path, digest = folder / done["attempt"] / TAUGHT_FROM, done["files"].get(TAUGHT_FROM, "")
             remedy = f"remove {folder} and run again: it will be trained anew"
         else:
             path, digest = self.root / "imported" / f"{name}.safetensors", name
@@ -337,7 +357,8 @@ def _attempts(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix("attempt-")))
 
 
-def _done(folder: Path) -> dict[str, Any] | None:
+def done_of(folder: Path) -> dict[str, Any] | None:
+    """What the DONE.json of a run's folder says; None if the run is not finished."""
     try:
         done: dict[str, Any] = json.loads((folder / "DONE.json").read_text())
     except FileNotFoundError:

@@ -7,16 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from bench.errors import unknown
 from results.leaderboard import Board, Row
+from results.rendering import TIE, Block, Column, check_form, render_blocks
 from results.statistics import Interval
-
-FORMATS = ("terminal", "markdown", "latex", "csv")
-TIE = "="
 
 
 def render(board: Board, form: str, width: int | None = None) -> str:
@@ -30,17 +24,12 @@ def render(board: Board, form: str, width: int | None = None) -> str:
     Raises:
         InputError: for an unknown form.
     """
-    if form not in FORMATS:
-        raise unknown("format", form, FORMATS)
+    check_form(form)
     if form == "csv":
         return frame(board).to_csv(index=False)
-    if form == "terminal":
-        return _terminal(board, width)
-    blocks = [_block(board, pair, rows, form) for pair, rows in _by_pair(board).items()]
-    tables = "\n\n".join(blocks)
-    if form == "markdown":
-        return "\n".join([tables, "", *notes(board)])
-    return "\n".join([tables, *(f"% {note}" for note in notes(board))])
+    return render_blocks(
+        (_block(board, pair, rows) for pair, rows in _by_pair(board).items()), notes(board), form, width
+    )
 
 
 def frame(board: Board) -> pd.DataFrame:
@@ -108,6 +97,7 @@ COLUMNS = (
     "teacher fwd",
     "seconds",
 )
+LEFT = COLUMNS[:2]
 
 
 def cells(row: Row) -> list[str]:
@@ -130,54 +120,12 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def _terminal(board: Board, width: int | None) -> str:
-    console = Console(width=width)
-    if not console.is_terminal and width is None:
-        console = Console(width=150)
-    with console.capture() as capture:
-        for pair, rows in _by_pair(board).items():
-            table = Table(title=f"{board.suite}: {pair}", box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-            for column in COLUMNS:
-                left = column in ("method", "accuracy")
-                table.add_column(column, justify="left" if left else "right", no_wrap=left or column.startswith("over"))
-            for row in rows:
-                leads = row is rows[0] or row.tied
-                table.add_row(*cells(row), style="bold" if leads and row.accuracy else None)
-            console.print(table)
-            for row in rows:
-                if row.reason:
-                    console.print(f"{row.method}: {row.status}: {row.reason}", highlight=False)
-        for note in notes(board):
-            console.print(note, style="dim", highlight=False)
-    return capture.get()
-
-
-def _block(board: Board, pair: str, rows: list[Row], form: str) -> str:
-    """One pair as a markdown or LaTeX (booktabs) table; the best and what ties with it in bold."""
-    texts = []
-    for row in rows:
-        text = cells(row)
-        if row.accuracy and (row is rows[0] or row.tied):
-            text[1] = f"**{text[1]}**" if form == "markdown" else rf"\textbf{{{_latex(text[1])}}}"
-        texts.append(
-            text if form == "markdown" else [text_ if index == 1 else _latex(text_) for index, text_ in enumerate(text)]
-        )
+def _block(board: Board, pair: str, rows: list[Row]) -> Block:
+    """A pair; the best and what ties with it in bold."""
+    columns = [Column(name, left=name in LEFT, wraps=not (name in LEFT or name.startswith("over"))) for name in COLUMNS]
+    bold = frozenset(index for index, row in enumerate(rows) if row.accuracy and (index == 0 or row.tied))
     reasons = [f"{row.method}: {row.status}: {row.reason}" for row in rows if row.reason]
-    if form == "markdown":
-        table = pd.DataFrame(texts, columns=list(COLUMNS)).to_markdown(index=False, disable_numparse=True)
-        return "\n".join([f"**{board.suite}: {pair}**", "", table, *(f"\n{reason}" for reason in reasons)])
-    table = pd.DataFrame(texts, columns=list(COLUMNS)).to_latex(
-        index=False,
-        escape=False,
-        column_format="ll" + "r" * (len(COLUMNS) - 2),
-        caption=_latex(f"{board.suite}: {pair}"),
-    )
-    return "\n".join([table, *(f"% {reason}" for reason in reasons)])
-
-
-def _latex(text: str) -> str:
-    escaped = "".join(f"\\{char}" if char in "_%&#$" else char for char in text)
-    return escaped.replace("->", r"$\rightarrow$").replace("±", r"$\pm$")
+    return Block(f"{board.suite}: {pair}", columns, [cells(row) for row in rows], bold, remarks=reasons)
 
 
 def _by_pair(board: Board) -> dict[str, list[Row]]:

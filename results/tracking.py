@@ -1,7 +1,8 @@
 """Records to MLflow: the only writer to it, a projection of the run store that can be rebuilt at any time.
 
 An experiment for each suite and protocol, as NAME@HASH; a parent run for each method and pair; a child for each trial
-and seed. Nothing is made twice: a run is looked for by its tag before it is created, and times come from the records.
+and seed; a run "leaderboard", and a run "reproduction" where a paper's table is reproduced. Nothing is made twice: a
+run is looked for by its tag before it is created, and times come from the records.
 """
 
 from __future__ import annotations
@@ -12,15 +13,17 @@ import math
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
+import pandas as pd  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
@@ -32,13 +35,20 @@ from results.comparison_page import comparison_page, comparison_picture  # noqa:
 from results.explanation import METRICS, Explained, explain_page, explain_plot  # noqa: E402
 from results.leaderboard import Board  # noqa: E402
 from results.plan import Plan, Planned  # noqa: E402
-from results.store import RunStore, StoredRun  # noqa: E402
+from results.reproduction import Reproduction, Verdict  # noqa: E402
+from results.reproduction_page import (  # noqa: E402
+    reproduction_display,
+    reproduction_page,
+    reproduction_plot,
+    reproduction_values,
+)
+from results.store import RunStore, StoredRun, sha256  # noqa: E402
 from results.tables import display, render  # noqa: E402
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
-KEY, PARENT, BOARD = "kdbench.key", "kdbench.parent", "kdbench.board"
+KEY, PARENT, BOARD, REPRODUCTION = "kdbench.key", "kdbench.parent", "kdbench.board", "kdbench.reproduction"
 LOGGED = "kdbench.logged"
 """Set last on a run: what was projected, so that a death in between is seen."""
 
@@ -106,9 +116,7 @@ class Tracker:
     def board(self, board: Board) -> None:
         """Logs the comparison table: as a table artifact, as text, and as a metric for each row."""
         run_id, _ = self._find_or_create(BOARD, board.suite, "leaderboard", 0.0, {})
-        table = display(board)
-        self.client.log_text(run_id, table.to_json(orient="split", index=False), "leaderboard.json")
-        self.client.set_tag(run_id, "mlflow.loggedArtifacts", '[{"path": "leaderboard.json", "type": "table"}]')
+        self._table(run_id, "leaderboard.json", display(board))
         for form, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
             self.client.log_text(run_id, render(board, form), f"leaderboard.{suffix}")
         metrics = [
@@ -122,6 +130,40 @@ class Tracker:
             summary = {"test_accuracy": row.accuracy.mean} if row.accuracy else {}
             self._summary(row.pair, row.method, summary, row.setting)
         self._end(run_id, "FINISHED", None)
+
+    def reproduction(self, table: Reproduction) -> None:
+        """Logs a paper's table beside ours: as a table artifact, as text, as a plot, and as metrics for each number.
+
+        MLflow shows the metric of the highest step: here the seeds that are behind it. What has no more seeds than
+        were logged, and yet differs, gets a run of its own instead of the one there was.
+        """
+        seeds = sum(len(row.seeds) for row in table.rows)
+        values = json.dumps(reproduction_values(table), sort_keys=True, default=str)
+        state = f"{seeds}:{sha256(values.encode())[:16]}"
+        tags = {"table": table.table, "scale": table.scale, "data": table.data}
+        run_id, logged = self._find_or_create(REPRODUCTION, table.title, "reproduction", 0.0, tags)
+        if logged == state:
+            return
+        if logged and seeds <= int(logged.partition(":")[0]):
+            self.client.delete_run(run_id)
+            run_id, _ = self._find_or_create(REPRODUCTION, table.title, "reproduction", 0.0, tags)
+        self._table(run_id, "reproduction.json", reproduction_display(table))
+        for form, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+            self.client.log_text(run_id, reproduction_page(table, form), f"reproduction.{suffix}")
+        if any(row.difference is not None for row in table.rows):
+            self._picture(run_id, "reproduction.png", reproduction_plot(table))
+        verdicts = Counter(row.verdict for row in table.rows)
+        metrics = [Metric(f"verdict/{name}", verdicts[name], 0, seeds) for name in get_args(Verdict)]
+        metrics += [Metric(_metric_name(name), value, 0, step) for name, value, step in _numbers(table)]
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
+        self.client.set_tag(run_id, LOGGED, state)
+        self._end(run_id, "FINISHED", None)
+
+    def _table(self, run_id: str, name: str, table: pd.DataFrame) -> None:
+        """A table that MLflow shows as one."""
+        self.client.log_text(run_id, table.to_json(orient="split", index=False), name)
+        self.client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
 
     def _comparison(self, run_id: str, plan: Plan) -> None:
         """Logs what paired tests and ranks say, where there is a control to compare with."""
@@ -206,6 +248,17 @@ def _metric_name(name: str) -> str:
     """A name with what MLflow does not allow in it spelt out or replaced."""
     spelt = name.replace("->", "to").replace("+", "and").replace("*", "x")
     return re.sub(r"[^\w\-. :/]", "_", spelt)
+
+
+def _numbers(table: Reproduction) -> Iterable[tuple[str, float, int]]:
+    """Name, value and step of every number of a table: published, ours, and the difference."""
+    for row in table.rows:
+        name = f"{row.wanted.pair}/{row.wanted.label}/{row.wanted.metric}"
+        if row.wanted.published:
+            yield f"published/{name}", row.wanted.published.value, 0
+        for kind, value in (("ours", row.value), ("difference", row.difference)):
+            if value is not None:
+                yield f"{kind}/{name}", value, len(row.seeds)
 
 
 def _epoch_metrics(epoch: dict[str, Any]) -> Iterable[tuple[str, float]]:

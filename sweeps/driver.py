@@ -25,6 +25,7 @@ from bench.record import Epoch
 from bench.spec import ModelSpec, Recipe, Spec
 from results.leaderboard import Board, leaderboard
 from results.plan import Plan, Planned, pair_name
+from results.reproduction import Reproduction
 from results.store import RunStore, StoredRun
 from sweeps.study import Chain, Job, chain, storage_at
 from sweeps.suite import Cast, Suite
@@ -306,7 +307,7 @@ class Projector:
         """
         self.store, self.plan = store, plan
         self.problem = ""
-        self.inbox: queue.Queue[Planned | Board | None] = queue.Queue()
+        self.inbox: queue.Queue[Planned | Board | Reproduction | None] = queue.Queue()
         self.thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Projector:
@@ -324,9 +325,11 @@ class Projector:
         """Queues a run that has ended."""
         self.inbox.put(planned)
 
-    def finish(self, board: Board) -> None:
-        """Queues the comparison table."""
+    def finish(self, board: Board, table: Reproduction | None = None) -> None:
+        """Queues the comparison table, and a paper's beside ours if the plan is of one."""
         self.inbox.put(board)
+        if table:
+            self.inbox.put(table)
 
     def _work(self) -> None:
         try:
@@ -334,6 +337,11 @@ class Projector:
 
             tracker = Tracker(self.store, self.plan.name)
             while (item := self.inbox.get()) is not None:
-                tracker.board(item) if isinstance(item, Board) else tracker.run(item)
+                if isinstance(item, Planned):
+                    tracker.run(item)
+                elif isinstance(item, Board):
+                    tracker.board(item)
+                else:
+                    tracker.reproduction(item)
         except Exception as error:  # a copy that fails must not end the sweep
             self.problem = f"MLflow was not brought up to date ({type(error).__name__}: {error}); try: kdbench sync"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,11 +16,11 @@ from bench.record import Epoch
 from bench.spec import ModelSpec, Recipe
 from results.leaderboard import leaderboard
 from results.plan import Plan, Planned
-from results.reproduction import Reproduction, reproduced
+from results.reproduction import Reproduction, reproduction_of_plan
+from results.reproduction import reproduction_of as beside
 from results.store import RunStore, StoredRun
 from sweeps.driver import Driver, Projector, only_driver
 from sweeps.facts import check_data
-from sweeps.protocol import OWN
 from sweeps.study import Chain, Job
 from sweeps.suite import Way
 from sweeps.task import Task, row_name
@@ -69,7 +69,7 @@ def carry_out(
             finally:
                 torch.set_num_threads(threads)
             driver.carry_out(_chains(teachers, rows))
-            projector.finish(leaderboard(plan, store))
+            projector.finish(leaderboard(plan, store), reproduction_of_plan(plan, store))
     return projector.problem
 
 
@@ -116,38 +116,12 @@ def _together(jobs: list[Job]) -> Chain:
 
 def plan_of(task: Task, root: Path) -> Plan | None:
     """The plan under which a task was last run, if it ever was."""
-    found = []
-    for path in (root / "suites" / task.protocol.name).glob("*/suite.json"):
-        plan = Plan(path.parent)
-        if plan.suite.get("identity") == task.protocol.digest():
-            found.append((path.stat().st_mtime, plan))
-    return max(found, key=lambda each: each[0])[1] if found else None
+    plans = [Plan(path.parent) for path in (root / "suites" / task.protocol.name).glob("*/suite.json")]
+    found = [plan for plan in plans if plan.suite.get("identity") == task.protocol.digest()]
+    return max(found, key=lambda plan: plan.last_run, default=None)
 
 
 def reproduction_of(task: Task, root: Path) -> Reproduction:
     """The table as it stands."""
-    protocol, plan = task.protocol, plan_of(task, root)
-    planned: Sequence[Planned] = plan.started() if plan else ()
-    within = [each for each in planned if each.phase == "teacher" or each.number <= task.seeds]
-    store = RunStore(root) if plan else None
-    rows = reproduced(task.wanted(), within, store, protocol.statistic, protocol.epoch, task.incomparable)
-    shown, whole = len(rows), sum(len(cell.numbers) for _, _, cell in protocol.rows())
-    notes = [f"{shown} of the table's {whole} numbers are shown."] if shown < whole else []
-    if task.scale == "short":
-        notes.append("Short scale: fewer epochs or images than the paper's, so no number is comparable.")
-    own = [name for name, text in protocol.sources.items() if text.startswith(OWN)]
-    if own:
-        notes.append(f"Not in the paper, {OWN}: {', '.join(own)} (kdbench tables {protocol.name} says what and why).")
-    return Reproduction(
-        protocol.name,
-        protocol.about,
-        plan.name if plan else protocol.name,
-        task.scale,
-        protocol.data.name,
-        protocol.statistic,
-        protocol.epoch,
-        task.seeds,
-        rows,
-        list(protocol.departures),
-        notes,
-    )
+    plan = plan_of(task, root)
+    return beside(task.table(), plan, RunStore(root, read_only=True) if plan else None)

@@ -16,10 +16,10 @@ from bench.compute import check_precision
 from bench.environment import command, pick_device
 from bench.errors import unknown
 from bench.shelf import shelf_of
+from results.rendering import FORMATS
 from results.reproduction import Reproduction
 from results.reproduction_page import reproduction_page, reproduction_plot, reproduction_values
 from results.store import RunStore, write
-from results.tables import FORMATS
 from sweeps.cost import Cost, Speeds, cost_of
 from sweeps.facts import missing
 from sweeps.protocol_file import UNSOURCED, bundled, load_protocol, read_protocol, written

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.errors import InputError, unknown
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from results.reproduction import Wanted
+from results.reproduction import Table, Wanted
 from sweeps.facts import check_stand_in
-from sweeps.protocol import TEACHER, Cell, Pairing, Part, Protocol
+from sweeps.protocol import OWN, TEACHER, Cell, Pairing, Part, Protocol
 from sweeps.suite import Way, plainly, taught_by, teacher_runs
 
 SCALES = ("full", "short")
@@ -93,7 +93,34 @@ class Task:
             "seeds": self.seeds,
             "show": self.protocol.epoch,
             "tuning": {"trials": 0},
+            "reproduction": self._whole().table().values(),
         }
+
+    def table(self) -> Table:
+        """The paper's table, or what of it is asked for."""
+        protocol, wanted, notes = self.protocol, self.wanted(), []
+        whole = sum(len(cell.numbers) for _, _, cell in protocol.rows())
+        if len(wanted) < whole:
+            notes.append(f"{len(wanted)} of the table's {whole} numbers are shown.")
+        if self.scale == "short":
+            notes.append("Short scale: fewer epochs or images than the paper's, so no number is comparable.")
+        own = [name for name, text in protocol.sources.items() if text.startswith(OWN)]
+        if own:
+            says = f"kdbench tables {protocol.name} says what and why"
+            notes.append(f"Not in the paper, {OWN}: {', '.join(own)} ({says}).")
+        return Table(
+            protocol.name,
+            protocol.about,
+            self.scale,
+            protocol.data.name,
+            protocol.statistic,
+            protocol.epoch,
+            self.seeds,
+            self.incomparable,
+            wanted,
+            list(protocol.departures),
+            notes,
+        )
 
     def wanted(self) -> list[Wanted]:
         """The paper's numbers of these rows, and where ours will be."""
@@ -117,6 +144,11 @@ class Task:
                     )
                 )
         return found
+
+    def _whole(self) -> Task:
+        """All rows of the table."""
+        pairs = tuple(pair.name for pair in self.protocol.pairs)
+        return replace(self, pairs=pairs, labels=tuple(cell.label for cell in self.protocol.cells))
 
     def _model(self, network: str) -> ModelSpec:
         return ModelSpec.model_validate(self.protocol.networks[network].model_dump())

@@ -8,8 +8,9 @@ import pytest
 from bench.errors import InputError
 from results.leaderboard import leaderboard
 from results.plan import Plan, Planned
+from results.rendering import FORMATS
 from results.store import RunStore
-from results.tables import COLUMNS, FORMATS, frame, plain, render
+from results.tables import COLUMNS, frame, plain, render
 from tests.results.conftest import outcome
 
 Fill = Callable[..., None]

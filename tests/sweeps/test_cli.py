@@ -19,7 +19,7 @@ SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COMMANDS = ["methods", "compatibility", "run", "show", "explain", "sweep", "leaderboard", "status", "teachers", "sync"]
 COMMANDS += ["compare"]
 COMMANDS += ["published"]
-COMMANDS += ["tables", "reproduce"]
+COMMANDS += ["tables", "reproduce", "export"]
 GOOD = ["run", "--method", "kd", "--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter"]
 GOOD += ["--data", "digits", "--epochs", "1", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow"]
 
@@ -208,6 +208,26 @@ def test_compare_prints_tests_and_draws_ranks(kdbench: Run, tmp_path: Path) -> N
         code, out, err = kdbench("compare", "toy", *arguments)
         assert code == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "ranks.png").exists()
+
+
+def test_export_copies_a_suite_and_refuses_what_is_wrong(kdbench: Run, tmp_path: Path) -> None:
+    hand_made_suite(tmp_path / "runs")
+    code, out, _ = kdbench("export", "toy", "tables", "--json")
+    values = json.loads(out)
+    assert code == 0 and values["suite"] == "toy@abcd1234" and values["runs"] == 8 and values["left_out"] == []
+    code, out, _ = kdbench("export", "toy", "tables")
+    assert code == 0 and f"8 runs are in {tmp_path / 'tables'} (0.0" in out
+    boards = [kdbench("compare", "toy", "--store", name)[1] for name in ("runs", "tables")]
+    assert boards[0] == boards[1] and "against student on large -> small" in boards[0]
+    bad = {
+        ("toi", "tables"): "unknown suite in the store runs 'toi': did you mean toy?",
+        ("toy", "/proc/kdbench"): "/proc/kdbench cannot be written",
+        ("toy", "runs"): "is a store in which runs are trained",
+        ("toy", "tables", "--weights-under", "-1"): "Invalid value for '--weights-under'",
+    }
+    for arguments, message in bad.items():
+        code, out, err = kdbench("export", *arguments)
+        assert code == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", COMMANDS)

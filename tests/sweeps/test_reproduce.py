@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import json
+import posixpath
+import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from pydantic import TypeAdapter
 
 from bench.errors import InputError
+from results.export import export
 from results.plan import Plan
+from results.reproduction import Reproduced, Table, reproduction_of_plan
+from results.reproduction import reproduction_of as reproduction_of_table
 from results.status import status_of
 from results.store import RunStore
+from results.tracking import _metric_name, _numbers
 from sweeps.cost import cost_of
 from sweeps.facts import check_data, check_stand_in, missing, training_images
 from sweeps.protocol import Protocol
 from sweeps.protocol_file import UNSOURCED, bundled, load_protocol, read_protocol, written
+from sweeps.reproduce import reproduction_of
 from sweeps.show_tables import reproduce_and_show
 from sweeps.task import task_of
 
@@ -251,12 +261,95 @@ def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path,
     assert shown(store, table, train=True).split() == out.split() and finished(store) == whole
     for form, mark in {"markdown": "| row ", "latex": r"\toprule", "csv": "table,scale,pair,row"}.items():
         assert mark in shown(store, table, form)
+    copy = tmp_path / "copy"
+    assert export(Plan.find(store, "tiny"), RunStore(store), copy).runs == 7
+    tree = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    assert shown(copy, table) == shown(store, table)
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == tree
     reproduce(tmp_path, str(table), "--scale", "short", "--methods", "student")
     short = shown(store, table, scale="short")
     assert "not comparable (short scale)" in short and "tiny (short scale, digits)" in short
     assert len(finished(store)) == 8 and len(list((store / "suites" / "tiny").iterdir())) == 2
     plan = Plan.find(store, "tiny")
     assert status_of(plan, RunStore(store))["methods"] == {"student": {"done": 1}} and plan.expected() == 1
+
+
+def logged(store: Path) -> tuple[dict[str, float], dict[str, str], dict[str, bytes]]:
+    """Metrics, tags and files of MLflow's one run "reproduction" of the tiny table, at full scale."""
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    (experiment,) = client.search_experiments(filter_string="name LIKE 'tiny@%'")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    (run,) = [run for run in runs if run.info.run_name == "reproduction"]
+    paths = [artifact.path for artifact in client.list_artifacts(run.info.run_id)]
+    files = {path: Path(client.download_artifacts(run.info.run_id, path)).read_bytes() for path in paths}
+    assert run.info.status == "FINISHED"
+    return dict(run.data.metrics), dict(run.data.tags), files
+
+
+def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Path) -> None:
+    store = tmp_path / "store"
+    reproduce(tmp_path, str(table), "--methods", "teacher,student", "--seeds", "1")
+    metrics, tags, files = logged(store)
+    name = "MLP 784-1200-1200-10 to MLP 784-800-800-10/{}/test_errors"
+    assert metrics["verdict/not run"] == 2 and "ours/" + name.format("kd T_20") not in metrics
+    assert metrics["published/" + name.format("kd T_20")] == 74 and metrics["verdict/within"] == 0
+    values = json.loads(reproduce(tmp_path, str(table), "--json")[0])
+    metrics, tags, files = logged(store)
+    for row in values["rows"]:
+        label = name.format(row["label"].replace("=", "_"))
+        assert metrics[f"ours/{label}"] == row["value"]
+        if row["published"]:
+            assert metrics[f"published/{label}"] == row["published"]["value"]
+            assert metrics[f"difference/{label}"] == row["difference"]
+    assert "published/" + name.format("kd T_1") not in metrics
+    verdicts = [row["verdict"] for row in values["rows"]]
+    for verdict in ("within", "below", "above", "not comparable", "not run", "not published"):
+        assert metrics[f"verdict/{verdict}"] == verdicts.count(verdict)
+    assert files.keys() == {f"reproduction.{suffix}" for suffix in ("json", "md", "tex", "csv", "png")}
+    assert files["reproduction.md"].decode() == shown(store, table, "markdown")
+    assert files["reproduction.csv"].decode() == shown(store, table, "csv")
+    assert len(json.loads(files["reproduction.json"])["data"]) == 4
+    assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "reproduction.json", "type": "table"}]
+    assert (tags["table"], tags["scale"], tags["data"]) == ("tiny", "full", "digits")
+    lost = shutil.copytree(store, tmp_path / "lost", ignore=shutil.ignore_patterns("mlflow*"))
+    for _ in range(2):
+        subprocess.run([*KDBENCH, "sync", "tiny", "--store", str(lost)], check=True, capture_output=True)
+        assert logged(lost) == (metrics, tags, files)
+    reproduce(tmp_path, str(table), "--seeds", "1")  # fewer again: what MLflow shows is what the table says
+    fewer, _, _ = logged(store)
+    assert fewer["verdict/not comparable"] == 3 and fewer["verdict/not published"] == 1
+    first = next(row for row in values["rows"] if row["label"] == "student")["seeds"]["1"]
+    assert fewer["ours/" + name.format("student")] == first
+    plan = Plan.find(store, "tiny")
+    task = task_of(load_protocol(str(table)), seeds=1)
+    assert reproduction_of_plan(plan, RunStore(store)) == reproduction_of(task, store)
+
+
+def test_mlflow_that_cannot_be_written_is_a_warning(tmp_path: Path, table: Path) -> None:
+    (tmp_path / "store" / "mlflow.db").mkdir(parents=True)
+    out, _ = reproduce(tmp_path, str(table), "--scale", "short", "--methods", "student")
+    assert "MLflow was not brought up to date" in out and "try: kdbench sync" in out
+    assert len(finished(tmp_path / "store")) == 1
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_every_number_of_a_table_has_a_metric_of_its_own(name: str) -> None:
+    table = task_of(load_protocol(name)).table()
+    rows = [Reproduced(want, 1.0, None, {1: 1.0}, 0.0, "within", "") for want in table.wanted]
+    shown = replace(reproduction_of_table(table, None, None), rows=rows)
+    names = [_metric_name(name) for name, _, _ in _numbers(shown)]
+    assert len(set(names)) == len(names) and max(map(len, names)) < 250
+    assert all(posixpath.normpath(name) == name for name in names)
+    assert TypeAdapter(Table).validate_json(json.dumps(table.values())) == table
+
+
+def test_table_kept_by_another_kdbench_is_named(tmp_path: Path) -> None:
+    task = task_of(load_protocol("hinton2015_mnist"))
+    plan = Plan.create(tmp_path, "tiny", "abcd1234", task.plan() | {"reproduction": {"name": "tiny"}})
+    with pytest.raises(InputError, match="is of another kdbench: kdbench reproduce tiny writes it anew"):
+        reproduction_of_plan(plan, RunStore(tmp_path))
+    del plan.suite["reproduction"]
+    assert reproduction_of_plan(plan, RunStore(tmp_path)) is None
 
 
 def test_interrupted_table_goes_on(tmp_path: Path, table: Path) -> None:

@@ -127,6 +127,32 @@ def test_status_counts_every_run(whole: tuple[Path, Path, dict[str, Any]]) -> No
     assert "tiny@" in page(values) and "15 of 15" in page(values)
 
 
+def test_exported_sweep_gives_the_same_pages_and_reading_it_leaves_nothing(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    store, _, _ = whole
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    (tmp_path / ".gitignore").write_text("runs/\n")
+    copy = tmp_path / "tables"
+    subprocess.run([*KDBENCH, "export", "tiny", str(copy), "--store", str(store)], check=True)
+    listing = ["git", "-C", str(tmp_path), "ls-files", "--others", "--exclude-standard"]
+    seen = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
+    kept = sorted(str(path.relative_to(tmp_path)) for path in copy.rglob("*") if path.is_file())
+    assert sorted(seen) == [".gitignore", *kept] and sum(path.endswith("spec.json") for path in kept) == 16
+    (copy / "imported").mkdir(exist_ok=True)
+    (copy / "imported").rmdir()  # as after a checkout: git keeps no empty folder
+    tree = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    (teacher,) = (entry.key for entry in Plan.find(store, "tiny").started() if entry.phase == "teacher")
+    commands = [["leaderboard", "tiny", "--json"], ["compare", "tiny"], ["status", "tiny"], ["teachers"]]
+    for command in (*commands, ["show", teacher, "--json"]):
+        pages = [
+            subprocess.run([*KDBENCH, *command, "--store", str(root)], check=True, capture_output=True).stdout
+            for root in (store, copy)
+        ]
+        assert pages[0] == pages[1] and pages[0]
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == tree
+
+
 def test_killed_sweep_goes_on_and_ends_with_the_same_table(
     whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -1,0 +1,77 @@
+"""The command `kdbench`: its commands in order, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from bench.errors import InputError
+from sweeps.cli import reading, running
+from sweeps.cli.common import say
+
+app = typer.Typer(
+    help="Knowledge distillation, compared honestly: run methods, sweep suites, read leaderboards.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+ORDER = (
+    "methods",
+    "compatibility",
+    "run",
+    "show",
+    "explain",
+    "sweep",
+    "leaderboard",
+    "compare",
+    "published",
+    "tables",
+    "reproduce",
+    "status",
+    "teachers",
+    "export",
+    "sync",
+)
+"""Of the commands, in the help."""
+app.registered_commands = sorted(
+    [*reading.app.registered_commands, *running.app.registered_commands],
+    key=lambda command: ORDER.index(getattr(command.callback, "__name__", "")),
+)
+
+
+def guarded(command: Callable[[], Any]) -> int:
+    """Runs a command; bad input is one line and exit code 2, an interrupt 130 or 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        command()
+    except InputError as error:
+        say(f"kdbench: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("\nkdbench: interrupted. What is finished is kept; the same command goes on.")
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def main() -> None:
+    """Entry point."""
+    sys.exit(guarded(_typer))
+
+
+def _typer() -> None:
+    try:
+        code = app(standalone_mode=False, prog_name="kdbench")
+    except typer.TyperException as error:
+        raise InputError(" ".join(error.format_message().split()) + " See: kdbench --help") from None
+    if code == 130:
+        raise KeyboardInterrupt
+    if code:
+        sys.exit(code)

@@ -1,0 +1,82 @@
+"""What the commands share: options, how they answer, and checks of what was given."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.errors import InputError
+
+if TYPE_CHECKING:
+    from results.store import RunStore
+
+Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Folder of all that is kept.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; downloads go there. [default: STORE/data]")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+Precision = Annotated[str, typer.Option(help="auto (measured for each model), fp32 (the plain path) or bf16.")]
+Cache = Annotated[
+    str, typer.Option("--teacher-cache", help="Of teachers' answers: off, or disk:8, memory:2, device:4 (GiB).")
+]
+DEFAULT_STORE = Path("runs")
+
+
+def say(text: str = "") -> None:
+    """Prints to standard error, where everything but results goes."""
+    typer.echo(text, err=True)
+
+
+def answer(value: dict[str, Any]) -> None:
+    """Prints a JSON object to standard output."""
+    typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
+    """NAME=VALUE items by name.
+
+    Raises:
+        InputError: for an item without an equals sign.
+    """
+    pairs = {}
+    for item in items or ():
+        name, equals, value = item.partition("=")
+        if not (name and equals):
+            raise InputError(f"{option} takes NAME=VALUE, but got {item!r}.")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def in_folder(path: Path) -> Path:
+    """A path whose folder is there.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not path.resolve().parent.is_dir():
+        raise InputError(f"there is no folder {path.resolve().parent} to write {path.name} into.")
+    return path
+
+
+def existing(store: Path) -> Path:
+    """A store that must be there, as reading does not make one.
+
+    Raises:
+        InputError: if it is not.
+    """
+    if not store.is_dir():
+        raise InputError(f"there is no store {store}: run a sweep first, or give its folder by --store.")
+    return store
+
+
+def opened(store: Path, read_only: bool = True) -> RunStore:
+    """The run store in a folder that must be there.
+
+    Raises:
+        InputError: if it is not, or cannot be written and is to be.
+    """
+    from results.store import RunStore
+
+    return RunStore(existing(store), read_only)

@@ -1,0 +1,185 @@
+"""The commands that read: what there is, what was found, and a copy of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.errors import InputError
+from sweeps.cli.common import DEFAULT_STORE, DataDir, Device, Json, Store, answer, existing, in_folder, opened, say
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: kdbench methods kd")
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, or markdown: all methods in full.")] = "terminal",
+    as_json: Json = False,
+) -> None:
+    """Lists the methods, or one with its hyperparameters."""
+    from sweeps.registry import method_page, method_values, methods_in_full, methods_page
+
+    if form not in ("terminal", "markdown"):
+        raise InputError(f"methods are shown as terminal or markdown, but got --format {form}.")
+    if as_json:
+        answer(method_values(name))
+    elif form == "markdown":
+        typer.echo(methods_in_full(name))
+    else:
+        typer.echo(method_page(name) if name else methods_page())
+
+
+@app.command(epilog="Example: kdbench show 3f2a --plot confusion.png")
+def show(
+    run: Annotated[str, typer.Argument(help="A run's key, or the first characters of it.")],
+    plot: Annotated[Path | None, typer.Option(help="Writes the confusion matrix there, as a png file.")] = None,
+    anytime: Annotated[Path | None, typer.Option(help="Writes accuracy over cost of every exit there.")] = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Shows a run: its scores, cost, and whether it meets practitioners' targets."""
+    from results.card import anytime_picture, card_page, card_values, confusion_picture
+    from results.store import write
+
+    runs = opened(store)
+    found = runs.find(run)
+    if plot:
+        write(in_folder(plot), confusion_picture(found))
+    if anytime:
+        write(in_folder(anytime), anytime_picture(found))
+    answer(card_values(found)) if as_json else typer.echo(card_page(found, runs))
+
+
+@app.command(epilog="Example: kdbench leaderboard digits --format markdown")
+def leaderboard(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Prints the leaderboard of a suite as it stands, also while it runs."""
+    from results.leaderboard import leaderboard as board_of
+    from results.plan import Plan
+    from results.tables import plain, render
+
+    board = board_of(Plan.find(existing(store), suite), opened(store))
+    answer(plain(board)) if as_json else typer.echo(render(board, form))
+
+
+@app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")
+def compare(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    against: Annotated[str | None, typer.Option(help="Controls. [default: student,kd; or the first pair]")] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Compare the pairs by each method instead.")] = False,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex; csv (no ranks).")] = "terminal",
+    plot: Annotated[
+        Path | None, typer.Option(help="Writes the critical-difference diagram there, as a png, svg or pdf file.")
+    ] = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Tests each method against the controls by paired seeds, and ranks all over pairs; also while a sweep runs."""
+    from results.comparison import compare as compare_methods
+    from results.comparison import compare_pairs
+    from results.comparison_page import comparison_page, comparison_picture, comparison_values
+    from results.plan import Plan
+    from results.store import write
+
+    controls = [name.strip() for name in (against or "").split(",") if name.strip()]
+    compared = (compare_pairs if pairs else compare_methods)(Plan.find(existing(store), suite), opened(store), controls)
+    if plot:
+        write(in_folder(plot), comparison_picture(compared, plot.suffix.removeprefix(".").lower()))
+    answer(comparison_values(compared)) if as_json else typer.echo(comparison_page(compared, form))
+
+
+@app.command(epilog="Example: kdbench published --method at --data cifar10")
+def published(
+    method: Annotated[str | None, typer.Option(help="As at (also in sums), or a sum as kd+at.")] = None,
+    data: Annotated[str | None, typer.Option(help="As cifar10, imagenet, mnist, sst-2.")] = None,
+    paper: Annotated[str | None, typer.Option(help="As crd2020.")] = None,
+    table: Annotated[str | None, typer.Option(help="As crd2020_cifar100_same; also shows its protocol.")] = None,
+    teacher: Annotated[str | None, typer.Option(help="As WRN-40-2.")] = None,
+    student: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    text: Annotated[str | None, typer.Option(help="Anything that a row says.")] = None,
+    conflicts: Annotated[bool, typer.Option("--conflicts", help="Only where sources print other values.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Rows; 0 is all.")] = 40,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown or csv.")] = "terminal",
+    as_json: Json = False,
+) -> None:
+    """Searches the papers' numbers, with their sources."""
+    from sweeps.published import published_and_show
+
+    wanted = {"method": method, "data": data, "paper": paper, "table": table}
+    wanted |= {"teacher": teacher, "student": student, "text": text}
+    values, rows, notes = published_and_show(wanted, conflicts, form, limit)
+    if as_json:
+        answer(values)
+    elif form == "csv":
+        typer.echo(rows)
+        say(notes)
+    else:
+        typer.echo(f"{rows}\n\n{notes}")
+
+
+@app.command(epilog="Example: kdbench tables hinton2015_mnist")
+def tables(
+    name: Annotated[
+        str | None, typer.Argument(help="Show one protocol in full, with the source of each value.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal or markdown.")] = "terminal",
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Lists the papers' tables that can be reproduced: what they cost, if their data are here, how far they are."""
+    from sweeps.show_tables import tables_and_show
+
+    values, text = tables_and_show(name, store, data_dir, device, form)
+    answer(values) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench status digits")
+def status(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Counts the runs of a suite by how they stand."""
+    from results.plan import Plan
+    from results.status import page, status_of
+
+    values = status_of(Plan.find(existing(store), suite), opened(store))
+    answer(values) if as_json else typer.echo(page(values))
+
+
+@app.command(epilog="Example: kdbench teachers")
+def teachers(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Lists every teacher in the store, and verifies its weights against their SHA-256."""
+    from results.status import teachers_of, teachers_page
+
+    rows = teachers_of(opened(store))
+    answer({"teachers": rows}) if as_json else typer.echo(teachers_page(rows))
+    if any(row["problem"] for row in rows):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: kdbench export hinton2015_mnist results/tables")
+def export(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH; also a paper's table.")],
+    folder: Annotated[Path, typer.Argument(help="Which is then a store itself; several suites may share it.")],
+    weights_under: Annotated[
+        float, typer.Option(min=0, help="MB; the weights of a teacher are copied if they take less.")
+    ] = 10.0,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Copies what stands behind a suite's or a paper's table into a folder for git, to make the table again from."""
+    from results.export import export as export_of
+    from results.plan import Plan
+
+    exported = export_of(Plan.find(existing(store), suite), opened(store), folder, weights_under)
+    answer(exported.values()) if as_json else typer.echo(exported.page())

@@ -1,0 +1,233 @@
+"""The commands that compute: runs, sweeps, papers' tables, explanations, MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweeps.cli.common import (
+    DEFAULT_STORE,
+    Cache,
+    DataDir,
+    Device,
+    Json,
+    Precision,
+    Store,
+    answer,
+    existing,
+    in_folder,
+    opened,
+    pairs_of,
+)
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: kdbench compatibility --methods at,tinybert --teachers vit,resnet")
+def compatibility(
+    methods: Annotated[str | None, typer.Option(help="Only these, as kd,at.")] = None,
+    teachers: Annotated[str | None, typer.Option(help="Only these families, as resnet,vit.")] = None,
+    students: Annotated[str | None, typer.Option(help="Likewise.")] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal or markdown.")] = "terminal",
+    as_json: Json = False,
+) -> None:
+    """Tries methods on pairs of timm's families by one update of every stage; says what works, and why not."""
+    from sweeps.show import compatibility_and_show
+
+    values, text = compatibility_and_show(methods, teachers, students, form)
+    answer(values) if as_json else typer.echo(text)
+
+
+@app.command(
+    epilog="Example: kdbench run --method kd --teacher cifar_resnet20 --student cifar_resnet8 --data digits --epochs 10"
+)
+def run(
+    method: Annotated[str, typer.Option(help="See kdbench methods; kd+at adds up the losses of several.")],
+    student: Annotated[
+        str, typer.Option(help="A timm model, or one of the literature (cifar_resnet20, wrn_16_2, ...).")
+    ],
+    data: Annotated[
+        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100, cifar10-jpeg, or a folder.")
+    ],
+    teacher: Annotated[
+        list[str] | None, typer.Option(help="As --student; trained first if the store has none. Again for more.")
+    ] = None,
+    teacher_weights: Annotated[
+        list[Path] | None, typer.Option(help="A checkpoint of the teacher (safetensors or tensors).")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A hyperparameter, as --set temperature=8.")
+    ] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="A field of the recipe, as --recipe lr=0.1.")] = None,
+    student_args: Annotated[
+        list[str] | None, typer.Option("--student-arg", help="Of its constructor, as drop_rate=0.1.")
+    ] = None,
+    teacher_args: Annotated[
+        list[str] | None, typer.Option("--teacher-arg", help="Likewise; mean, std and input_size are its input's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Of the student.")] = None,
+    finetune: Annotated[
+        float | None, typer.Option(help="Share of the epochs, at the end, on hard labels alone, as 0.1.")
+    ] = None,
+    teacher_epochs: Annotated[
+        int | None, typer.Option(help="Of a teacher that is trained. [default: --epochs]")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    train_fraction: Annotated[float, typer.Option(help="Labelled share of the training part.")] = 1.0,
+    image_size: Annotated[int, typer.Option(help="Pixels; needed for a folder.")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cache: Cache = "disk:8",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    mlflow: Annotated[bool, typer.Option(help="Whether to log to MLflow.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Carries out one run: trains the teacher if need be, then the student, and scores it on test once."""
+    from sweeps.single import Request, carry_out_request
+
+    request = Request(
+        method=method,
+        student=student,
+        data=data,
+        teachers=tuple(teacher or ()),
+        teacher_weights=tuple(teacher_weights or ()),
+        settings=pairs_of(settings, "--set"),
+        recipe=pairs_of(recipe, "--recipe") | ({} if finetune is None else {"finetune": str(finetune)}),
+        student_args=pairs_of(student_args, "--student-arg"),
+        teacher_args=pairs_of(teacher_args, "--teacher-arg"),
+        epochs=epochs,
+        teacher_epochs=teacher_epochs,
+        seed=seed,
+        train_fraction=train_fraction,
+        image_size=image_size,
+        device=device,
+        precision=precision,
+        cache=cache,
+        data_dir=data_dir,
+    )
+    values, text = carry_out_request(request, store, mlflow)
+    answer(values) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench explain 3f2a 9c41 --plot concepts.png")
+def explain(
+    runs: Annotated[list[str], typer.Argument(help="Keys of finished runs: a student's alone, and distilled ones'.")],
+    images: Annotated[int, typer.Option(help="Test images, evenly drawn.")] = 32,
+    snapshots: Annotated[int, typer.Option(help="Epochs at which concepts are counted.")] = 8,
+    depth: Annotated[float, typer.Option(help="Of the feature: 0 is the first stage, 1 the last.")] = 0.5,
+    threshold: Annotated[float, typer.Option(help="Nats by which a concept is below the background.")] = 0.2,
+    plot: Annotated[Path | None, typer.Option(help="Writes a plot there, as a png file.")] = None,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    mlflow: Annotated[bool, typer.Option(help="Whether to log to MLflow.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Counts the visual concepts that students learned, and how, by training them again with snapshots."""
+    from dataclasses import asdict
+
+    from bench.environment import pick_device
+    from results.card import card_page, card_values
+    from results.explanation import explain_page, explain_plot
+    from sweeps.explain import Settings
+    from sweeps.explain import explain as explained
+
+    kept = opened(store, read_only=False)
+    settings = Settings(images=images, snapshots=snapshots, depth=depth, threshold=threshold)
+    if plot:
+        in_folder(plot)
+    rows = explained(runs, kept, (data_dir or store / "data").expanduser().resolve(), pick_device(device), settings)
+    if plot:
+        explain_plot(rows, plot)
+    if mlflow:
+        from results.tracking import Tracker
+
+        Tracker(kept, "explain").explanation(rows)
+    cards = [kept.find(row.key) for row in rows]
+    if as_json:
+        answer({"runs": [asdict(row) | {"card": card_values(card)} for row, card in zip(rows, cards, strict=True)]})
+    else:
+        typer.echo("\n\n".join([explain_page(rows), *(card_page(card, kept) for card in cards)]))
+
+
+@app.command(epilog="Example: kdbench sweep digits --methods student,kd --trials 4 --seeds 3")
+def sweep(
+    suite: Annotated[str, typer.Argument(help="A bundled suite (digits), or a path of a TOML file.")],
+    methods: Annotated[str | None, typer.Option(help="Only these, as student,kd.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Tuning trials of each method.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of each method.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
+    device: Device = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. [default: the suite's]")] = "",
+    cache: Cache = "disk:8",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard."""
+    from sweeps.show import sweep_and_show
+
+    changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods}
+    board, text = sweep_and_show(suite, changes, store, workers, device, precision, cache, data_dir)
+    answer(board) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench reproduce hinton2015_mnist --scale short")
+def reproduce(
+    table: Annotated[str, typer.Argument(help="See kdbench tables; or a path of a TOML file.")],
+    pairs: Annotated[str | None, typer.Option(help="Only these pairs or networks, as WRN-16-1,WRN-40-2.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these rows or methods, as teacher,kd.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each row. [default: the protocol's]")] = None,
+    scale: Annotated[str, typer.Option(help="full; or short: minutes, never comparable.")] = "full",
+    data: Annotated[
+        str | None, typer.Option(help="A stand-in for the data, as cifar10-jpeg; never comparable.")
+    ] = None,
+    train: Annotated[bool, typer.Option(help="Whether to run what is missing, or to print what there is.")] = True,
+    workers: Annotated[int, typer.Option(min=0, help="Processes. [default: one a core, or one on a GPU]")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    cache: Cache = "disk:8",
+    data_dir: DataDir = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
+    plot: Annotated[Path | None, typer.Option(help="Plots published against ours there, as a png file.")] = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Runs a paper's table by its own protocol and prints each number beside the published; goes on where it was."""
+    from sweeps.protocol_file import load_protocol
+    from sweeps.show_tables import reproduce_and_show
+    from sweeps.task import task_of
+
+    task = task_of(load_protocol(table), scale, pairs, methods, seeds, data)
+    plot = in_folder(plot) if plot else None
+    values, text = reproduce_and_show(
+        task, store, workers, device, precision, cache, data_dir, form, plot, train
+    )  # fmt: skip
+    answer(values) if as_json else typer.echo(text)
+
+
+@app.command(epilog="Example: kdbench sync digits")
+def sync(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Brings MLflow up to date with the run store; rebuilds it if it was lost."""
+    from results.leaderboard import leaderboard as board_of
+    from results.plan import Plan
+    from results.reproduction import reproduction_of_plan
+    from results.tracking import Tracker
+
+    plan, runs = Plan.find(existing(store), suite), opened(store, read_only=False)
+    tracker = Tracker(runs, plan.name)
+    for planned in plan.runs():
+        tracker.run(planned)
+    tracker.board(board_of(plan, runs))
+    if table := reproduction_of_plan(plan, runs):
+        tracker.reproduction(table)
+    values = {"experiment": plan.name, "runs": len(plan.runs()), "tracking_uri": tracker.uri}
+    answer(values) if as_json else typer.echo(f"{values['runs']} runs of {suite} are in {tracker.uri}")
