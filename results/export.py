@@ -128,8 +128,7 @@ def export(plan: Plan, store: RunStore, folder: Path, weights_under: float = 10.
 def _export(plan: Plan, planned: list[Planned], store: RunStore, folder: _Folder, limit: float) -> Exported:
     runs = {each.key: store.get(each.key) for each in planned}
     whole = {key: run for key, run in runs.items() if run and (run.finished or run.status == "stopped")}
-    teachers = {f"run:{each.key}" for each in planned if each.phase == "teacher" and each.key in whole}
-    teachers |= {teacher["weights"] for run in whole.values() for teacher in run.spec["teachers"]}
+    teachers = {teacher["weights"] for run in whole.values() for teacher in run.spec["teachers"]}
     folder.root.mkdir(parents=True, exist_ok=True)
     if not (folder.root / ".gitignore").exists():
         write(folder.root / ".gitignore", GITIGNORE.encode())
