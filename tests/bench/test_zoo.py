@@ -22,12 +22,14 @@ COUNTS = {
     "cifar_vgg8": 3_965_028,
     "cifar_vgg13": 9_462_180,
     "cifar_resnet50": 23_705_252,
+    "cifar_mobilenetv1": 3_309_476,
     "cifar_mobilenetv2": 812_836,
     "cifar_shufflenetv1": 949_258,
     "cifar_shufflenetv2": 1_355_528,
 }
 STAGES = {
     "cifar_resnet50": [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)],
+    "cifar_mobilenetv1": [(32, 32), (128, 32), (256, 16), (512, 8), (1024, 4)],
     "cifar_mobilenetv2": [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)],
     "cifar_shufflenetv1": [(24, 32), (240, 16), (480, 8), (960, 4)],
     "cifar_shufflenetv2": [(24, 32), (116, 16), (232, 8), (464, 4)],
@@ -52,7 +54,14 @@ NAMES = [
     *CIFAR_MAXOUT,
 ]
 SMALL = ["cifar_resnet8", "cifar_resnet8_quarter", "cifar_resnet8x4", "wrn_16_2", "cifar_vgg8", *MNIST]
-SMALL += ["cifar_mobilenetv2", "cifar_shufflenetv1", "cifar_shufflenetv2", "nin_thin", "cifar_fitnet1"]
+SMALL += [
+    "cifar_mobilenetv1",
+    "cifar_mobilenetv2",
+    "cifar_shufflenetv1",
+    "cifar_shufflenetv2",
+    "nin_thin",
+    "cifar_fitnet1",
+]
 
 
 def count(network: torch.nn.Module) -> int:
