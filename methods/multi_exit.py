@@ -23,8 +23,8 @@ from methods.base import (
     features_of,
     fraction,
     method,
+    non_negative,
     one_of,
-    positive,
     tuned,
 )
 from methods.functional import kd_loss, labelled_cross_entropy, with_unlabelled
@@ -56,17 +56,19 @@ class Temperature(nn.Module):
 
 
 class Exit(nn.Sequential):
-    """A classifier on a feature map: batch norm, ReLU, global average pooling, linear."""
+    """A classifier on a feature map: batch norm, ReLU, global average pooling, linear.
 
-    def __init__(self, channels: int, classes: int) -> None:
+    With a width, two 3x3 convolutions of stride 2 and that many channels, each with batch norm and ReLU, take the place
+    of the first two (Huang et al. 2018, section 4).
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 0) -> None:
         """Maps (B, channels, H, W) to (B, classes)."""
-        super().__init__(
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(channels, classes),
-        )
+        layers: list[nn.Module] = [] if width else [nn.BatchNorm2d(channels), nn.ReLU()]
+        for inputs in (channels, width) if width else ():
+            convolution = nn.Conv2d(inputs, width, 3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width or channels, classes))
 
 
 def exit_loss(exit_logits: Sequence[Tensor], teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -88,8 +90,9 @@ class MultiExit(Method):
     The temperature starts at 1 and is multiplied by 1.05 whenever the teacher exit's mean confidence passes the limit
     mu = 0.5 (the authors' code). Departures: the paper's networks are MSDNets with 11 exits (on CIFAR); here an exit
     stands on every inner stage of any network with stages. `weight` is the paper's 1; the authors' code sums over exits
-    under one scale, so its distillation is lighter than this mean by (n - 1) / n for n exits. `unlabelled` is the
-    paper's semi-supervised setting: images without labels take part in distillation alone, mixed into the batches.
+    under one scale, so its distillation is lighter than this mean by (n - 1) / n for n exits; at 0 labels alone teach
+    exits. `exit_width` gives inner exits the two convolutions that MSDNet's have (128 channels on CIFAR). `unlabelled`
+    is the paper's semi-supervised setting: images without labels take part in distillation alone, mixed into batches.
 
     The headline is the last exit, which is the student as every other method deploys it. Each inner exit is scored and
     costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all).
@@ -109,10 +112,11 @@ class MultiExit(Method):
     annealing: float = 1.05
     teacher_exit: str = "last"
     unlabelled: bool = False
+    exit_width: int = 0
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        positive(weight=self.weight)
+        non_negative(weight=self.weight, exit_width=self.exit_width)
         fraction(confidence_limit=self.confidence_limit)
         one_of(("last", "ensemble"), teacher_exit=self.teacher_exit)
         if not 1 <= self.annealing < math.inf:
@@ -127,7 +131,7 @@ class MultiExit(Method):
         inner, classes = features_of(student)[:-1], student.logits.shape[1]
         if not inner:
             raise Unsupported("the student has one stage alone, so there is no place for an earlier exit.")
-        exits = {f"stage_{index + 1}": Exit(feature.shape[1], classes) for index, feature in enumerate(inner)}
+        exits = {f"stage_{i + 1}": Exit(f.shape[1], classes, self.exit_width) for i, f in enumerate(inner)}
         return nn.ModuleDict({**exits, "temperature": Temperature(1.0)})
 
     def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:

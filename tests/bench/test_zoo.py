@@ -23,6 +23,7 @@ COUNTS = {
     "cifar_vgg13": 9_462_180,
     "cifar_resnet50": 23_705_252,
     "cifar_mobilenetv1": 3_309_476,
+    "cifar_msdnet": 801_702 + 547_940,  # the program's stages and last classifier, less biases before batch norm
     "cifar_mobilenetv2": 812_836,
     "cifar_shufflenetv1": 949_258,
     "cifar_shufflenetv2": 1_355_528,
@@ -30,6 +31,7 @@ COUNTS = {
 STAGES = {
     "cifar_resnet50": [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)],
     "cifar_mobilenetv1": [(32, 32), (128, 32), (256, 16), (512, 8), (1024, 4)],
+    "cifar_msdnet": [(width, 8) for width in (120, 168, 96, 144, 192, 240, 144, 192, 240, 288, 336)],
     "cifar_mobilenetv2": [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)],
     "cifar_shufflenetv1": [(24, 32), (240, 16), (480, 8), (960, 4)],
     "cifar_shufflenetv2": [(24, 32), (116, 16), (232, 8), (464, 4)],

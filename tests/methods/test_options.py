@@ -159,6 +159,11 @@ def test_multi_exit_unlabelled_lets_images_without_labels_take_part(digits: Spli
     assert distinct[False] <= len(digits.train.images) < 2 * len(digits.train.images) < distinct[True]
 
 
+def test_multi_exit_without_weight_teaches_exits_by_labels_alone(digits: Splits) -> None:
+    step, losses = one_step(started(spec_of("multi_exit", SMALL, weight=0.0, exit_width=6), digits), digits)
+    assert step.extras["stage_1"][0].out_channels == 6 and losses["exits"].item() == 0 < losses["ce"].item()
+
+
 @pytest.mark.parametrize("student", [LARGE, vit(depth=3)], ids=["cnn", "vit"])
 def test_multi_exit_costs_rise_with_the_stage_and_stay_below_the_whole_network(student: Any, digits: Splits) -> None:
     outcome, _, _ = carried_out(spec_of("multi_exit", student), digits)

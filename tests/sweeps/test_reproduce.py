@@ -147,6 +147,14 @@ def test_published_numbers_stand_where_the_papers_have_them() -> None:
         "kd of 7s and 8s alone": 47.3,
         "kd of 7s and 8s alone bias corrected": 13.2,
     }
+    exits = [
+        want for want in task_of(load_protocol("multiexit2019_cifar100")).wanted() if want.part[:3] in ("150", "500")
+    ]
+    values = {
+        (w.part[:3], w.label): w.published.value for w in exits if w.published and w.prediction in ("stage_1", "last")
+    }
+    assert len(exits) == 5 * 11 and values["150", "semi-supervised, 150 images a class exit 1"] == 79.9
+    assert values["500", "labels alone, 500 images a class exit 1"] == 87.5
     mutual = task_of(load_protocol("dml2018_cifar100")).wanted()
     pairs = [(w.pair, w.label, w.published.value) for w in mutual if w.published and w.label.startswith("dml of two")]
     assert [value for _, _, value in pairs] == [78.96, 70.73, 76.13, 71.10, 80.28, 77.39]
