@@ -24,7 +24,7 @@ TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""
 OWN = "our choice"
 """How a source starts that is none: the paper does not say."""
-LATER: dict[str, Any] = {"parts": []}
+LATER: dict[str, Any] = {"parts": [], "pretrained": ""}
 """Fields that are younger than plans that may be kept: a digest leaves them out where they say nothing."""
 
 
@@ -34,6 +34,8 @@ class Network(Frozen):
     name: str
     """By timm."""
     args: dict[str, Any] = {}
+    pretrained: str = ""
+    """A teacher's name by timm whose published weights teach, untrained by us; a student starts from random ones."""
 
 
 class Pairing(Frozen):
@@ -153,7 +155,8 @@ class Protocol(Frozen):
                 if name not in self.networks:
                     raise unknown(f"network of {self.name}", name, self.networks)
         for network in self.networks.values():
-            check_model(network.name)
+            for name in filter(None, (network.name, network.pretrained)):
+                check_model(name)
         for values in [self.teacher, *(pair.recipe for pair in self.pairs), *(cell.recipe for cell in self.cells)]:
             check_augment(Recipe.model_validate(self.recipe.model_dump() | values).augment)
         for part in self.parts:
