@@ -120,12 +120,12 @@ def _jobs(task: Task, way: Way) -> tuple[list[Job], list[list[Job]]]:
 
 
 def _chains(teachers: list[Job], rows: list[list[Job]]) -> list[Chain]:
-    """What a pair's teacher must come before, a chain a pair; and all that waits for nothing."""
+    """What a pair's teacher must come before, a chain a pair; and all that waits for no training."""
     first = {job.planned.pair: job for job in teachers if job.planned.number == 0}
     alone = [job for job in teachers if job.planned.number]
     taught: dict[str, list[Job]] = {pair: [] for pair in first}
     for job in (job for row in rows for job in row):
-        (taught[job.planned.pair] if job.spec.teachers else alone).append(job)
+        (taught.get(job.planned.pair, alone) if job.spec.teachers else alone).append(job)
     return [*(_taught(first[pair], jobs) for pair, jobs in taught.items()), _together(alone)]
 
 
