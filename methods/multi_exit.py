@@ -95,7 +95,8 @@ class MultiExit(Method):
     is the paper's semi-supervised setting: images without labels take part in distillation alone, mixed into batches.
 
     The headline is the last exit, which is the student as every other method deploys it. Each inner exit is scored and
-    costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all).
+    costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all); with
+    `anytime`, so is the ensemble of the first 2, 3, ... exits.
     """
 
     paper = Paper(
@@ -113,6 +114,7 @@ class MultiExit(Method):
     teacher_exit: str = "last"
     unlabelled: bool = False
     exit_width: int = 0
+    anytime: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -135,23 +137,35 @@ class MultiExit(Method):
         return nn.ModuleDict({**exits, "temperature": Temperature(1.0)})
 
     def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
-        """Logits (B, K) of the last exit, of each inner exit, and of their ensemble (log of the mean probability)."""
-        inner = {f"stage_{i + 1}": extras[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
+        """Logits (B, K) of the last exit, of each inner exit, and of ensembles (log of the mean probability)."""
+        exits = self._exits(student, extras)
+        inner = {name: logits for name, logits in exits.items() if name != "last"}
         probabilities = torch.stack([F.softmax(logits, dim=1) for logits in (*inner.values(), student.logits)])
-        return {"last": student.logits, **inner, "ensemble": probabilities.mean(dim=0).clamp_min(1e-12).log()}
+        some = range(2, len(probabilities)) if self.anytime else ()
+        first = {f"first_{count}": _logarithm(probabilities[:count].mean(dim=0)) for count in some}
+        return exits | first | {"ensemble": _logarithm(probabilities.mean(dim=0))}
 
     def hard_loss(self, step: Step) -> Losses:
         """Labels at every exit, as all are deployed."""
-        outputs = self.predictions(step.student, step.extras)
-        outputs.pop("ensemble")
+        outputs = self._exits(step.student, step.extras)
         return {"ce": torch.stack([F.cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()}
 
     def loss(self, step: Step) -> Losses:
         """Labels at every exit, and the teacher exit's logits (B, K) for the others."""
-        outputs = self.predictions(step.student, step.extras)
-        ensemble, last = outputs.pop("ensemble"), outputs["last"]
-        teacher = last if self.teacher_exit == "last" else ensemble
+        outputs = self._exits(step.student, step.extras)
+        teacher = outputs["last"]
+        if self.teacher_exit == "ensemble":
+            teacher = self.predictions(step.student, step.extras)["ensemble"]
         learners = [logits for name, logits in outputs.items() if name != self.teacher_exit]
         temperature = step.extras["temperature"].update(teacher, self.confidence_limit, self.annealing)  # type: ignore[operator]
         labels = torch.stack([labelled_cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()
         return {"ce": labels, "exits": self.weight * exit_loss(learners, teacher, temperature)}
+
+    def _exits(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+        """Logits (B, K) of the last exit, then of each inner one."""
+        inner = {f"stage_{i + 1}": extras[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
+        return {"last": student.logits, **inner}
+
+
+def _logarithm(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(1e-12).log()
