@@ -90,9 +90,9 @@ def scored(
     teacher_logits: Tensor | None,
     groups: Mapping[str, tuple[int, ...]],
 ) -> dict[str, dict[str, float]]:
-    """`score` of each named prediction; where some are named stage_K, also its multiply_adds: the anytime curve."""
+    """`score` of each named prediction, and its multiply_adds where some are named stage_K or first_K: of K stages."""
     scores = {name: score(logits, part.labels, teacher_logits, groups) for name, logits in predictions.items()}
-    stages = {name: int(name.removeprefix("stage_")) for name in predictions if re.fullmatch(r"stage_\d+", name)}
+    stages = {name: int(found[1]) for name in predictions if (found := re.fullmatch(r"(?:stage|first)_(\d+)", name))}
     for name in predictions if stages else ():
         scores[name]["multiply_adds"] = float(multiply_adds(network, part.images, stages.get(name, 0)))
     return scores

@@ -117,7 +117,7 @@ def build(spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = Non
     pretrained = spec.weights == "pretrained"
     config = timm.get_pretrained_cfg(spec.name) if pretrained else None
     args = dict(spec.args)
-    channels = 3 if pretrained else data.channels
+    channels = int(args.get("in_chans", 3 if pretrained else data.channels))
     mean = tuple(args.pop("mean", config.mean if config else data.mean))
     std = tuple(args.pop("std", config.std if config else data.std))
     input_size = int(args.pop("input_size", config.input_size[-1] if config else 0))

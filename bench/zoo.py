@@ -16,6 +16,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 import bench.zoo_mobile  # noqa: F401  (registers its networks)
+import bench.zoo_msd  # noqa: F401
 import bench.zoo_plain  # noqa: F401
 from bench.zoo_base import Staged, register
 

@@ -1,4 +1,4 @@
-"""Chains of convolutions from before shortcuts: maxout networks for MNIST, and Network in Network."""
+"""Chains of convolutions from before shortcuts: maxout networks for MNIST and CIFAR, and Network in Network."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from bench.zoo_base import Staged, register
 
 RANGE = 0.005
 """Maxout networks' weights start between minus this and this."""
+CIFAR = {"in_chans": 3, "img_size": 32, "units": 500}
+"""Of maxout networks."""
 
 
 class Layer(NamedTuple):
@@ -45,12 +47,30 @@ class Maxout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
-        largest = self.conv(x).unflatten(1, (self.layer.channels, 2)).amax(2)
+        largest: Tensor = self.conv(x).unflatten(1, (self.layer.channels, 2)).amax(2)
+        if self.layer.pool == 1:
+            return largest
         return F.max_pool2d(largest, self.layer.pool, self.layer.stride, ceil_mode=True)
 
 
+class MaxoutUnits(nn.Module):
+    """The larger of two linear functions in every unit."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        """Maps (B, inputs) to (B, units)."""
+        super().__init__()
+        self.units = units
+        self.linear = nn.Linear(inputs, 2 * units)
+        _start(self.linear)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs) to (B, units)."""
+        largest: Tensor = self.linear(x).unflatten(1, (self.units, 2)).amax(2)
+        return largest
+
+
 class MaxoutNet(Staged):
-    """Maxout layers and a linear one on all of the last map."""
+    """Maxout layers and a linear one on all of the last map, maybe with maxout units between."""
 
     def __init__(
         self,
@@ -60,6 +80,7 @@ class MaxoutNet(Staged):
         img_size: int = 28,
         drop_rate: float = 0.0,
         input_drop_rate: float = 0.0,
+        units: int = 0,
     ) -> None:
         """Builds one stage for each layer.
 
@@ -70,6 +91,7 @@ class MaxoutNet(Staged):
             img_size: height and width of the image in pixels.
             drop_rate: dropout of every layer's input but the first's.
             input_drop_rate: dropout of pixels.
+            units: between the last map and the classifier; 0 for none.
         """
         widths = [layer.channels for layer in layers]
         stages: list[nn.Module] = []
@@ -78,7 +100,9 @@ class MaxoutNet(Staged):
             stages.append(nn.Sequential(dropout, Maxout(widths[index - 1] if index else in_chans, layer)))
             img_size = layer.size(img_size)
         features = widths[-1] * img_size**2
-        neck = nn.Sequential(nn.Flatten(), nn.Unflatten(1, (features, 1, 1)))
+        between = [nn.Dropout(drop_rate), MaxoutUnits(features, units)] if units else []
+        features = units or features
+        neck = nn.Sequential(nn.Flatten(), *between, nn.Unflatten(1, (features, 1, 1)))
         super().__init__(stages, widths, num_classes, drop_rate, neck, features)
         if isinstance(self.fc, nn.Linear):
             _start(self.fc)
@@ -132,8 +156,21 @@ def _block(inputs: int, outputs: int, kernel: int) -> nn.Module:
     return nn.Sequential(convolution, nn.BatchNorm2d(outputs, eps=1e-3), nn.ReLU())
 
 
-def _maxout(*layers: Layer) -> Any:
-    return lambda **kwargs: MaxoutNet(layers, **kwargs)
+def _maxout(*layers: Layer, **args: Any) -> Any:
+    return lambda **kwargs: MaxoutNet(layers, **(args | kwargs))
+
+
+def _fitnet(*groups: tuple[int, ...]) -> Any:
+    """For CIFAR (Romero et al. 2015, tables 6 and 7): groups of 3x3 layers with pooling after each, at last of all.
+
+    Their parameter counts are those of two pieces in the units, where the supplement says five; without biases.
+    """
+    layers: list[Layer] = []
+    for index, group in enumerate(groups):
+        pool, stride = (2, 2) if index < len(groups) - 1 else (8, 1)
+        layers += [Layer(width, 3, 1, 1, 1) for width in group[:-1]]
+        layers += [Layer(group[-1], 3, 1, pool, stride)]
+    return _maxout(*layers, **CIFAR)
 
 
 def _nin(width: float) -> Any:
@@ -148,5 +185,14 @@ register(
         *(Layer(12, 3, 3, 1, 1), Layer(12, 3, 0, 2, 2)),
     ),
 )
+register(
+    "cifar_maxout",
+    _maxout(Layer(96, 8, 4, 4, 2), Layer(192, 8, 3, 4, 2), Layer(192, 5, 3, 2, 2), **CIFAR),
+)
+register("cifar_fitnet1", _fitnet((16, 16, 16), (32, 32, 32), (48, 48, 64)))
+register("cifar_fitnet2", _fitnet((16, 32, 32), (48, 64, 80), (96, 96, 128)))
+register("cifar_fitnet3", _fitnet((32, 48, 64, 64), (80,) * 4, (128,) * 3))
+register("cifar_fitnet4", _fitnet((32, 32, 32, 48, 48), (80,) * 6, (128,) * 6))
+register("cifar_fitnet_of_7", _fitnet((32, 64), (80, 80), (128,)))
 register("nin_wide", _nin(1.0))
 register("nin_thin", _nin(0.5))

@@ -23,8 +23,8 @@ from methods.base import (
     features_of,
     fraction,
     method,
+    non_negative,
     one_of,
-    positive,
     tuned,
 )
 from methods.functional import kd_loss, labelled_cross_entropy, with_unlabelled
@@ -56,17 +56,19 @@ class Temperature(nn.Module):
 
 
 class Exit(nn.Sequential):
-    """A classifier on a feature map: batch norm, ReLU, global average pooling, linear."""
+    """A classifier on a feature map: batch norm, ReLU, global average pooling, linear.
 
-    def __init__(self, channels: int, classes: int) -> None:
+    With a width, two 3x3 convolutions of stride 2 and that many channels, each with batch norm and ReLU, take the place
+    of the first two (Huang et al. 2018, section 4).
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 0) -> None:
         """Maps (B, channels, H, W) to (B, classes)."""
-        super().__init__(
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(channels, classes),
-        )
+        layers: list[nn.Module] = [] if width else [nn.BatchNorm2d(channels), nn.ReLU()]
+        for inputs in (channels, width) if width else ():
+            convolution = nn.Conv2d(inputs, width, 3, stride=2, padding=1, bias=False)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width or channels, classes))
 
 
 def exit_loss(exit_logits: Sequence[Tensor], teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -88,11 +90,13 @@ class MultiExit(Method):
     The temperature starts at 1 and is multiplied by 1.05 whenever the teacher exit's mean confidence passes the limit
     mu = 0.5 (the authors' code). Departures: the paper's networks are MSDNets with 11 exits (on CIFAR); here an exit
     stands on every inner stage of any network with stages. `weight` is the paper's 1; the authors' code sums over exits
-    under one scale, so its distillation is lighter than this mean by (n - 1) / n for n exits. `unlabelled` is the
-    paper's semi-supervised setting: images without labels take part in distillation alone, mixed into the batches.
+    under one scale, so its distillation is lighter than this mean by (n - 1) / n for n exits; at 0 labels alone teach
+    exits. `exit_width` gives inner exits the two convolutions that MSDNet's have (128 channels on CIFAR). `unlabelled`
+    is the paper's semi-supervised setting: images without labels take part in distillation alone, mixed into batches.
 
     The headline is the last exit, which is the student as every other method deploys it. Each inner exit is scored and
-    costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all).
+    costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all); with
+    `anytime`, so is the ensemble of the first 2, 3, ... exits.
     """
 
     paper = Paper(
@@ -109,10 +113,12 @@ class MultiExit(Method):
     annealing: float = 1.05
     teacher_exit: str = "last"
     unlabelled: bool = False
+    exit_width: int = 0
+    anytime: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        positive(weight=self.weight)
+        non_negative(weight=self.weight, exit_width=self.exit_width)
         fraction(confidence_limit=self.confidence_limit)
         one_of(("last", "ensemble"), teacher_exit=self.teacher_exit)
         if not 1 <= self.annealing < math.inf:
@@ -127,27 +133,39 @@ class MultiExit(Method):
         inner, classes = features_of(student)[:-1], student.logits.shape[1]
         if not inner:
             raise Unsupported("the student has one stage alone, so there is no place for an earlier exit.")
-        exits = {f"stage_{index + 1}": Exit(feature.shape[1], classes) for index, feature in enumerate(inner)}
+        exits = {f"stage_{i + 1}": Exit(f.shape[1], classes, self.exit_width) for i, f in enumerate(inner)}
         return nn.ModuleDict({**exits, "temperature": Temperature(1.0)})
 
     def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
-        """Logits (B, K) of the last exit, of each inner exit, and of their ensemble (log of the mean probability)."""
-        inner = {f"stage_{i + 1}": extras[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
+        """Logits (B, K) of the last exit, of each inner exit, and of ensembles (log of the mean probability)."""
+        exits = self._exits(student, extras)
+        inner = {name: logits for name, logits in exits.items() if name != "last"}
         probabilities = torch.stack([F.softmax(logits, dim=1) for logits in (*inner.values(), student.logits)])
-        return {"last": student.logits, **inner, "ensemble": probabilities.mean(dim=0).clamp_min(1e-12).log()}
+        some = range(2, len(probabilities)) if self.anytime else ()
+        first = {f"first_{count}": _logarithm(probabilities[:count].mean(dim=0)) for count in some}
+        return exits | first | {"ensemble": _logarithm(probabilities.mean(dim=0))}
 
     def hard_loss(self, step: Step) -> Losses:
         """Labels at every exit, as all are deployed."""
-        outputs = self.predictions(step.student, step.extras)
-        outputs.pop("ensemble")
+        outputs = self._exits(step.student, step.extras)
         return {"ce": torch.stack([F.cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()}
 
     def loss(self, step: Step) -> Losses:
         """Labels at every exit, and the teacher exit's logits (B, K) for the others."""
-        outputs = self.predictions(step.student, step.extras)
-        ensemble, last = outputs.pop("ensemble"), outputs["last"]
-        teacher = last if self.teacher_exit == "last" else ensemble
+        outputs = self._exits(step.student, step.extras)
+        teacher = outputs["last"]
+        if self.teacher_exit == "ensemble":
+            teacher = self.predictions(step.student, step.extras)["ensemble"]
         learners = [logits for name, logits in outputs.items() if name != self.teacher_exit]
         temperature = step.extras["temperature"].update(teacher, self.confidence_limit, self.annealing)  # type: ignore[operator]
         labels = torch.stack([labelled_cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()
         return {"ce": labels, "exits": self.weight * exit_loss(learners, teacher, temperature)}
+
+    def _exits(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+        """Logits (B, K) of the last exit, then of each inner one."""
+        inner = {f"stage_{i + 1}": extras[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
+        return {"last": student.logits, **inner}
+
+
+def _logarithm(probabilities: Tensor) -> Tensor:
+    return probabilities.clamp_min(1e-12).log()

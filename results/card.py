@@ -112,17 +112,22 @@ def anytime_picture(run: StoredRun) -> bytes:
         raise InputError(f"run {run.key} ({run.spec['method']}, {run.status}) has no exits to compare.")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    exits = [point for point in points if point[2] != "ensemble"]
+    exits = [point for point in points if not _together(point[2])]
     axes.plot([cost for cost, _, _ in exits], [100 * accuracy for _, accuracy, _ in exits], marker="o")
     for cost, accuracy, name in points:
-        if name == "ensemble":
+        if _together(name):
             axes.plot(cost, 100 * accuracy, marker="s")
-        offset = (-40, 6) if name == "ensemble" else (4, -12)
+        offset = (-40, 6) if _together(name) else (4, -12)
         axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", xytext=offset)
     axes.set(title=f"{run.spec['method']} {run.key[:8]}", xlabel="multiply-adds", ylabel=f"{part} accuracy in %")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()
+
+
+def _together(name: str) -> bool:
+    """Whether a prediction is of several exits."""
+    return name == "ensemble" or name.startswith("first_")
 
 
 def has_exits(outcome: Outcome) -> bool:

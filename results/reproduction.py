@@ -38,7 +38,7 @@ class Wanted:
     part: str = ""
     """Of the data set, if not the usual parts."""
     phase: str = "seed"
-    """Of the plan: seed, or teacher."""
+    """Of the plan: seed, or teacher; "taught" is a teacher that was not trained, as its students' runs score it."""
     prediction: str = ""
     student: str = ""
     share: str = ""
@@ -193,6 +193,10 @@ def reproduced(
     known = [(each, run) for each in planned if store and (run := store.get(each.key))]
     rows = []
     for want in wanted:
+        if want.phase == "taught":
+            scored = [run for p, run in known if p.pair == want.pair and run.outcome and run.outcome.teacher]
+            rows.append(_row(want, dict(enumerate(scored[:1])), None, statistic, epoch, incomparable))
+            continue
         name = "teacher" if want.phase == "teacher" else want.row
         runs = {p.number: run for p, run in known if (p.pair, p.method, p.phase) == (want.pair, name, want.phase)}
         teacher = next((run for p, run in known if (p.pair, p.phase, p.number) == (want.pair, "teacher", 0)), None)
@@ -230,6 +234,8 @@ def measured(want: Wanted, run: StoredRun, epoch: str) -> float | None:
     students: dict[str, Any] = run.outcome.scores.get(epoch, {}).get("test", {})
     predictions = students.get(want.student or next(iter(students), ""), {})
     metrics = predictions.get(want.prediction or next(iter(predictions), ""), {})
+    if want.phase == "taught":
+        metrics = run.outcome.teacher.get("test", {})
     share = metrics.get(want.share or ("top5" if want.metric.endswith("top5") else "accuracy"))
     if share is None or not math.isfinite(share):
         return None

@@ -24,6 +24,8 @@ TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""
 OWN = "our choice"
 """How a source starts that is none: the paper does not say."""
+LATER: dict[str, Any] = {"parts": [], "pretrained": ""}
+"""Fields that are younger than plans that may be kept: a digest leaves them out where they say nothing."""
 
 
 class Network(Frozen):
@@ -32,6 +34,8 @@ class Network(Frozen):
     name: str
     """By timm."""
     args: dict[str, Any] = {}
+    pretrained: str = ""
+    """A teacher's name by timm whose published weights teach, untrained by us; a student starts from random ones."""
 
 
 class Pairing(Frozen):
@@ -87,6 +91,8 @@ class Cell(Frozen):
     recipe: dict[str, Any] = {}
     pairs: tuple[str, ...] = ()
     """Of these pairs alone."""
+    parts: tuple[str, ...] = ()
+    """Of these parts alone."""
     printed: bool = True
     """Whether the paper's table has it."""
     given_teacher: bool | None = None
@@ -149,7 +155,8 @@ class Protocol(Frozen):
                 if name not in self.networks:
                     raise unknown(f"network of {self.name}", name, self.networks)
         for network in self.networks.values():
-            check_model(network.name)
+            for name in filter(None, (network.name, network.pretrained)):
+                check_model(name)
         for values in [self.teacher, *(pair.recipe for pair in self.pairs), *(cell.recipe for cell in self.cells)]:
             check_augment(Recipe.model_validate(self.recipe.model_dump() | values).augment)
         for part in self.parts:
@@ -157,9 +164,10 @@ class Protocol(Frozen):
         for cell in self.cells:
             if cell.method != TEACHER:
                 cell.configured()
-            for name in cell.pairs:
-                if name not in (known := [pair.name for pair in self.pairs]):
-                    raise unknown(f"pair of {self.name}", name, known)
+            for kind, named, each in (("pair", cell.pairs, self.pairs), ("part", cell.parts, self.parts)):
+                for name in named:
+                    if name not in (known := [one.name for one in each]):
+                        raise unknown(f"{kind} of {self.name}", name, known)
         for kind, names in (("labels", [c.label for c in self.cells]), ("pairs", [p.name for p in self.pairs])):
             if len(set(names)) < len(names):
                 raise ValueError(f"{kind} must differ, but got {names}")
@@ -174,7 +182,8 @@ class Protocol(Frozen):
             for part in self.parts:
                 for cell in self.cells:
                     whole = not part.name or cell.method != TEACHER
-                    if (not cell.pairs or pair.name in cell.pairs) and whole:
+                    asked = (not cell.pairs or pair.name in cell.pairs) and (not cell.parts or part.name in cell.parts)
+                    if asked and whole:
                         yield pair, part, cell
 
     def published(self, pair: Pairing, part: Part, cell: Cell, number: Number) -> Published:
@@ -200,6 +209,9 @@ class Protocol(Frozen):
     def digest(self, more: str = "") -> str:
         """8 hexadecimal digits for all that decides results, and for `more`."""
         values = self.model_dump(mode="json", exclude={"name", "about", "seeds", "sources", "departures", "statistic"})
+        for each in (*values["cells"], *values["networks"].values()):
+            for field in [field for field, nothing in LATER.items() if each.get(field) == nothing]:
+                del each[field]
         text = json.dumps([values, NUMBERS, more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

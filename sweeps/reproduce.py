@@ -7,11 +7,15 @@ import functools
 from collections.abc import Callable
 from pathlib import Path
 
+import safetensors.torch
+import timm
 import torch
 
 from bench.compute import chosen
-from bench.data import load
+from bench.data import Splits, load
 from bench.environment import pick_device
+from bench.errors import InputError
+from bench.networks import build
 from bench.record import Epoch
 from bench.spec import ModelSpec, Recipe
 from results.leaderboard import leaderboard
@@ -54,6 +58,7 @@ def carry_out(
     @functools.cache
     def measured(text: str, recipe: Recipe) -> ModelSpec:
         model, memory = ModelSpec.model_validate_json(text), store.root / "compute.json"
+        model = imported(model, splits, store) if model.weights == "pretrained" else model
         return chosen(model, splits, recipe, machine.precision, device, memory)
 
     def way(model: ModelSpec, recipe: Recipe) -> ModelSpec:
@@ -71,6 +76,29 @@ def carry_out(
             driver.carry_out(_chains(teachers, rows))
             projector.finish(leaderboard(plan, store), reproduction_of_plan(plan, store))
     return projector.problem
+
+
+def imported(model: ModelSpec, data: Splits, store: RunStore) -> ModelSpec:
+    """A model whose published weights are kept in the store, with the channels, size and normalisation that they take.
+
+    Raises:
+        InputError: that says how to get them, or that they are for other classes.
+    """
+    classes = timm.get_pretrained_cfg(model.name).num_classes
+    if classes != data.train.classes:
+        raise InputError(f"the weights of {model.name} tell {classes} classes, but the data have {data.train.classes}.")
+    try:
+        network = build(model, data)
+    except InputError as error:
+        raise InputError(
+            f"the published weights of {model.name} are missing: run once connected to the Hugging Face hub, or "
+            f"copy its folder models--timm--{model.name} into the hub's cache, ~/.cache/huggingface/hub. ({error})"
+        ) from None
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    reference = store.import_weights(safetensors.torch.save(state))
+    mean, std = (tuple(values.flatten().tolist()) for values in (network.mean, network.std))
+    takes = {"in_chans": len(mean), "input_size": network.input_size, "mean": mean, "std": std}
+    return model.model_copy(update={"weights": reference, "args": model.args | takes})
 
 
 def _jobs(task: Task, way: Way) -> tuple[list[Job], list[list[Job]]]:
@@ -92,12 +120,12 @@ def _jobs(task: Task, way: Way) -> tuple[list[Job], list[list[Job]]]:
 
 
 def _chains(teachers: list[Job], rows: list[list[Job]]) -> list[Chain]:
-    """What a pair's teacher must come before, a chain a pair; and all that waits for nothing."""
+    """What a pair's teacher must come before, a chain a pair; and all that waits for no training."""
     first = {job.planned.pair: job for job in teachers if job.planned.number == 0}
     alone = [job for job in teachers if job.planned.number]
     taught: dict[str, list[Job]] = {pair: [] for pair in first}
     for job in (job for row in rows for job in row):
-        (taught[job.planned.pair] if job.spec.teachers else alone).append(job)
+        (taught.get(job.planned.pair, alone) if job.spec.teachers else alone).append(job)
     return [*(_taught(first[pair], jobs) for pair, jobs in taught.items()), _together(alone)]
 
 

@@ -47,12 +47,22 @@ class Task:
     def teachers(self, pair: Pairing, way: Way = plainly) -> tuple[Spec, ...]:
         """The runs that train a pair's teacher, as far as they are needed; the first one teaches."""
         protocol = self.protocol
+        if protocol.networks[pair.teacher].pretrained:
+            return ()
         cells = [cell for each, _, cell in self.rows() if each == pair]
         count = min(protocol.teacher_seeds, self.seeds) if any(c.method == TEACHER for c in cells) else 0
         if any(cell.method != TEACHER and cell.taught for cell in cells):
             count = max(count, 1)
-        recipe = Recipe.model_validate(protocol.recipe.model_dump() | protocol.teacher)
+        recipe = self._teacher_recipe()
         return teacher_runs([way(self._model(pair.teacher), recipe)] * count, protocol.data, recipe)
+
+    def teacher(self, pair: Pairing, way: Way = plainly) -> ModelSpec:
+        """What teaches a pair's students: the first of `teachers`, or published weights."""
+        network = self.protocol.networks[pair.teacher]
+        if not network.pretrained:
+            return taught_by(self.teachers(pair, way)[0])
+        model = ModelSpec(name=network.pretrained, weights="pretrained", args=network.args)
+        return way(model, self._teacher_recipe())
 
     def specs(self, pair: Pairing, part: Part, cell: Cell, way: Way = plainly) -> list[Spec]:
         """The runs of a row, with seeds 1, 2, ...; none of a teacher's own row."""
@@ -65,7 +75,7 @@ class Task:
                 method=method.id,
                 params=method.parameters(),
                 student=way(self._model(pair.student), recipe),
-                teachers=tuple(taught_by(teacher) for teacher in self.teachers(pair, way)[:1]) if cell.taught else (),
+                teachers=(self.teacher(pair, way),) if cell.taught else (),
                 data=DataSpec.model_validate(self.protocol.data.model_dump() | part.data),
                 recipe=recipe,
                 seed=seed,
@@ -126,6 +136,7 @@ class Task:
         """The paper's numbers of these rows, and where ours will be."""
         found = []
         for pair, part, cell in self.rows():
+            own = "taught" if self.protocol.networks[pair.teacher].pretrained else "teacher"
             for number in cell.numbers:
                 found.append(
                     Wanted(
@@ -135,7 +146,7 @@ class Task:
                         number.metric or self.protocol.metric,
                         self.protocol.published(pair, part, cell, number) if cell.printed else None,
                         part.name,
-                        "teacher" if cell.method == TEACHER else "seed",
+                        own if cell.method == TEACHER else "seed",
                         number.prediction,
                         number.student,
                         number.share,
@@ -151,7 +162,10 @@ class Task:
         return replace(self, pairs=pairs, labels=tuple(cell.label for cell in self.protocol.cells))
 
     def _model(self, network: str) -> ModelSpec:
-        return ModelSpec.model_validate(self.protocol.networks[network].model_dump())
+        return ModelSpec.model_validate(self.protocol.networks[network].model_dump(exclude={"pretrained"}))
+
+    def _teacher_recipe(self) -> Recipe:
+        return Recipe.model_validate(self.protocol.recipe.model_dump() | self.protocol.teacher)
 
 
 def row_name(part: Part, cell: Cell) -> str:

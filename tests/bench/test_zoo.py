@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from torch.nn.functional import cross_entropy
 
 import bench.zoo  # noqa: F401
 from bench.zoo_plain import Layer, Maxout
@@ -21,16 +22,29 @@ COUNTS = {
     "cifar_vgg8": 3_965_028,
     "cifar_vgg13": 9_462_180,
     "cifar_resnet50": 23_705_252,
+    "cifar_mobilenetv1": 3_309_476,
+    "cifar_msdnet": 801_702 + 547_940,  # the program's stages and last classifier, less biases before batch norm
     "cifar_mobilenetv2": 812_836,
     "cifar_shufflenetv1": 949_258,
     "cifar_shufflenetv2": 1_355_528,
 }
 STAGES = {
     "cifar_resnet50": [(64, 32), (256, 32), (512, 16), (1024, 8), (2048, 4)],
+    "cifar_mobilenetv1": [(32, 32), (128, 32), (256, 16), (512, 8), (1024, 4)],
+    "cifar_msdnet": [(width, 8) for width in (120, 168, 96, 144, 192, 240, 144, 192, 240, 288, 336)],
     "cifar_mobilenetv2": [(16, 16), (12, 16), (16, 8), (48, 4), (160, 2)],
     "cifar_shufflenetv1": [(24, 32), (240, 16), (480, 8), (960, 4)],
     "cifar_shufflenetv2": [(24, 32), (116, 16), (232, 8), (464, 4)],
 }
+CIFAR_MAXOUT = {
+    "cifar_maxout": 9_044_360,
+    "cifar_fitnet1": 249_576,
+    "cifar_fitnet2": 861_928,
+    "cifar_fitnet3": 1_503_304,
+    "cifar_fitnet4": 2_544_712,
+    "cifar_fitnet_of_7": 563_272,
+}
+"""Weights: 9M, 250K, 862K and 2.5M in FitNets, whose program leaves out biases; 1.6M is the third, by rows 1.5M."""
 MNIST = ["mlp_800_800", "mnist_maxout", "mnist_fitnet"]
 NAMES = [
     *(f"cifar_resnet{depth}" for depth in ("8", "14", "20", "26", "32", "44", "56", "110", "8x4", "32x4")),
@@ -39,9 +53,17 @@ NAMES = [
     *STAGES,
     *MNIST,
     *("nin_wide", "nin_thin"),
+    *CIFAR_MAXOUT,
 ]
 SMALL = ["cifar_resnet8", "cifar_resnet8_quarter", "cifar_resnet8x4", "wrn_16_2", "cifar_vgg8", *MNIST]
-SMALL += ["cifar_mobilenetv2", "cifar_shufflenetv1", "cifar_shufflenetv2", "nin_thin"]
+SMALL += [
+    "cifar_mobilenetv1",
+    "cifar_mobilenetv2",
+    "cifar_shufflenetv1",
+    "cifar_shufflenetv2",
+    "nin_thin",
+    "cifar_fitnet1",
+]
 
 
 def count(network: torch.nn.Module) -> int:
@@ -79,6 +101,16 @@ def test_mnist_maxout_networks_have_the_sizes_of_fitnets() -> None:
     assert count(timm.create_model("mnist_maxout", num_classes=10, in_chans=1, img_size=28)) == 361_066
     # "30K": 2 (16 * 26 + 16 * 145 + 16 * 401 + 16 * 145 + 12 * 145 + 12 * 109) + 10 (12 * 9 + 1)
     assert count(timm.create_model("mnist_fitnet", num_classes=10, in_chans=1, img_size=28)) == 30_130
+
+
+@pytest.mark.parametrize(("name", "weights"), CIFAR_MAXOUT.items())
+def test_cifar_maxout_networks_have_the_sizes_of_fitnets(name: str, weights: int) -> None:
+    network = timm.create_model(name, num_classes=10)
+    assert sum(p.numel() for key, p in network.named_parameters() if not key.endswith("bias")) == weights
+    widths = [info["num_chs"] for info in network.feature_info]
+    assert network.get_classifier().in_features == 500 and len(widths) in (3, 5, 9, 11, 17)
+    cross_entropy(network(torch.rand(2, 3, 32, 32)), torch.tensor([0, 1])).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
 
 def test_maxout_takes_the_larger_of_neighbouring_convolutions() -> None:

@@ -346,6 +346,16 @@ def test_exit_maps_a_feature_to_logits_by_the_mean_of_its_positive_part() -> Non
     assert torch.allclose(exit_(feature), torch.full((1, 3), 2.25), rtol=1e-4)
 
 
+def test_exit_of_a_width_has_two_convolutions_that_quarter_the_map() -> None:
+    exit_ = Exit(channels=3, classes=5, width=4)
+    assert [tuple(p.shape) for p in exit_.parameters() if p.dim() > 1] == [(4, 3, 3, 3), (4, 4, 3, 3), (5, 4)]
+    feature = torch.rand(2, 3, 8, 8)
+    assert exit_(feature).shape == (2, 5)
+    for layer in list(exit_)[:6]:
+        feature = layer(feature)
+    assert feature.shape == (2, 4, 2, 2)
+
+
 @pytest.mark.parametrize("start", [1.0, 1.3, 6.0])
 def test_temperature_update_equals_the_loop(start: float) -> None:
     logits = draw(7, 5, scale=3)

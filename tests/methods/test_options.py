@@ -159,6 +159,11 @@ def test_multi_exit_unlabelled_lets_images_without_labels_take_part(digits: Spli
     assert distinct[False] <= len(digits.train.images) < 2 * len(digits.train.images) < distinct[True]
 
 
+def test_multi_exit_without_weight_teaches_exits_by_labels_alone(digits: Splits) -> None:
+    step, losses = one_step(started(spec_of("multi_exit", SMALL, weight=0.0, exit_width=6), digits), digits)
+    assert step.extras["stage_1"][0].out_channels == 6 and losses["exits"].item() == 0 < losses["ce"].item()
+
+
 @pytest.mark.parametrize("student", [LARGE, vit(depth=3)], ids=["cnn", "vit"])
 def test_multi_exit_costs_rise_with_the_stage_and_stay_below_the_whole_network(student: Any, digits: Splits) -> None:
     outcome, _, _ = carried_out(spec_of("multi_exit", student), digits)
@@ -168,6 +173,18 @@ def test_multi_exit_costs_rise_with_the_stage_and_stay_below_the_whole_network(s
     assert len(costs) >= 3 and costs[0] > 0
     assert all(first < second for first, second in itertools.pairwise(costs))
     assert predictions["last"]["multiply_adds"] == predictions["ensemble"]["multiply_adds"] == costs[-1]
+
+
+def test_multi_exit_anytime_scores_the_ensemble_of_the_first_exits(digits: Splits) -> None:
+    outcome, _, _ = carried_out(spec_of("multi_exit", SMALL, anytime=True), digits)
+    predictions = outcome.scores["last"]["test"]["student"]
+    assert list(predictions) == ["last", "stage_1", "stage_2", "stage_3", "first_2", "first_3", "ensemble"]
+    assert predictions["first_3"]["multiply_adds"] == predictions["stage_3"]["multiply_adds"]
+    run = started(spec_of("multi_exit", SMALL, anytime=True), digits)
+    step, _ = one_step(run, digits)
+    logits = run.method.predictions(step.student, step.extras)
+    mean = (logits["stage_1"].softmax(dim=1) + logits["stage_2"].softmax(dim=1)) / 2
+    torch.testing.assert_close(logits["first_2"].exp(), mean)
 
 
 def test_multi_teacher_learns_from_teachers_of_different_architecture(digits: Splits) -> None:

@@ -10,13 +10,16 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import timm
 from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
 from bench.errors import InputError
+from bench.spec import ModelSpec
 from results.export import export
 from results.plan import Plan
 from results.reproduction import Reproduced, Table, reproduction_of_plan
@@ -25,10 +28,10 @@ from results.status import status_of
 from results.store import RunStore
 from results.tracking import _metric_name, _numbers
 from sweeps.cost import cost_of
-from sweeps.facts import check_data, check_stand_in, missing, training_images
+from sweeps.facts import check_data, check_stand_in, facts_of, missing, training_images
 from sweeps.protocol import Protocol
 from sweeps.protocol_file import UNSOURCED, bundled, load_protocol, read_protocol, written
-from sweeps.reproduce import reproduction_of
+from sweeps.reproduce import imported, reproduction_of
 from sweeps.show_tables import reproduce_and_show
 from sweeps.task import task_of
 
@@ -157,9 +160,17 @@ def test_published_numbers_stand_where_the_papers_have_them() -> None:
         "kd of 7s and 8s alone": 47.3,
         "kd of 7s and 8s alone bias corrected": 13.2,
     }
+    exits = [
+        want for want in task_of(load_protocol("multiexit2019_cifar100")).wanted() if want.part[:3] in ("150", "500")
+    ]
+    values = {
+        (w.part[:3], w.label): w.published.value for w in exits if w.published and w.prediction in ("stage_1", "last")
+    }
+    assert len(exits) == 5 * 11 and values["150", "semi-supervised, 150 images a class exit 1"] == 79.9
+    assert values["500", "labels alone, 500 images a class exit 1"] == 87.5
     mutual = task_of(load_protocol("dml2018_cifar100")).wanted()
     pairs = [(w.pair, w.label, w.published.value) for w in mutual if w.published and w.label.startswith("dml of two")]
-    assert [value for _, _, value in pairs] == [78.96, 70.73]
+    assert [value for _, _, value in pairs] == [78.96, 70.73, 76.13, 71.10, 80.28, 77.39]
 
 
 @pytest.mark.parametrize(
@@ -225,13 +236,13 @@ def test_missing_data_say_which_files_and_how_to_get_them(monkeypatch: pytest.Mo
         raise InputError("no network")
 
     monkeypatch.setattr("sweeps.facts.read", refuse)
-    for name in ("mnist", "cifar100", "cifar10"):
+    for name in ("mnist", "cifar100", "cifar10", "folder:imagenet"):
         data = Protocol.model_fields["data"].annotation
         assert data is not None
         with pytest.raises(InputError) as error:
             check_data(data(name=name), tmp_path)
         text = str(error.value)
-        assert all(str(tmp_path / file) in text for file in missing(name, tmp_path)) and "unpack" in text
+        assert all(str(tmp_path / file) in text for file in missing(name, tmp_path)) and facts_of(name).get in text
         assert "--data-dir" in text and ("cifar10-jpeg may stand in" in text) == (name == "cifar10")
     check_stand_in("cifar10", "cifar10-jpeg")
 
@@ -350,6 +361,37 @@ def test_table_kept_by_another_kdbench_is_named(tmp_path: Path) -> None:
         reproduction_of_plan(plan, RunStore(tmp_path))
     del plan.suite["reproduction"]
     assert reproduction_of_plan(plan, RunStore(tmp_path)) is None
+
+
+def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: Path) -> None:
+    def config(name: str) -> SimpleNamespace:
+        return SimpleNamespace(num_classes=classes, input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+
+    def create(name: str, pretrained: bool = False, **args: Any) -> Any:
+        if pretrained and classes == 9:
+            raise RuntimeError("no connection")
+        return built(name, **args)
+
+    built, name = timm.create_model, 'name = "cifar_resnet8_quarter"'
+    monkeypatch.setattr(timm, "create_model", create)
+    monkeypatch.setattr(timm, "get_pretrained_cfg", config)
+    table.write_text(TINY.replace(name, f'{name}\npretrained = "cifar_resnet8"', 1))
+    refusals = ((1000, 10, "tell 1000 classes, but the data have 10"), (9, 9, "are missing: run once"))
+    for classes, digits, message in refusals:  # noqa: B007  (the closures above read it)
+        part = SimpleNamespace(train=SimpleNamespace(classes=digits), channels=1, size=8, mean=(0.5,), std=(0.5,))
+        with pytest.raises(InputError, match=message):
+            imported(ModelSpec(name="cifar_resnet8", weights="pretrained"), part, RunStore(tmp_path))  # type: ignore[arg-type]
+    classes = 10
+    task = task_of(load_protocol(str(table)), methods="teacher,student,kd")
+    assert task.runs() == 6 and [w.phase for w in task.wanted()] == ["taught", "seed", "seed", "seed"]
+    values = reproduce_and_show(task, tmp_path, 2, "cpu", "fp32", "disk:8", None, "terminal", None, True)[0]
+    runs = [run for key in finished(tmp_path) if (run := RunStore(tmp_path).get(key))]
+    taught = [run for run in runs if run.spec["teachers"]]
+    weights = {run.spec["teachers"][0]["weights"] for run in taught}
+    assert len(taught) == 4 and weights == {f"sha256:{next((tmp_path / 'imported').iterdir()).stem}"}
+    assert taught[0].outcome and taught[0].spec["teachers"][0]["args"]["in_chans"] == 3
+    wrong = round((1 - taught[0].outcome.teacher["test"]["accuracy"]) * 360)
+    assert values["rows"][0]["value"] == wrong and values["rows"][0]["reason"] == "one seed, so no interval"
 
 
 def test_interrupted_table_goes_on(tmp_path: Path, table: Path) -> None:
