@@ -115,6 +115,8 @@ class Short(Frozen):
     recipe: dict[str, Any] = {}
     teacher: dict[str, Any] = {}
     data: dict[str, Any] = {}
+    parts: tuple[str, ...] = ()
+    """Of the data, alone."""
     seeds: Annotated[int, Field(ge=1)] | None = None
 
 
@@ -164,10 +166,9 @@ class Protocol(Frozen):
         for cell in self.cells:
             if cell.method != TEACHER:
                 cell.configured()
-            for kind, named, each in (("pair", cell.pairs, self.pairs), ("part", cell.parts, self.parts)):
-                for name in named:
-                    if name not in (known := [one.name for one in each]):
-                        raise unknown(f"{kind} of {self.name}", name, known)
+            self._check_names("pair", cell.pairs, self.pairs)
+            self._check_names("part", cell.parts, self.parts)
+        self._check_names("part", self.short.parts, self.parts)
         for kind, names in (("labels", [c.label for c in self.cells]), ("pairs", [p.name for p in self.pairs])):
             if len(set(names)) < len(names):
                 raise ValueError(f"{kind} must differ, but got {names}")
@@ -175,6 +176,11 @@ class Protocol(Frozen):
             for number in cell.numbers if cell.printed else ():
                 self.published(pair, part, cell, number)
         return self
+
+    def _check_names(self, kind: str, named: tuple[str, ...], there: tuple[Pairing | Part, ...]) -> None:
+        for name in named:
+            if name not in (known := [each.name for each in there]):
+                raise unknown(f"{kind} of {self.name}", name, known)
 
     def rows(self) -> Iterator[tuple[Pairing, Part, Cell]]:
         """Every row of the table."""
@@ -209,7 +215,7 @@ class Protocol(Frozen):
     def digest(self, more: str = "") -> str:
         """8 hexadecimal digits for all that decides results, and for `more`."""
         values = self.model_dump(mode="json", exclude={"name", "about", "seeds", "sources", "departures", "statistic"})
-        for each in (*values["cells"], *values["networks"].values()):
+        for each in (*values["cells"], *values["networks"].values(), values["short"]):
             for field in [field for field, nothing in LATER.items() if each.get(field) == nothing]:
                 del each[field]
         text = json.dumps([values, NUMBERS, more], sort_keys=True)

@@ -29,6 +29,8 @@ class Task:
     """The paper's data set, which another may stand in for."""
     pairs: tuple[str, ...]
     labels: tuple[str, ...]
+    parts: tuple[str, ...]
+    """Of the data; a teacher's row is of none of them."""
     seeds: int
 
     @property
@@ -41,7 +43,8 @@ class Task:
     def rows(self) -> Iterator[tuple[Pairing, Part, Cell]]:
         """The rows of the table that are asked for."""
         for pair, part, cell in self.protocol.rows():
-            if pair.name in self.pairs and cell.label in self.labels:
+            asked = part.name in self.parts or cell.method == TEACHER
+            if pair.name in self.pairs and cell.label in self.labels and asked:
                 yield pair, part, cell
 
     def teachers(self, pair: Pairing, way: Way = plainly) -> tuple[Spec, ...]:
@@ -158,8 +161,8 @@ class Task:
 
     def _whole(self) -> Task:
         """All rows of the table."""
-        pairs = tuple(pair.name for pair in self.protocol.pairs)
-        return replace(self, pairs=pairs, labels=tuple(cell.label for cell in self.protocol.cells))
+        pairs, parts = (tuple(each.name for each in some) for some in (self.protocol.pairs, self.protocol.parts))
+        return replace(self, pairs=pairs, labels=tuple(cell.label for cell in self.protocol.cells), parts=parts)
 
     def _model(self, network: str) -> ModelSpec:
         return ModelSpec.model_validate(self.protocol.networks[network].model_dump(exclude={"pretrained"}))
@@ -180,6 +183,7 @@ def task_of(
     methods: str | None = None,
     seeds: int | None = None,
     data: str | None = None,
+    parts: str | None = None,
 ) -> Task:
     """What is asked for of a protocol.
 
@@ -190,6 +194,7 @@ def task_of(
         methods: labels of rows or methods, with commas; all by default.
         seeds: other than the protocol's.
         data: a data set that stands in.
+        parts: shares of the data, with commas, as "2 %"; by default the scale's.
 
     Raises:
         InputError: for a name that the table does not have.
@@ -199,6 +204,8 @@ def task_of(
     check_stand_in(protocol.data.name, data or protocol.data.name)
     names = {pair.name: (pair.name, pair.teacher, pair.student) for pair in protocol.pairs}
     rows = {cell.label: (cell.label, cell.method) for cell in protocol.cells}
+    shares = {part.name: (part.name or "all", part.name.partition(" of ")[0]) for part in protocol.parts}
+    usual = ",".join(name or "all" for name in protocol.short.parts) if scale == "short" else None
     scaled = _scaled(protocol, data or protocol.data.name, scale)
     count = seeds or (protocol.short.seeds if scale == "short" else None) or protocol.seeds
     task = Task(
@@ -207,10 +214,11 @@ def task_of(
         protocol.data.name,
         _selected(f"pair of {protocol.name}", pairs, names),
         _selected(f"method of {protocol.name}", methods, rows),
+        _selected(f"part of {protocol.name}", parts or usual or None, shares),
         count,
     )
     if not list(task.rows()):
-        raise InputError(f"{protocol.name} has no row of these methods on these pairs.")
+        raise InputError(f"{protocol.name} has no row of these methods on these pairs and parts.")
     return task
 
 

@@ -180,6 +180,7 @@ def sweep(
 def reproduce(
     table: Annotated[str, typer.Argument(help="See kdbench tables; or a path of a TOML file.")],
     pairs: Annotated[str | None, typer.Option(help="Only these pairs or networks, as WRN-16-1,WRN-40-2.")] = None,
+    parts: Annotated[str | None, typer.Option(help="Only these shares of the data, as all,10 %,2 %.")] = None,
     methods: Annotated[str | None, typer.Option(help="Only these rows or methods, as teacher,kd.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Seeds of each row. [default: the protocol's]")] = None,
     scale: Annotated[str, typer.Option(help="full; or short: minutes, never comparable.")] = "full",
@@ -202,7 +203,7 @@ def reproduce(
     from sweeps.show_tables import reproduce_and_show
     from sweeps.task import task_of
 
-    task = task_of(load_protocol(table), scale, pairs, methods, seeds, data)
+    task = task_of(load_protocol(table), scale, pairs, methods, seeds, data, parts)
     plot = in_folder(plot) if plot else None
     values, text = reproduce_and_show(
         task, store, workers, device, precision, cache, data_dir, form, plot, train

@@ -207,6 +207,16 @@ def test_task_selects_scales_and_stands_in() -> None:
     assert chosen.pairs == ("WRN-40-1 -> WRN-16-1", "WRN-40-2 -> WRN-16-2") and chosen.seeds == 2
     with pytest.raises(InputError, match="unknown pair of sp2019_cifar10 'WRN-40-3'"):
         task_of(protocol, pairs="WRN-40-3")
+    shares = load_protocol("vid2019_cifar10")
+    assert {part.name for _, part, _ in task_of(shares, methods="vid", parts="all,2 %").rows()} == {
+        "",
+        "2 % of the training set",
+    }
+    short = task_of(shares, "short")
+    assert {want.part for want in short.wanted() if want.phase == "seed"} == {"2 % of the training set"}
+    assert [want.row for want in short.wanted() if want.phase == "teacher"] == ["teacher"]
+    with pytest.raises(InputError, match="unknown part of vid2019_cifar10 '3 %': did you mean"):
+        task_of(shares, parts="3 %")
     with pytest.raises(InputError, match="unknown stand-in for cifar10 'mnist': there are cifar10, cifar10-jpeg"):
         task_of(protocol, data="mnist")
 
