@@ -67,7 +67,7 @@ class Ranked:
     """Ranks over pairs, or over the seeds of one; or why there are none."""
 
     over: str
-    """pairs, or the name of the one pair whose seeds are the blocks."""
+    """pairs, or the name of the one pair (of methods) or method (of pairs) whose seeds are the blocks."""
     blocks: list[str]
     left_out: list[str]
     """Pairs and methods that lack what the others share."""
@@ -84,7 +84,7 @@ class Compared:
     """last or best: the epoch whose test accuracy is compared."""
     comparisons: list[Comparison]
     rankings: list[Ranked]
-    """Over pairs first, then over the seeds of each."""
+    """Of methods, over pairs first, then over the seeds of each; of pairs, over the seeds of each method."""
     missing: list[str]
     """What could not be compared in full, and why."""
     noun: str = "method"

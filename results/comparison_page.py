@@ -41,18 +41,24 @@ def comparison_page(compared: Compared, form: str = "terminal", width: int | Non
 
 def comparison_values(compared: Compared) -> dict[str, Any]:
     """All of it as JSON values."""
-    return asdict(compared)
+    return asdict(compared) | {"comparisons": [_named(compared, each) for each in compared.comparisons]}
 
 
 def comparison_frame(compared: Compared) -> pd.DataFrame:
     """Plain numbers, a row for each comparison with a control; shares, not points."""
     records = [
-        asdict(each)
+        _named(compared, each)
         | {"difference": each.difference.mean, "half_width": each.difference.half_width, "seeds": each.difference.count}
         for each in compared.comparisons
     ]
     columns = ["pair", "control", "method", "difference", "half_width", "seeds", "p", "p_holm", "p_wilcoxon"]
     return pd.DataFrame(records, columns=[*columns, "won", "probability"])
+
+
+def _named(compared: Compared, each: Comparison) -> dict[str, Any]:
+    """A comparison's values by what they are: where pairs are compared, method and pair change places."""
+    values = asdict(each)
+    return values if compared.noun == "method" else values | {"method": each.pair, "pair": each.method}
 
 
 def comparison_picture(compared: Compared, form: str = "png") -> bytes:

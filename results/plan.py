@@ -132,4 +132,5 @@ class Plan:
 
 def pair_name(pair: dict[str, Any]) -> str:
     """A pair as tables and studies name it."""
-    return f"{' + '.join([pair['teacher'], *pair.get('more_teachers', ())])} -> {pair['student']}"
+    teachers = " + ".join([pair["teacher"], *pair.get("more_teachers", ())])
+    return f"{' '.join(filter(None, (teachers, pair.get('note'))))} -> {pair['student']}"

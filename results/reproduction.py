@@ -23,6 +23,7 @@ Metric = Literal[
 Verdict = Literal["within", "below", "above", "not comparable", "not run", "not published"]
 BAD = ("diverged", "unsupported", "failed")
 ONE_SEED = "one seed, so no interval"
+ONE_NETWORK = "published weights, so no interval"
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,12 @@ def _row(
     value = statistics.median(values) if statistic == "median" else statistics.fmean(values)
     ours = interval(values)
     difference = None if want.published is None else value - want.published.value
-    verdict, reason = judge(want, value, ours, incomparable or want.incomparable)
+    verdict, reason = judge(want, ours, incomparable or want.incomparable)
+    lost = [run.status for number, run in runs.items() if number not in seeds and run.status in BAD]
+    if lost:
+        reason = "; ".join(
+            filter(None, (reason, f"of {len(runs)} seeds, {len(lost)} {' and '.join(sorted(set(lost)))}"))
+        )
     return Reproduced(want, value, ours, seeds, difference, verdict, reason)
 
 
@@ -246,14 +252,14 @@ def measured(want: Wanted, run: StoredRun, epoch: str) -> float | None:
     return float(100 * (1 - share if want.lower else share))
 
 
-def judge(want: Wanted, value: float, ours: Interval, incomparable: str = "") -> tuple[Verdict, str]:
+def judge(want: Wanted, ours: Interval, incomparable: str = "") -> tuple[Verdict, str]:
     """Whether ours agrees with what was published: within, or below (worse) or above (better) by how much.
 
     Within: the published value lies in our 95 % interval; if it has a spread of its own, the two intervals overlap.
+    The interval is that of the mean, so it is the mean that is judged, whatever statistic the table shows.
 
     Args:
         want: with the published number.
-        value: ours, by the paper's statistic.
         ours: the interval over seeds.
         incomparable: why they cannot be compared, if so.
     """
@@ -263,11 +269,11 @@ def judge(want: Wanted, value: float, ours: Interval, incomparable: str = "") ->
     if incomparable:
         return "not comparable", incomparable
     if ours.half_width is None:
-        return "not comparable", ONE_SEED
+        return "not comparable", ONE_NETWORK if want.phase == "taught" else ONE_SEED
     theirs = spread_of(published)
     if abs(ours.mean - published.value) <= ours.half_width + theirs + ROUNDING:
         return "within", "the intervals overlap" if theirs else ""
-    difference = value - published.value
+    difference = ours.mean - published.value
     worse = (difference > 0) == want.lower
     return ("below" if worse else "above"), by_how_much(want, difference)
 
@@ -293,12 +299,13 @@ def by_how_much(want: Wanted, difference: float) -> str:
 
 
 def _ranked(rows: list[Reproduced]) -> list[Reproduced]:
-    """Marks the best of our students for each pair and metric, and what is not told apart from it by paired seeds."""
+    """Marks the best of our students for each pair, metric and exit, and what seeds do not tell apart from it."""
     groups: dict[tuple[Any, ...], list[int]] = {}
     for index, row in enumerate(rows):
         want = row.wanted
         if row.interval and want.phase == "seed":
-            groups.setdefault((want.pair, want.part, want.metric, want.classes), []).append(index)
+            compared = (want.pair, want.part, want.metric, want.classes, want.prediction, want.student)
+            groups.setdefault(compared, []).append(index)
     marked = list(rows)
     for indices in groups.values():
         sign = -1 if rows[indices[0]].wanted.lower else 1

@@ -142,7 +142,7 @@ def notes(table: Reproduction) -> list[str]:
         f"Ours: test part of {table.data}, {table.epoch} epoch, {table.statistic} of the seeds, ± 95 % interval of the "
         "mean (Student's t). Difference: ours less the published.",
         "within: the published value lies in our interval, or the two intervals overlap; below is worse than "
-        "published, above better. Nothing was tuned.",
+        "published, above better. Hyperparameters are the protocol's; no run chose any.",
     ]
     if any(row.best for row in table.rows):
         lines.append(f"Bold: our best of a pair; {TIE} the paired difference to it has an interval with zero in it.")

@@ -24,8 +24,10 @@ TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""
 OWN = "our choice"
 """How a source starts that is none: the paper does not say."""
-LATER: dict[str, Any] = {"parts": [], "pretrained": ""}
-"""Fields that are younger than plans that may be kept: a digest leaves them out where they say nothing."""
+UNDECISIVE: Any = dict.fromkeys(
+    ("name", "about", "paper", "table", "statistic", "seeds", "teacher_seeds", "short", "departures", "sources"), True
+) | {"cells": {"__all__": {"printed", "numbers"}}}
+"""Fields of a protocol that decide which runs there are and what is said of them, but no run's result."""
 
 
 class Network(Frozen):
@@ -214,10 +216,7 @@ class Protocol(Frozen):
 
     def digest(self, more: str = "") -> str:
         """8 hexadecimal digits for all that decides results, and for `more`."""
-        values = self.model_dump(mode="json", exclude={"name", "about", "seeds", "sources", "departures", "statistic"})
-        for each in (*values["cells"], *values["networks"].values(), values["short"]):
-            for field in [field for field, nothing in LATER.items() if each.get(field) == nothing]:
-                del each[field]
+        values = self.model_dump(mode="json", exclude_defaults=True, exclude=UNDECISIVE)
         text = json.dumps([values, NUMBERS, more], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

@@ -32,10 +32,14 @@ class Pair(Frozen):
     more_teachers: tuple[str, ...] = ()
     """For methods that take several; the same name again is the same architecture from other random weights."""
     student: str
+    note: str = ""
+    """What tells it from a pair of the same networks; part of its name."""
     methods: tuple[str, ...] = ()
     """Of this pair alone; by default the suite's."""
     recipe: dict[str, Any] = {}
     """Fields of the recipe in which this pair's training differs."""
+    teaching: dict[str, Any] = {}
+    """Fields of the recipe in which, beyond that, its teachers' training differs."""
 
     @property
     def teachers(self) -> tuple[str, ...]:
@@ -131,10 +135,15 @@ class Suite(Frozen):
         for pair in self.pairs:
             for recipe in (self.recipe_of(pair), self.teacher_recipe(pair)):
                 check_augment(recipe.augment)
+        for name, values in self.settings.items():
+            if "method" in values and name in REGISTRY:
+                raise ValueError(
+                    f"settings of {name} are those of a method, so they cannot say another: rename the row"
+                )
         for name in {*self.methods, *self.settings, *(name for pair in self.pairs for name in pair.methods)}:
             self.configured(name, {})
         if len({pair_name(pair.model_dump()) for pair in self.pairs}) < len(self.pairs):
-            raise ValueError("pairs must differ in their teachers or their student")
+            raise ValueError("pairs must differ in their teachers, their student or their note")
         return self
 
     def methods_of(self, pair: Pair) -> tuple[str, ...]:
@@ -152,7 +161,7 @@ class Suite(Frozen):
 
     def teacher_recipe(self, pair: Pair) -> Recipe:
         """How a pair's teachers are trained."""
-        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher)
+        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher | pair.teaching)
 
     def cast(self, pair: Pair, way: Way = plainly) -> Cast:
         """A pair's student, and the runs that train its teachers, without distillation; `way` says how to compute."""
@@ -199,7 +208,10 @@ class Suite(Frozen):
             precision: that was asked for, and the kind of device that it is on.
         """
         protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name", "precision"})
-        protocol |= {pair_name(pair.model_dump()): pair.recipe for pair in self.pairs if pair.recipe}
+        for pair in self.pairs:
+            name = pair_name(pair.model_dump())
+            own = {name: pair.recipe, f"teaching of {name}": pair.teaching}
+            protocol |= {key: values for key, values in own.items() if values}
         text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 

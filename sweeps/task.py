@@ -160,8 +160,9 @@ class Task:
         return found
 
     def _whole(self) -> Task:
-        """All rows of the table."""
+        """All rows that the table has at this scale."""
         pairs, parts = (tuple(each.name for each in some) for some in (self.protocol.pairs, self.protocol.parts))
+        parts = (self.protocol.short.parts if self.scale == "short" else ()) or parts
         return replace(self, pairs=pairs, labels=tuple(cell.label for cell in self.protocol.cells), parts=parts)
 
     def _model(self, network: str) -> ModelSpec:

@@ -41,26 +41,26 @@ def wanted(published: Published | None = KD, **changes: Any) -> Wanted:
 )
 def test_judge_knows_that_fewer_errors_are_better(values: list[float], verdict: str, reason: str) -> None:
     ours = interval(values)
-    assert judge(wanted(), ours.mean, ours) == (verdict, reason)
+    assert judge(wanted(), ours) == (verdict, reason)
 
 
 def test_judge_knows_that_more_accuracy_is_better() -> None:
     ours = interval([91.0, 91.1, 91.2])
-    assert judge(wanted(ACCURACY), ours.mean, ours) == ("below", "0.75 points less accuracy")
+    assert judge(wanted(ACCURACY), ours) == ("below", "0.75 points less accuracy")
     ours = interval([92.3, 92.4, 92.5])
-    assert judge(wanted(ACCURACY), ours.mean, ours) == ("above", "0.55 points more accuracy")
+    assert judge(wanted(ACCURACY), ours) == ("above", "0.55 points more accuracy")
 
 
 def test_judge_gives_the_reason_why_not() -> None:
     ours = interval([70.0, 75.0, 78.0])
-    assert judge(wanted(), ours.mean, ours, "short scale") == ("not comparable", "short scale")
-    assert judge(wanted(None), ours.mean, ours, "short scale") == ("not published", "")
+    assert judge(wanted(), ours, "short scale") == ("not comparable", "short scale")
+    assert judge(wanted(None), ours, "short scale") == ("not published", "")
 
 
 def test_published_spread_makes_intervals_overlap() -> None:
     ours = interval([91.0, 91.1, 91.2])
     said = ACCURACY.model_copy(update={"spread": 0.6, "spread_kind": "ci95"})
-    assert judge(wanted(said), ours.mean, ours) == ("within", "the intervals overlap")
+    assert judge(wanted(said), ours) == ("within", "the intervals overlap")
     assert spread_of(ACCURACY) == 0.0
     deviation = ACCURACY.model_copy(update={"spread": 0.3, "spread_kind": "std", "seeds": 4})
     assert spread_of(deviation) == pytest.approx(3.182446 * 0.3 / 2)
@@ -124,6 +124,19 @@ def test_what_was_not_run_or_failed_says_so(store: RunStore, finish: Callable[..
     teacher, _, kd, _ = reproduced(TABLE, planned, store, "mean", "last")
     assert teacher.judged == "not comparable (diverged: the loss is nan)"
     assert kd.judged == "not run (its teacher diverged: the loss is nan)"
+
+
+def test_seeds_that_were_lost_are_told(store: RunStore, runs: list[Planned], finish: Callable[..., None]) -> None:
+    finish("bad", Outcome("diverged", "the loss is nan"))
+    planned = [each if each.key != "kd2" else replace(each, key="bad") for each in runs]
+    (kd,) = reproduced([wanted()], planned, store, "mean", "last")
+    assert kd.seeds.keys() == {1, 3} and kd.reason == "66 fewer errors; of 3 seeds, 1 diverged"
+
+
+def test_other_predictions_are_not_ranked_with_the_headline(store: RunStore, runs: list[Planned]) -> None:
+    corrected = wanted(None, row="student", prediction="bias_corrected")
+    student, kd, other = reproduced([wanted(STUDENT), wanted(), corrected], runs, store, "mean", "last")
+    assert other.value == 5.0 < (kd.value or 0) and kd.best and not other.best and not student.best
 
 
 def test_page_has_every_format_and_a_half_finished_table(store: RunStore, runs: list[Planned]) -> None:

@@ -197,6 +197,7 @@ def test_compare_prints_tests_and_draws_ranks(kdbench: Run, tmp_path: Path) -> N
     assert code == 0 and {each["control"] for each in values["comparisons"]} == {"kd"}
     code, out, _ = kdbench("compare", "toy", "--pairs")
     assert code == 0 and "ranks on kd take two seeds of three rows, but have 3 of 1." in out
+    assert kdbench("compare", "toy", "--pairs", "--format", "csv")[1].startswith("pair,control,method,difference")
     bad = {
         ("--against", "student,kdd"): "unknown method of toy@abcd1234 'kdd': did you mean kd?",
         ("--pairs", "--against", "kd"): "unknown pair of toy@abcd1234 'kd'",

@@ -6,6 +6,7 @@ import pytest
 
 from bench.errors import InputError
 from methods import REGISTRY
+from results.plan import pair_name
 from sweeps.suite import bundled, load_suite
 
 
@@ -13,7 +14,7 @@ def test_bundled_suites_load_and_name_known_methods() -> None:
     assert "digits" in bundled()
     for name in bundled():
         suite = load_suite(name)
-        assert all({"student", "kd"} <= set(suite.methods_of(pair)) for pair in suite.pairs)
+        assert all("student" in suite.methods_of(pair) for pair in suite.pairs)
 
 
 def test_digits_sweeps_every_method(tiny: Path) -> None:
@@ -131,6 +132,9 @@ def test_settings_that_say_their_method_are_a_row_of_their_own(tiny: Path) -> No
     tiny.write_text(tiny.read_text().replace('method = "kd"', 'method = "kdd"'))
     with pytest.raises(InputError, match="unknown method 'kdd'.* did you mean kd"):
         load_suite(str(tiny))
+    tiny.write_text(tiny.read_text().replace("kd T=9", "sp"))
+    with pytest.raises(InputError, match="settings of sp are those of a method, so they cannot say another"):
+        load_suite(str(tiny))
 
 
 def test_a_pair_may_have_methods_and_a_recipe_of_its_own(tiny: Path) -> None:
@@ -141,6 +145,19 @@ def test_a_pair_may_have_methods_and_a_recipe_of_its_own(tiny: Path) -> None:
     teachers = cast.teachers
     assert suite.methods_of(pair) == ("student", "kd") and plain.methods_of(plain.pairs[0]) == plain.methods
     assert suite.spec(cast, "kd", {}, 1, True).recipe.augment == teachers[0].recipe.augment == "none"
+    assert suite.digest("fp32") != plain.digest("fp32")
+
+
+def test_pairs_of_the_same_networks_differ_by_note_and_teaching(tiny: Path) -> None:
+    plain = load_suite(str(tiny))
+    suite = load_suite(str(write(tiny, 'note = "early"\nteaching = { epochs = 1 }')))
+    (pair,), (usual,) = suite.pairs, plain.pairs
+    teacher, student = usual.teacher, usual.student
+    assert (
+        pair_name(pair.model_dump()) == f"{' + '.join(usual.teachers)} early -> {student}" and pair.teacher == teacher
+    )
+    assert suite.teacher_recipe(pair).epochs == 1 != plain.teacher_recipe(usual).epochs
+    assert suite.recipe_of(pair) == plain.recipe_of(usual)
     assert suite.digest("fp32") != plain.digest("fp32")
 
 
