@@ -151,7 +151,7 @@ def _export(plan: Plan, planned: list[Planned], store: RunStore, folder: _Folder
 
 
 def _copy_plan(plan: Plan, folder: _Folder) -> None:
-    """The suite as it was last run, with the time of that, and the runs of both plans; the later one's where they differ.
+    """The suite as it was last run, with the time of that, and the runs of both plans; the later one wins.
 
     The runs that the folder has come first, so that an export adds lines and moves none.
     """
@@ -171,7 +171,10 @@ def _copy_plan(plan: Plan, folder: _Folder) -> None:
 
 
 def _copy_run(run: StoredRun, store: RunStore, folder: _Folder, limit: float) -> bool:
-    """Copies a run, or brings it up to date; says whether its weights are in the folder, as ones that are there stay."""
+    """Copies a run, or brings it up to date; says if its weights are in the folder, as those that are there stay.
+
+    Weights are the run's by their SHA-256; others in their place are removed.
+    """
     key, source, target = run.key, store.root / "runs" / run.key, folder.root / "runs" / run.key
     assert run.folder is not None
     if Path(key).name != key:

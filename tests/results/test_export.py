@@ -160,7 +160,9 @@ def test_another_result_of_a_run_is_refused_and_changes_nothing(
     for unfinished in (True, False):
         with store.attempt("0123", json.dumps(SPEC), lambda _: None) as attempt:
             attempt.end("stopped", "pruned") if unfinished else attempt.finish(outcome(0.91), {"last": b"others"})
-        with pytest.raises(InputError, match=r"run 0123 is finished in .*copy with another result than in .*store: exp"):
+        with pytest.raises(
+            InputError, match=r"run 0123 is finished in .*copy with another result than in .*store: exp"
+        ):
             export(filled, store, tmp_path / "copy")
         assert files(tmp_path / "copy") == before
 
