@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
+from bench.data import Part, _divide
 from bench.errors import InputError
 from bench.spec import ModelSpec
 from results.export import export
@@ -171,6 +173,21 @@ def test_published_numbers_stand_where_the_papers_have_them() -> None:
     mutual = task_of(load_protocol("dml2018_cifar100")).wanted()
     pairs = [(w.pair, w.label, w.published.value) for w in mutual if w.published and w.label.startswith("dml of two")]
     assert [value for _, _, value in pairs] == [78.96, 70.73, 76.13, 71.10, 80.28, 77.39]
+
+
+@pytest.mark.parametrize("name", ["multiexit2019_cifar100", "multiexit2019_cifar100_anytime"])
+def test_exits_learn_of_the_papers_images_at_rates_that_are_the_programs(name: str) -> None:
+    protocol = load_protocol(name)
+    labels = torch.arange(50_000) % 100
+    cifar, sizes = Part(torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8), labels), []
+    for part in protocol.parts:
+        spec = protocol.data.model_copy(update=part.data)
+        rest, _ = _divide(cifar, spec.validation, spec, "validation")
+        sizes.append(len((_divide(rest, 1 - spec.train_fraction, spec, "labelled")[0] if part.data else rest).labels))
+    assert sizes == [100 * each for each in (100, 200, 300, 450)]
+    task = task_of(protocol, seeds=1)
+    rates = {row[2].label: spec.recipe.lr for row in task.rows() for spec in task.specs(*row)}
+    assert rates == {"labels alone": 1.1, "multi_exit": 0.5, "semi-supervised": 0.5}
 
 
 @pytest.mark.parametrize(
