@@ -392,7 +392,8 @@ def test_table_kept_by_another_kdbench_is_named(tmp_path: Path) -> None:
 
 def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: Path) -> None:
     def config(name: str) -> SimpleNamespace:
-        return SimpleNamespace(num_classes=classes, input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+        images: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        return SimpleNamespace(num_classes=classes, has_weights=True, **images)
 
     def create(name: str, pretrained: bool = False, **args: Any) -> Any:
         if pretrained and classes == 9:
@@ -403,11 +404,17 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(timm, "create_model", create)
     monkeypatch.setattr(timm, "get_pretrained_cfg", config)
     table.write_text(TINY.replace(name, f'{name}\npretrained = "cifar_resnet8"', 1))
-    refusals = ((1000, 10, "tell 1000 classes, but the data have 10"), (9, 9, "are missing: run once"))
-    for classes, digits, message in refusals:  # noqa: B007  (the closures above read it)
+    mixed_up = {"mean": (0.5,)}
+    refusals: tuple[tuple[int, int, dict[str, Any], str], ...] = (
+        (1000, 10, {}, "tell 1000 classes, but the data have 10: name weights for 10 classes, or leave pretrained out"),
+        (9, 9, {}, "are missing: run once"),
+        (9, 9, mixed_up, "takes 3 channels, but got mean"),
+    )
+    for classes, digits, args, message in refusals:  # noqa: B007  (the closures above read it)
         part = SimpleNamespace(train=SimpleNamespace(classes=digits), channels=1, size=8, mean=(0.5,), std=(0.5,))
+        model = ModelSpec(name="cifar_resnet8", weights="pretrained", args=args)
         with pytest.raises(InputError, match=message):
-            imported(ModelSpec(name="cifar_resnet8", weights="pretrained"), part, RunStore(tmp_path))  # type: ignore[arg-type]
+            imported(model, part, RunStore(tmp_path))  # type: ignore[arg-type]
     classes = 10
     task = task_of(load_protocol(str(table)), methods="teacher,student,kd")
     assert task.runs() == 6 and [w.phase for w in task.wanted()] == ["taught", "seed", "seed", "seed"]
@@ -419,6 +426,13 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
     assert taught[0].outcome and taught[0].spec["teachers"][0]["args"]["in_chans"] == 3
     wrong = round((1 - taught[0].outcome.teacher["test"]["accuracy"]) * 360)
     assert values["rows"][0]["value"] == wrong and values["rows"][0]["reason"] == "one seed, so no interval"
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "resnet200", "resnet34.nowhere"])
+def test_network_without_published_weights_is_named(tmp_path: Path, name: str) -> None:
+    data = SimpleNamespace(train=SimpleNamespace(classes=1000))
+    with pytest.raises(InputError, match=rf"timm has no weights of {name}: name .*, or leave pretrained out, so that"):
+        imported(ModelSpec(name=name, weights="pretrained"), data, RunStore(tmp_path))  # type: ignore[arg-type]
 
 
 def test_interrupted_table_goes_on(tmp_path: Path, table: Path) -> None:
