@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import shutil
 import subprocess
@@ -433,6 +434,25 @@ def test_network_without_published_weights_is_named(tmp_path: Path, name: str) -
     data = SimpleNamespace(train=SimpleNamespace(classes=1000))
     with pytest.raises(InputError, match=rf"timm has no weights of {name}: name .*, or leave pretrained out, so that"):
         imported(ModelSpec(name=name, weights="pretrained"), data, RunStore(tmp_path))  # type: ignore[arg-type]
+
+
+def test_gpu_script_goes_on_when_a_table_has_no_number_yet(tmp_path: Path) -> None:
+    """Nothing can be plotted or exported, the csv fails with half a line written, and every table gets its turn."""
+    script = Path(__file__).parents[2] / "results" / "reproduced" / "gpu.sh"
+    python, out = tmp_path / "python", tmp_path / "out"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in\n*--plot*|*export*|*--device*) exit 1;;\n*csv*) printf half; exit 1;;\n'
+        '*) echo "table $4";;\nesac\n'
+    )
+    python.chmod(0o755)
+    out.mkdir()
+    (out / "one.csv").write_text("earlier")
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
+    command = ["sh", str(script), str(tmp_path / "store"), str(out), str(tmp_path)]
+    done = subprocess.run(command, env={"PATH": path, "TABLES": "one two"}, capture_output=True, text=True)
+    assert done.returncode == 0 and all(f"two{says}" in done.stderr for says in (".csv: not", ": no plot", ": not exp"))
+    found = {file.name: file.read_text() for file in out.iterdir()}
+    assert found == {"one.md": "table one\n", "two.md": "table two\n", "one.csv": "earlier"}
 
 
 def test_interrupted_table_goes_on(tmp_path: Path, table: Path) -> None:
