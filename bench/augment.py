@@ -13,7 +13,8 @@ from torch import Tensor
 from bench.errors import InputError, unknown
 from bench.seeds import generator
 
-AUGMENTATIONS = ("none", "crop", "crop-reflect", "resized-crop", "flip", "randaugment")
+AUGMENTATIONS = ("none", "resized-crop", "crop", "crop-reflect", "flip", "randaugment")
+"""In the order in which they are applied."""
 CROPS = ("crop", "crop-reflect")
 SCALE = (0.08, 1.0)
 """Share of an image's area that a resized crop takes (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842)."""
@@ -25,19 +26,31 @@ TRIES = 10
 """Boxes drawn for a resized crop before the largest central one is taken, as torchvision does."""
 
 
-def check_augment(augment: str) -> tuple[str, ...]:
+def check_augment(augment: str, size: int = 0) -> tuple[str, ...]:
     """The augmentations named in a recipe; a crop may say its padding in pixels, as crop:2.
 
+    Args:
+        augment: their names, joined by +.
+        size: height and width of the images; 0 if it is not known yet.
+
     Raises:
-        InputError: if one is unknown, or a padding is not a whole number of at least 1.
+        InputError: if one is unknown, there are two crops, or a padding is not a whole number of at least 1, or of
+            mirrored pixels of which the images have no more.
     """
     names = tuple(augment.split("+"))
+    if len(crops := [name for name in names if name.partition(":")[0] in CROPS]) > 1:
+        raise InputError(f"augmentation {augment}: a recipe has one crop, not {len(crops)}: leave {crops[0]} alone.")
     for name in names:
         kind, colon, pixels = name.partition(":")
         if kind not in AUGMENTATIONS:
             raise unknown("augmentation", kind, AUGMENTATIONS)
         if colon and (kind not in CROPS or not pixels.isdecimal() or int(pixels) < 1):
             raise InputError(f"augmentation {name}: only {' and '.join(CROPS)} take pixels, at least 1, as crop:2.")
+        if kind == "crop-reflect" and colon and 0 < size <= int(pixels):
+            raise InputError(
+                f"augmentation {name}: images of {size}x{size} can be mirrored by at most {size - 1} pixels; give "
+                f"fewer, or pad with black by crop:{pixels}."
+            )
     return names
 
 

@@ -307,7 +307,13 @@ class _Run:
             outputs = {trainee.net.name: self._predict(trainee, part) for trainee in self.trainees}
             scores[name] = {
                 trainee.net.name: scored(
-                    outputs[trainee.net.name], trainee.network, part, taught.get(name), self.groups
+                    outputs[trainee.net.name],
+                    self.method,
+                    trainee.network,
+                    trainee.extras,
+                    part,
+                    taught.get(name),
+                    self.groups,
                 )
                 for trainee in self.trainees
             }

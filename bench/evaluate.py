@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import math
 import re
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -85,16 +88,23 @@ def score(
 
 def scored(
     predictions: dict[str, Tensor],
+    method: Method,
     network: Network,
+    extras: nn.ModuleDict,
     part: Part,
     teacher_logits: Tensor | None,
     groups: Mapping[str, tuple[int, ...]],
 ) -> dict[str, dict[str, float]]:
-    """`score` of each named prediction, and its multiply_adds where some are named stage_K or first_K: of K stages."""
+    """`score` of each named prediction, and its multiply_adds where some are named stage_K or first_K.
+
+    These run K stages and the others the whole network; to either comes what a prediction uses of the extras.
+    """
     scores = {name: score(logits, part.labels, teacher_logits, groups) for name, logits in predictions.items()}
     stages = {name: int(found[1]) for name in predictions if (found := re.fullmatch(r"(?:stage|first)_(\d+)", name))}
+    heads = head_costs(method, network, extras, part.images) if stages else {}
     for name in predictions if stages else ():
-        scores[name]["multiply_adds"] = float(multiply_adds(network, part.images, stages.get(name, 0)))
+        body = multiply_adds(network, part.images, stages.get(name, 0))
+        scores[name]["multiply_adds"] = float(body + heads[name])
     return scores
 
 
@@ -141,22 +151,51 @@ def confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
 
 
 @torch.no_grad()
+def head_costs(method: Method, network: Network, extras: nn.ModuleDict, images: Tensor) -> dict[str, int]:
+    """Multiply-adds for one image of those modules of the method that each named prediction depends on.
+
+    A prediction depends on a module if it is NaN where the module's output is.
+    """
+    image = images[:1].to(network.mean.device).float() / 255
+    labels = torch.zeros(1, dtype=torch.long, device=image.device)
+    signals = observe(network.eval(), image, labels, method.needed() - GRADIENTS)
+    calls: list[tuple[nn.Module, Any]] = []
+    with contextlib.ExitStack() as hooks:
+        for module in extras.eval().values():
+            note = module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs)))
+            hooks.callback(note.remove)
+        costs = dict.fromkeys(method.predictions(signals, extras), 0)
+    for module, inputs in calls:
+        cost = _multiply_adds(module, *inputs)
+        spoil = module.register_forward_hook(lambda module, inputs, output: output * math.nan)
+        for name, logits in method.predictions(signals, extras).items():
+            costs[name] += cost if logits.isnan().any() else 0
+        spoil.remove()
+    return costs
+
+
+@torch.no_grad()
+def _multiply_adds(function: Callable[..., Any], *inputs: Any) -> int:
+    """Of the convolutions and matrix products of one call."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        function(*inputs)
+    return int(counter.get_total_flops()) // 2
+
+
 def multiply_adds(network: Network, images: Tensor, stages: int = 0) -> int:
-    """Multiply-adds for one image in evaluation mode, of convolutions and matrix products; exits' own heads apart.
+    """Multiply-adds for one image in evaluation mode, of convolutions and matrix products.
 
     Args:
         network: what is counted.
         images: (N, C, H, W) uint8; the first is used.
-        stages: how many of its stages are run; 0 is the whole network.
+        stages: how many of its stages are run, without its classifier; 0 is the whole network.
     """
     image = images[:1].to(network.mean.device).float() / 255
     model: Any = network.eval().model
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        if stages:
-            model.forward_intermediates(network.normalised(image), indices=[stages - 1], stop_early=True)
-        else:
-            network(image)
-    return int(counter.get_total_flops()) // 2
+    if not stages:
+        return _multiply_adds(network, image)
+    passed = functools.partial(model.forward_intermediates, indices=[stages - 1], stop_early=True)
+    return _multiply_adds(passed, network.normalised(image))
 
 
 @torch.no_grad()

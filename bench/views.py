@@ -49,7 +49,8 @@ class Views:
             device: where batches are made.
         """
         self.data, self.batch_size, self.steps, self.device = data, batch_size, steps, device
-        self.names, self.labels = check_augment(data.augment), data.labels.to(device)
+        self.names = check_augment(data.augment, data.images.shape[-1])
+        self.labels = data.labels.to(device)
         self.used = min(len(data.images), batch_size * steps)
         if self.used > batch_size and self.used % batch_size == 1:
             self.used -= 1

@@ -165,8 +165,8 @@ class Mlp(Staged):
             img_size: height and width of the image in pixels.
             drop_rate: dropout after every hidden layer.
             input_drop_rate: dropout of pixels.
-            max_norm: largest norm of a hidden unit's incoming weights, enforced after every update (Hinton et al. 2012,
-                https://arxiv.org/abs/1207.0580); 0 for no limit.
+            max_norm: largest norm of a hidden unit's incoming weights, enforced before these are used (Hinton et al.
+                2012, https://arxiv.org/abs/1207.0580, after every update); 0 for no limit.
         """
         sizes = (in_chans * img_size**2, *widths)
         stages: list[nn.Module] = []

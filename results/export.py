@@ -28,6 +28,7 @@ GITIGNORE = """\
 # Written by kdbench export: what training in this folder would add is not kept in git.
 !/runs/
 /.*.lock
+/.probe-*
 /*.lock
 /*.db
 /*.db-*
@@ -39,6 +40,8 @@ GITIGNORE = """\
 /runs/*/lock
 /runs/*/*/claim.json
 /runs/*/*/*.pt
+/runs/*/*/*.safetensors
+!/runs/*/*/last.safetensors
 """
 
 
@@ -113,10 +116,11 @@ def export(plan: Plan, store: RunStore, folder: Path, weights_under: float = 10.
         weights_under: MB; a teacher's weights are copied if its file is smaller.
 
     Raises:
-        InputError: if the folder cannot be written or is a store that is trained in, or a file to copy is damaged.
+        InputError: if the folder cannot be written, is a store that is trained in or has another result of a run; or a
+            file to copy is damaged.
     """
     root = folder.expanduser().resolve()
-    if root == store.root or any((root / name).exists() for name in ("driver.lock", "mlflow.lock")):
+    if root == store.root or (root / "driver.lock").exists() or any((root / "runs").glob("*/lock")):
         raise InputError(f"{root} is a store in which runs are trained: export into a folder of its own.")
     limit, planned = weights_under * MEGABYTE, plan.started()
     try:
@@ -147,39 +151,60 @@ def _export(plan: Plan, planned: list[Planned], store: RunStore, folder: _Folder
 
 
 def _copy_plan(plan: Plan, folder: _Folder) -> None:
-    """The plan without a torn last line, and with the time of its last run."""
+    """The suite as it was last run, with the time of that, and the runs of both plans; the later one wins.
+
+    The runs that the folder has come first, so that an export adds lines and moves none.
+    """
     place = f"suites/{plan.folder.parent.name}/{plan.folder.name}"
     suite = plan.suite | {"last_run": round(plan.last_run, 3)}
+    mine = {each.place: each for each in plan.started()}
+    runs = mine
+    if (folder.root / place / "suite.json").exists():
+        there = Plan(folder.root / place)
+        theirs = {each.place: each for each in there.started()}
+        runs = theirs | mine
+        if there.last_run > suite["last_run"]:
+            suite, runs = there.suite, runs | theirs
     folder.put(f"{place}/suite.json", json.dumps(suite, indent=1).encode() + b"\n")
-    lines = (plan.folder / "plan.jsonl").read_bytes()
-    folder.put(f"{place}/plan.jsonl", lines[: lines.rfind(b"\n") + 1])
+    lines = [json.dumps(asdict(each)).encode() + b"\n" for each in runs.values()]
+    folder.put(f"{place}/plan.jsonl", b"".join(lines))
 
 
 def _copy_run(run: StoredRun, store: RunStore, folder: _Folder, limit: float) -> bool:
-    """Copies a run, or brings it up to date; says whether its weights are in the folder, as earlier ones stay."""
+    """Copies a run, or brings it up to date; says if its weights are in the folder, as those that are there stay.
+
+    Weights are the run's by their SHA-256; others in their place are removed.
+    """
     key, source, target = run.key, store.root / "runs" / run.key, folder.root / "runs" / run.key
     assert run.folder is not None
     if Path(key).name != key:
         raise InputError(f"the key of a run is the name of a folder, but got {key!r}.")
-    if (target / "lock").exists():
-        raise InputError(f"{folder.root} is a store in which runs are trained: export into a folder of its own.")
-    done, attempt = done_of(source), run.folder.name
+    done, there, attempt = done_of(source), done_of(target), run.folder.name
     records = (run.folder / "records.jsonl").read_bytes()
     if done and sha256(records) != done["files"]["records.jsonl"]:
         raise InputError(f"{run.folder / 'records.jsonl'} is damaged: remove {source} and run again.")
     records = blanked(records)
+    if there and not (done and there["files"]["records.jsonl"] == sha256(records)):
+        raise InputError(
+            f"run {key} is finished in {folder.root} with another result than in {store.root}: export into another "
+            f"folder, or remove {target} to have it replaced."
+        )
     folder.put(f"runs/{key}/spec.json", (source / "spec.json").read_bytes())
     folder.put(f"runs/{key}/{attempt}/records.jsonl", records)
     kept: dict[str, str] = {}
     if done:
         files = {**done.get("left_out", {}), **done["files"], "records.jsonl": sha256(records)}
-        weights, digest = target / attempt / TAUGHT_FROM, files.get(TAUGHT_FROM)
-        original = run.folder / TAUGHT_FROM
-        if weights.exists() and sha256(weights.read_bytes()) == digest:
+        weights, original = target / attempt / TAUGHT_FROM, run.folder / TAUGHT_FROM
+        if weights.exists() and sha256(weights.read_bytes()) == files.get(TAUGHT_FROM):
             folder.size += weights.stat().st_size
         elif original.exists() and original.stat().st_size < limit:
             folder.put(f"runs/{key}/{attempt}/{TAUGHT_FROM}", store.weights(f"run:{key}"))
-        kept = {name: digest for name, digest in files.items() if (target / attempt / name).exists()}
+        for name, digest in files.items():
+            if (path := target / attempt / name).exists():
+                if sha256(path.read_bytes()) == digest:
+                    kept[name] = digest
+                else:
+                    path.unlink()
         left_out = {name: digest for name, digest in files.items() if name not in kept}
         says = {"attempt": attempt, "files": kept} | ({"left_out": left_out} if left_out else {})
         folder.put(f"runs/{key}/DONE.json", json.dumps(says, indent=1).encode() + b"\n")

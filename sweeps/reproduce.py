@@ -82,14 +82,26 @@ def imported(model: ModelSpec, data: Splits, store: RunStore) -> ModelSpec:
     """A model whose published weights are kept in the store, with the channels, size and normalisation that they take.
 
     Raises:
-        InputError: that says how to get them, or that they are for other classes.
+        InputError: that says how to get them, that there are none or for other classes, or that no model can be built.
     """
-    classes = timm.get_pretrained_cfg(model.name).num_classes
-    if classes != data.train.classes:
-        raise InputError(f"the weights of {model.name} tell {classes} classes, but the data have {data.train.classes}.")
+    instead = "or leave pretrained out, so that the teacher is trained here."
+    try:
+        config = timm.get_pretrained_cfg(model.name)
+    except RuntimeError:  # the name has a tag that timm does not know
+        config = None
+    if not (config and config.has_weights):
+        raise InputError(f"timm has no weights of {model.name}: name others, as resnet34.tv_in1k, {instead}")
+    if config.num_classes != (classes := data.train.classes):
+        raise InputError(
+            f"the weights of {model.name} tell {config.num_classes} classes, but the data have {classes}: name weights "
+            f"for {classes} classes, {instead}"
+        )
     try:
         network = build(model, data)
     except InputError as error:
+        takes = {"in_chans": 3, "input_size": config.input_size[-1], "mean": config.mean, "std": config.std}
+        untrained = model.model_copy(update={"weights": "scratch", "args": takes | model.args})
+        build(untrained, data)  # says what is wrong, unless it is the weights
         raise InputError(
             f"the published weights of {model.name} are missing: run once connected to the Hugging Face hub, or "
             f"copy its folder models--timm--{model.name} into the hub's cache, ~/.cache/huggingface/hub. ({error})"

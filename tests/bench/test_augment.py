@@ -13,7 +13,17 @@ from torch import Tensor
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2.functional import resized_crop as torchvision_resized_crop
 
-from bench.augment import AT_ONCE, RATIO, Augment, _applied, check_augment, crop_boxes, randaugment, resized_crop
+from bench.augment import (
+    AT_ONCE,
+    AUGMENTATIONS,
+    RATIO,
+    Augment,
+    _applied,
+    check_augment,
+    crop_boxes,
+    randaugment,
+    resized_crop,
+)
 from bench.errors import InputError
 from bench.views import Views
 from methods.base import Data
@@ -71,6 +81,37 @@ def test_a_crop_takes_the_padding_that_it_is_told(kind: str) -> None:
 def test_a_padding_is_a_whole_number_of_pixels_of_a_crop(augment: str) -> None:
     with pytest.raises(InputError, match="take pixels, at least 1, as crop:2"):
         check_augment(augment)
+
+
+@pytest.mark.parametrize("augment", ["crop+crop-reflect", "crop:2+flip+crop:2"])
+def test_two_crops_are_refused(augment: str) -> None:
+    with pytest.raises(InputError, match=r"a recipe has one crop, not 2: leave crop(:2)? alone"):
+        check_augment(augment)
+
+
+def test_images_are_mirrored_by_fewer_pixels_than_they_have() -> None:
+    def views(augment: str) -> Views:
+        return Views(Data(noise(), torch.zeros(20).long(), noise()[:0], 4, augment), 8, 3, CPU)
+
+    moved = Augment(("crop-reflect:15",), 0, 3, 1)(noise())
+    padded = F.pad(noise().float(), [15] * 4, mode="reflect").byte()
+    assert any(torch.equal(moved[0], padded[0, :, y : y + 16, x : x + 16]) for y in range(31) for x in range(31))
+    for augment in ("crop-reflect:15", "crop-reflect", "crop:16"):
+        views(augment)
+    with pytest.raises(InputError, match="crop-reflect:16: images of 16x16 can be mirrored by at most 15 pixels; give"):
+        views("crop-reflect:16+flip")
+
+
+def test_augmentations_are_applied_in_the_order_in_which_they_are_listed() -> None:
+    names = ("randaugment", "flip", "crop", "resized-crop")
+    listed = tuple(sorted(names, key=AUGMENTATIONS.index))
+    assert torch.equal(Augment(names, 9, 3, 1)(noise()), Augment(listed, 9, 3, 1)(noise()))
+    images, one = noise(), Augment(listed, 9, 3, 1)
+    for name in listed:
+        step = Augment((name,), 9, 3, 1)
+        step.views = one.views
+        images = step(images)
+    assert torch.equal(images, Augment(listed, 9, 3, 1)(noise()))
 
 
 def test_another_augmentation_moves_no_draw_of_crop_and_flip() -> None:

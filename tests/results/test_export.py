@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,16 +138,86 @@ def test_unfinished_runs_are_left_out_and_pruned_ones_are_not(filled: Plan, stor
     )
 
 
-def test_later_attempt_takes_the_place_of_an_earlier_one(
+def test_later_attempt_takes_the_place_of_an_earlier_one_that_was_pruned(
+    filled: Plan, store: RunStore, finish: Callable[..., None], tmp_path: Path
+) -> None:
+    filled.add(Planned(filled.pairs()[0], "sp", "trial", 0, "sp-0"))
+    with store.attempt("sp-0", json.dumps(SPEC), lambda _: None) as attempt:
+        attempt.end("stopped", "pruned")
+    export(filled, store, tmp_path / "copy")
+    finish("sp-0", outcome(0.91))
+    export(filled, store, tmp_path / "copy")
+    folder = tmp_path / "copy" / "runs" / "sp-0"
+    assert [path.name for path in folder.glob("attempt-*")] == ["attempt-2"] and (folder / "DONE.json").exists()
+
+
+def test_another_result_of_a_run_is_refused_and_changes_nothing(
     filled: Plan, store: RunStore, finish: Callable[..., None], tmp_path: Path
 ) -> None:
     export(filled, store, tmp_path / "copy")
+    before = files(tmp_path / "copy")
     (store.root / "runs" / "0123" / "DONE.json").unlink()
-    finish("0123", outcome(0.91))
-    export(filled, store, tmp_path / "copy")
-    folder = tmp_path / "copy" / "runs" / "0123"
-    assert [path.name for path in folder.glob("attempt-*")] == ["attempt-2"]
-    assert RunStore(tmp_path / "copy", read_only=True).weights("run:0123") == b"weights of 0123"
+    for unfinished in (True, False):
+        with store.attempt("0123", json.dumps(SPEC), lambda _: None) as attempt:
+            attempt.end("stopped", "pruned") if unfinished else attempt.finish(outcome(0.91), {"last": b"others"})
+        with pytest.raises(
+            InputError, match=r"run 0123 is finished in .*copy with another result than in .*store: exp"
+        ):
+            export(filled, store, tmp_path / "copy")
+        assert files(tmp_path / "copy") == before
+
+
+def test_weights_that_are_not_the_runs_are_removed_or_replaced(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+    attempt = tmp_path / "copy" / "runs" / "0123" / "attempt-1"
+    attempt.mkdir(parents=True)
+    for limit, kept in ((0, set()), (10, {"last.safetensors"})):
+        for name in ("last", "best"):
+            (attempt / f"{name}.safetensors").write_bytes(b"of another run")
+        assert export(filled, store, tmp_path / "copy", limit).weights == len(kept)
+        done = done_of(attempt.parent)
+        assert done is not None and done["files"].keys() == {"records.jsonl"} | kept == {
+            path.name for path in attempt.iterdir()
+        }
+        assert done["left_out"].keys() == {"last.safetensors", "best.safetensors"} - kept
+
+
+def test_plans_of_two_stores_are_joined(filled: Plan, finish: Callable[..., None], tmp_path: Path) -> None:
+    """Each store did a part; where both did a run, that of the plan that was last run counts."""
+    store, copy, pair = RunStore(filled.folder.parents[2]), tmp_path / "copy", filled.pairs()[0]
+    second = RunStore(tmp_path / "second")
+    other = Plan.create(second.root, "toy", "abcd1234", filled.suite | {"last_run": filled.last_run + 9, "about": "b"})
+    for number, key in ((2, "kd-again"), (3, "kd-3")):
+        other.add(Planned(pair, "kd", "seed", number, key))
+        with second.attempt(key, json.dumps(SPEC), lambda _: None) as attempt:
+            attempt.finish(outcome(0.7), {"last": b"weights", "best": b"best"})
+    export(filled, store, copy)
+    export(other, second, copy)
+    joined = Plan.find(copy, "toy")
+    both = {each.place: each.key for each in joined.started()}
+    mine = {each.place: each.key for each in filled.started()}
+    assert both == mine | {(pair, "kd", "seed", 2): "kd-again", (pair, "kd", "seed", 3): "kd-3"}
+    assert list(both)[: len(mine)] == list(mine) and joined.suite["about"] == "b"
+    before = files(copy)
+    for plan, source in ((filled, store), (other, second)):
+        export(plan, source, copy)
+    assert files(copy) == before
+
+
+def test_what_training_adds_is_ignored_by_git_and_what_is_exported_is_not(
+    filled: Plan, store: RunStore, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    export(filled, store, copy)
+    exported = set(files(copy))
+    for name in ("best", "best_extras", "last_extras"):
+        (copy / "runs" / "0123" / "attempt-1" / f"{name}.safetensors").touch()
+    for name in ("driver.lock", ".compute.json.lock", ".probe-1", "optuna.db", "mlflow.db-journal"):
+        (copy / name).touch()
+    subprocess.run(["git", "init", "--quiet", str(copy)], check=True)
+    listed = subprocess.run(
+        ["git", "-C", str(copy), "ls-files", "--others", "--exclude-standard"], check=True, capture_output=True
+    )
+    assert set(listed.stdout.decode().split()) == exported
 
 
 def test_protocol_last_run_is_known_without_the_times_of_files(filled: Plan, store: RunStore, tmp_path: Path) -> None:
@@ -174,6 +245,16 @@ def test_folder_that_cannot_be_written_or_is_trained_in_is_refused(
             export(filled, store, folder)
     with RunStore(tmp_path / "trained").attempt("kd-1", json.dumps(SPEC), lambda _: None):
         pass
-    for folder in (store.root, tmp_path / "trained"):
+    (tmp_path / "swept").mkdir()
+    (tmp_path / "swept" / "driver.lock").touch()
+    for folder in (store.root, tmp_path / "trained", tmp_path / "swept"):
         with pytest.raises(InputError, match="in which runs are trained: export into a folder of its own"):
             export(filled, store, folder)
+
+
+def test_mlflow_brought_up_to_date_from_an_exported_store_does_not_keep_it_from_growing(
+    filled: Plan, store: RunStore, tmp_path: Path
+) -> None:
+    first = export(filled, store, tmp_path / "copy")
+    (tmp_path / "copy" / "mlflow.lock").touch()
+    assert export(filled, store, tmp_path / "copy") == first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import posixpath
 import shutil
 import subprocess
@@ -15,9 +16,11 @@ from typing import Any
 
 import pytest
 import timm
+import torch
 from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
+from bench.data import Part, _divide
 from bench.errors import InputError
 from bench.spec import ModelSpec
 from results.export import export
@@ -173,6 +176,21 @@ def test_published_numbers_stand_where_the_papers_have_them() -> None:
     mutual = task_of(load_protocol("dml2018_cifar100")).wanted()
     pairs = [(w.pair, w.label, w.published.value) for w in mutual if w.published and w.label.startswith("dml of two")]
     assert [value for _, _, value in pairs] == [78.96, 70.73, 76.13, 71.10, 80.28, 77.39]
+
+
+@pytest.mark.parametrize("name", ["multiexit2019_cifar100", "multiexit2019_cifar100_anytime"])
+def test_exits_learn_of_the_papers_images_at_rates_that_are_the_programs(name: str) -> None:
+    protocol = load_protocol(name)
+    labels = torch.arange(50_000) % 100
+    cifar, sizes = Part(torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8), labels), []
+    for part in protocol.parts:
+        spec = protocol.data.model_copy(update=part.data)
+        rest, _ = _divide(cifar, spec.validation, spec, "validation")
+        sizes.append(len((_divide(rest, 1 - spec.train_fraction, spec, "labelled")[0] if part.data else rest).labels))
+    assert sizes == [100 * each for each in (100, 200, 300, 450)]
+    task = task_of(protocol, seeds=1)
+    rates = {row[2].label: spec.recipe.lr for row in task.rows() for spec in task.specs(*row)}
+    assert rates == {"labels alone": 1.1, "multi_exit": 0.5, "semi-supervised": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -377,7 +395,8 @@ def test_table_kept_by_another_kdbench_is_named(tmp_path: Path) -> None:
 
 def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, table: Path) -> None:
     def config(name: str) -> SimpleNamespace:
-        return SimpleNamespace(num_classes=classes, input_size=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
+        images: dict[str, Any] = {"input_size": (3, 8, 8), "mean": (0.5,) * 3, "std": (0.25,) * 3}
+        return SimpleNamespace(num_classes=classes, has_weights=True, **images)
 
     def create(name: str, pretrained: bool = False, **args: Any) -> Any:
         if pretrained and classes == 9:
@@ -388,11 +407,17 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(timm, "create_model", create)
     monkeypatch.setattr(timm, "get_pretrained_cfg", config)
     table.write_text(TINY.replace(name, f'{name}\npretrained = "cifar_resnet8"', 1))
-    refusals = ((1000, 10, "tell 1000 classes, but the data have 10"), (9, 9, "are missing: run once"))
-    for classes, digits, message in refusals:  # noqa: B007  (the closures above read it)
+    mixed_up = {"mean": (0.5,)}
+    refusals: tuple[tuple[int, int, dict[str, Any], str], ...] = (
+        (1000, 10, {}, "tell 1000 classes, but the data have 10: name weights for 10 classes, or leave pretrained out"),
+        (9, 9, {}, "are missing: run once"),
+        (9, 9, mixed_up, "takes 3 channels, but got mean"),
+    )
+    for classes, digits, args, message in refusals:  # noqa: B007  (the closures above read it)
         part = SimpleNamespace(train=SimpleNamespace(classes=digits), channels=1, size=8, mean=(0.5,), std=(0.5,))
+        model = ModelSpec(name="cifar_resnet8", weights="pretrained", args=args)
         with pytest.raises(InputError, match=message):
-            imported(ModelSpec(name="cifar_resnet8", weights="pretrained"), part, RunStore(tmp_path))  # type: ignore[arg-type]
+            imported(model, part, RunStore(tmp_path))  # type: ignore[arg-type]
     classes = 10
     task = task_of(load_protocol(str(table)), methods="teacher,student,kd")
     assert task.runs() == 6 and [w.phase for w in task.wanted()] == ["taught", "seed", "seed", "seed"]
@@ -404,6 +429,32 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
     assert taught[0].outcome and taught[0].spec["teachers"][0]["args"]["in_chans"] == 3
     wrong = round((1 - taught[0].outcome.teacher["test"]["accuracy"]) * 360)
     assert values["rows"][0]["value"] == wrong and "published weights" in values["rows"][0]["reason"]
+
+
+@pytest.mark.parametrize("name", ["cifar_resnet20", "resnet200", "resnet34.nowhere"])
+def test_network_without_published_weights_is_named(tmp_path: Path, name: str) -> None:
+    data = SimpleNamespace(train=SimpleNamespace(classes=1000))
+    with pytest.raises(InputError, match=rf"timm has no weights of {name}: name .*, or leave pretrained out, so that"):
+        imported(ModelSpec(name=name, weights="pretrained"), data, RunStore(tmp_path))  # type: ignore[arg-type]
+
+
+def test_gpu_script_goes_on_when_a_table_has_no_number_yet(tmp_path: Path) -> None:
+    """Nothing can be plotted or exported, the csv fails with half a line written, and every table gets its turn."""
+    script = Path(__file__).parents[2] / "results" / "reproduced" / "gpu.sh"
+    python, out = tmp_path / "python", tmp_path / "out"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in\n*--plot*|*export*|*--device*) exit 1;;\n*csv*) printf half; exit 1;;\n'
+        '*) echo "table $4";;\nesac\n'
+    )
+    python.chmod(0o755)
+    out.mkdir()
+    (out / "one.csv").write_text("earlier")
+    path = os.pathsep.join((str(tmp_path), os.environ["PATH"]))
+    command = ["sh", str(script), str(tmp_path / "store"), str(out), str(tmp_path)]
+    done = subprocess.run(command, env={"PATH": path, "TABLES": "one two"}, capture_output=True, text=True)
+    assert done.returncode == 0 and all(f"two{says}" in done.stderr for says in (".csv: not", ": no plot", ": not exp"))
+    found = {file.name: file.read_text() for file in out.iterdir()}
+    assert found == {"one.md": "table one\n", "two.md": "table two\n", "one.csv": "earlier"}
 
 
 def test_interrupted_table_goes_on(tmp_path: Path, table: Path) -> None:
