@@ -7,12 +7,13 @@ import math
 import torch
 import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.base import (
     Losses,
     Method,
     Paper,
+    Signals,
     Step,
     features_of,
     fraction,
@@ -20,21 +21,23 @@ from methods.base import (
     non_negative,
     one_of,
     positive,
+    same_shape,
     tuned,
 )
 from methods.functional import check_depths, kd_loss, matched, pooled_alike
 
-FORMS = ("sum", "max")
+FORMS = ("sum", "max", "full")
 NORMALISATIONS = ("code", "paper")
 
 
 def attention_map(feature: Tensor, p: float = 2, form: str = "sum") -> Tensor:
-    """Where a feature map is strong: (B, H * W), each row of L2 norm 1.
+    """Where a feature map is strong: (B, H * W), each row of L2 norm 1; in form "full" the map itself: (B, C * H * W).
 
     Args:
         feature: (B, C, H, W)
         p: the power of the absolute activations.
-        form: over channels, sum (the paper's F_sum^p; a mean gives the same once normalised) or max (F_max^p).
+        form: over channels, sum (the paper's F_sum^p; a mean gives the same once normalised) or max (F_max^p); full
+            for all activations as they are, whatever p.
 
     Raises:
         ValueError: for another form, or a tensor that is no feature map.
@@ -42,6 +45,8 @@ def attention_map(feature: Tensor, p: float = 2, form: str = "sum") -> Tensor:
     one_of(FORMS, form=form)
     if feature.dim() != 4:
         raise ValueError(f"a feature map has shape (B, C, H, W), but got {tuple(feature.shape)}.")
+    if form == "full":
+        return F.normalize(feature.flatten(1), dim=1)
     powers = feature.abs().pow(p)
     strength = powers.sum(dim=1) if form == "sum" else powers.amax(dim=1)
     return F.normalize(strength.flatten(1), dim=1)
@@ -60,7 +65,7 @@ def attention_loss(
         student_feature: (B, C, H, W)
         teacher_feature: (B, C', H', W')
         p: the power of the absolute activations.
-        form: sum or max over channels.
+        form: sum or max over channels, or full for all of them.
         normalisation: "code", the mean of (Q_s - Q_t)^2 over batch and positions, as the authors' program has it; or
             "paper", equation 2: half the norm ||Q_s - Q_t||_2 of each image, mean over the batch.
 
@@ -69,9 +74,11 @@ def attention_loss(
     """
     one_of(NORMALISATIONS, normalisation=normalisation)
     student, teacher = pooled_alike(student_feature, teacher_feature)
+    if form == "full":
+        same_shape(student, teacher)
     difference = attention_map(student, p, form) - attention_map(teacher, p, form)
     if normalisation == "code":
-        return difference.square().mean()
+        return difference.square().mean() * (difference.shape[1] // student[0, 0].numel())
     distances: Tensor = torch.linalg.vector_norm(difference, dim=1)
     return distances.mean() / 2
 
@@ -83,6 +90,9 @@ class AT(Method):
     alpha = 0, the default, is attention transfer alone; alpha = 0.9 with T = 4 is the paper's AT+KD, where beta decays
     "to simplify learning"; neither paper nor program says how, so `decay` = "linear" goes to 0 at the end. beta = 1000
     is the program's, with its mean; with `normalisation` = "paper" the norm is not squared and beta must be set anew.
+
+    `form` = "full" is the paper's full-activation transfer (F-ActT): whole activations instead of maps, the student's
+    through a 1x1 convolution where it has other channels. Its beta is not given; it decays as in AT+KD.
 
     Choices: the maps of the paper's three residual groups are those at relative depths 1/3, 2/3 and 1 of networks
     whose first stage is the stem.
@@ -119,10 +129,24 @@ class AT(Method):
         one_of(NORMALISATIONS, normalisation=self.normalisation)
         check_depths(self.depths, self.teacher_depths)
 
+    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+        """In form "full" a regressor for each of `depths` at which the channels differ."""
+        if self.form != "full":
+            return nn.ModuleDict()
+        pairs = matched(features_of(student), features_of(teachers[0]), self.depths, self.teacher_depths)
+        widths = [(mine.shape[1], theirs.shape[1]) for mine, theirs in pairs]
+        return nn.ModuleDict(
+            {f"regressor_{i}": nn.Conv2d(*pair, kernel_size=1) for i, pair in enumerate(widths) if pair[0] != pair[1]}
+        )
+
     def loss(self, step: Step) -> Losses:
         """Labels, attention at each of `depths`, and soft targets (B, K) if alpha is set."""
         pairs = matched(features_of(step.student), features_of(step.teacher), self.depths, self.teacher_depths)
-        maps = [attention_loss(mine, theirs, self.p, self.form, self.normalisation) for mine, theirs in pairs]
+        maps = []
+        for index, (mine, theirs) in enumerate(pairs):
+            regressor = f"regressor_{index}"
+            mine = step.extras[regressor](mine) if regressor in step.extras else mine
+            maps.append(attention_loss(mine, theirs, self.p, self.form, self.normalisation))
         beta = self.beta * (1 - step.progress if self.decay == "linear" else 1.0)
         losses = {
             "ce": (1 - self.alpha) * F.cross_entropy(step.student.logits, step.labels),

@@ -189,6 +189,19 @@ def test_attention_loss_ignores_scale_sign_and_order_of_channels_and_is_symmetri
     assert case.loss(case.teacher, case.student).item() == pytest.approx(value, rel=1e-10)
 
 
+def test_full_activations_by_hand() -> None:
+    # All four activations of the student, (3, 0, 0, 4), have norm 5: (0.6, 0, 0, 0.8); the teacher's are (1, 0, 0, 0).
+    # Squares of the differences: 0.16 + 0.64 = 0.8, over two positions 0.4; half the norm is sqrt(0.8) / 2.
+    student = torch.tensor([[[[3.0, 0.0]], [[0.0, 4.0]]]])
+    teacher = torch.tensor([[[[7.0, 0.0]], [[0.0, 0.0]]]])
+    assert attention_map(student, form="full")[0].tolist() == pytest.approx([0.6, 0.0, 0.0, 0.8])
+    assert attention_loss(student, teacher, form="full").item() == pytest.approx(0.4)
+    assert attention_loss(student, teacher, form="full", normalisation="paper").item() == pytest.approx(
+        0.447214, abs=1e-6
+    )
+    refuses(lambda: attention_loss(student, teacher[:, :1], form="full"), (1, 2, 1, 2), (1, 1, 1, 2))
+
+
 def test_attention_refuses_an_unknown_form_or_normalisation() -> None:
     feature = draw(5, 3, 2, 2)
     with pytest.raises(ValueError, match="median"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from typing import Any
 
@@ -267,6 +268,24 @@ def test_at_options_choose_map_norm_layers_and_weight(params: Any, pairs: Any, b
     others = [configure("at", {}).loss(step)["at"]] if params else []
     assert all(abs(losses["at"] - other) > 1e-3 * other for other in others)
     assert set(losses) == {"ce", "at"}
+
+
+def test_at_full_compares_whole_activations_through_regressors_where_channels_differ() -> None:
+    method = configure("at", {"form": "full", "decay": "linear"})
+    mine, theirs = signals(0, 2, 3, 4, 5), signals(1, 6, 3, 8, 9)
+    extras = method.extras(mine, (theirs,))
+    widths = {name: tuple(head.weight.shape[:2][::-1]) for name, head in extras.items()}
+    channels = [(features_of(mine)[i].shape[1], features_of(theirs)[i].shape[1]) for i in (1, 2, 3)]
+    assert widths == {f"regressor_{i}": pair for i, pair in enumerate(channels) if pair[0] != pair[1]} and widths
+    step = step_of(mine, theirs, progress=0.75)
+    step = dataclasses.replace(step, extras=extras)
+    terms = []
+    for i, stage in enumerate((1, 2, 3)):
+        feature = features_of(mine)[stage]
+        feature = extras[f"regressor_{i}"](feature) if f"regressor_{i}" in extras else feature
+        terms.append(attention_loss(feature, features_of(theirs)[stage], form="full"))
+    torch.testing.assert_close(method.loss(step)["at"], 250 * torch.stack(terms).sum())
+    assert not configure("at", {}).extras(mine, (theirs,))
 
 
 def test_at_alpha_adds_soft_targets_and_takes_as_much_from_the_hard_ones() -> None:
