@@ -1,7 +1,7 @@
 """What a protocol costs before it is run: images to train on, and about how many hours on this machine.
 
-A step of each network is measured on one core, once, and remembered; a frozen teacher takes a third of a step. What
-keeping the teachers' answers saves is not counted.
+A step of each network is measured on one core, once, and remembered; a frozen teacher takes a third of a step, and one
+that comes with published weights is only ever asked. What keeping the teachers' answers saves is not counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from sweeps.task import Task
 FORWARD = 1 / 3
 """Of a training step: what asking a frozen network about a batch takes."""
 PROBE = 8
-"""Images of the first, small step; a whole one is measured if it should take less than `LONGEST`."""
+"""Images of the first, small step, fewer if they are large; a whole one is measured if it should take `LONGEST`."""
+PIXELS = 2**15
+"""Of the images of the first step, where these are more than two."""
 LONGEST = 0.5
 """Seconds."""
 SPEEDS = "speeds.json"
@@ -49,12 +51,13 @@ class Cost:
     """About; None if nothing was measured."""
 
 
-def cost_of(task: Task, seconds: Callable[[ModelSpec, Facts, int], float] | None) -> Cost:
+def cost_of(task: Task, seconds: Callable[[ModelSpec, Facts, int, bool], float] | None) -> Cost:
     """What a task takes from nothing.
 
     Args:
         task: what would be done.
-        seconds: gives those that an image takes in a step of a network on such data in such batches.
+        seconds: gives those that an image takes in a step of a network on such data in such batches, or, if it is said
+            to be asked alone, in a pass of it.
     """
     specs: dict[str, Spec] = {}
     for pair in task.protocol.pairs:
@@ -68,8 +71,10 @@ def cost_of(task: Task, seconds: Callable[[ModelSpec, Facts, int], float] | None
             images += len(stage.students) * stage.epochs * epochs
             for nets, share in ((stage.students, 1.0), (stage.teachers, FORWARD)):
                 for net in nets if seconds else ():
-                    step = seconds(models[net.model], facts, spec.recipe.batch_size)  # type: ignore[misc]
-                    time += stage.epochs * epochs * share * step
+                    model = models[net.model]
+                    asked = model.weights == "pretrained"
+                    took = seconds(model, facts, spec.recipe.batch_size, asked)  # type: ignore[misc]
+                    time += stage.epochs * epochs * took * (1.0 if asked else share)
     return Cost(len(specs), images, time / 3600 if seconds else None)
 
 
@@ -86,30 +91,33 @@ class Speeds:
         self.path, self.device = root / SPEEDS, device
         self.known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def __call__(self, model: ModelSpec, facts: Facts, batch_size: int) -> float:
-        """Seconds that an image takes."""
+    def __call__(self, model: ModelSpec, facts: Facts, batch_size: int, asked: bool = False) -> float:
+        """Seconds that an image takes in a training step, or in a pass if the network is only asked."""
         model = ModelSpec(name=model.name, args=model.args)
         size = f"{facts.channels}x{facts.size} to {facts.classes} in batches of {batch_size}"
         where = hardware(self.device) if self.device.type == "cuda" else f"{cores()} cores of {hardware(self.device)}"
-        name = f"{model.name} {json.dumps(model.args, sort_keys=True)} {size} on {where}"
+        name = f"{'a pass of ' if asked else ''}{model.name} {json.dumps(model.args, sort_keys=True)} {size} on {where}"
         if name not in self.known:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                self.known[name] = self._measured(model, facts, batch_size)
+                self.known[name] = self._measured(model, facts, batch_size, asked)
             finally:
                 torch.set_num_threads(threads)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
         return float(self.known[name])
 
-    def _measured(self, model: ModelSpec, facts: Facts, batch_size: int) -> float:
+    def _measured(self, model: ModelSpec, facts: Facts, batch_size: int, asked: bool) -> float:
         shape = (1, facts.channels, facts.size, facts.size)
         image, label = torch.zeros(shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
         part, flat = Part(image, label), (0.5,) * facts.channels
         data = Splits(Data(image, label, image[:0], facts.classes), part, part, (), flat, flat)
         with torch.random.fork_rng(devices=[]):
             network = build(model, data).to(self.device)
+        if asked:
+            with torch.inference_mode():
+                return self._timed(lambda: network.eval()(torch.rand(shape).to(self.device)))
         trainee = Trainee.start(STUDENT, network, torch.nn.ModuleDict(), Recipe(), 1000)
         trainee.train()
 
@@ -124,7 +132,7 @@ class Speeds:
 
             return min(self._timed(update) for _ in range(2)) / count
 
-        count = min(PROBE, batch_size)
+        count = min(PROBE, batch_size, max(2, PIXELS // facts.size**2))
         seconds = step(count)
         return step(batch_size) if count < batch_size and seconds * batch_size < LONGEST else seconds
 

@@ -254,11 +254,17 @@ def test_cost_counts_images_of_every_network(table: Path) -> None:
     protocol = load_protocol(str(table))
     images = training_images(protocol.data)
     assert images == round(1797 * 0.8 * 0.75)
-    cost = cost_of(task_of(protocol), lambda model, facts, batch: 3600.0)
+    cost = cost_of(task_of(protocol), lambda model, facts, batch, asked: 3600.0)
     assert (cost.runs, cost.images) == (7, images * (1 + 6 * 2))
     assert cost.hours == pytest.approx(images * (1 + 2 * 2 + 4 * 2 * (1 + 1 / 3)))
     two = task_of(load_protocol("dml2018_cifar100"), pairs="ResNet-32 -> ResNet-32", methods="dml", seeds=1)
     assert cost_of(two, None).images == 2 * 200 * 49_000
+    calls: dict[str, bool] = {}
+    cost_of(
+        task_of(load_protocol("at2017_imagenet")),
+        lambda model, facts, batch, asked: calls.setdefault(model.name, asked),
+    )
+    assert [asked for name, asked in calls.items() if name == "resnet18"] == [False] and True in calls.values()
 
 
 def test_missing_data_say_which_files_and_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
