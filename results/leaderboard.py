@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from results.plan import Plan, Planned
+from results.plan import Plan, Planned, pair_name
 from results.statistics import Interval, interval, paired
 from results.store import RunStore, StoredRun
 
@@ -99,8 +99,9 @@ def leaderboard(plan: Plan, store: RunStore) -> Board:
             for method in plan.methods(pair)
         }
         rows += _rows(pair, cells, shows, plan.suite["seeds"])
+    noted = {pair_name(pair): pair.get("note", "") for pair in plan.suite["pairs"]}
     teachers = {
-        str(run.spec["student"]["name"]): value
+        _teacher_name(run, noted.get(planned.pair, "")): value
         for planned, run in known
         if planned.phase == "teacher" and run.outcome and (value := run.outcome.headline(shows, "test")) is not None
     }
@@ -167,6 +168,12 @@ def _rows(pair: str, cells: dict[str, _Cell], shows: str, seeds: int) -> list[Ro
             )
         )
     return rows
+
+
+def _teacher_name(run: StoredRun, note: str) -> str:
+    """The model, with what tells it from another of its architecture."""
+    seed = f"(seed {run.spec['seed']})" if run.spec["seed"] else ""
+    return " ".join(filter(None, (run.spec["student"]["name"], note, seed)))
 
 
 def _teacher_forwards(run: StoredRun) -> int:

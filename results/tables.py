@@ -59,12 +59,14 @@ def plain(board: Board) -> dict[str, Any]:
 def notes(board: Board) -> list[str]:
     """What a reader must know to judge the table."""
     budget = board.budget
+    trials = budget["trials"]
+    tuned = f"{trials} tuning trials on validation data alone" if trials > 1 else "its default setting, not tuned"
     teachers = {name: f"{100 * value:.1f} %" for name, value in board.teachers.items()}
     lines = [
         f"Test accuracy in %, {board.shows} epoch, mean and 95 % interval (Student's t) over {budget['seeds']} seeds; "
         "gains are paired by seed, in points.",
         f"{TIE} tied with the best row: the 95 % interval of the paired difference includes zero.",
-        f"Every method: {budget['trials']} tuning trials on validation data alone, {budget['epochs']} epochs a run.",
+        f"Every method: {tuned}, {budget['epochs']} epochs a run.",
     ]
     shares = board.labels
     if min(shares.values()) < 1:
