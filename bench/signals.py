@@ -87,7 +87,7 @@ def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals
         logits.float(),
         None if features is None else tuple(feature.float() for feature in features),
         taps.pooled,
-        model.get_classifier().weight if "classifier" in needs else None,
+        model.get_classifier().weight.flatten(1) if "classifier" in needs else None,
         tuple(taps.tokens) if "tokens" in needs else None,
         tuple(taps.qkv) if "qkv" in needs else None,
     )
@@ -127,7 +127,7 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
     blocks = list(getattr(model, "blocks", ()))
     modules = model.modules() if "qkv" in needs else ()
     attentions = [module for module in modules if isinstance(getattr(module, "qkv", None), nn.Linear)]
-    if needs & {"classifier", "pooled"} and not isinstance(model.get_classifier(), nn.Linear):
+    if needs & {"classifier", "pooled"} and not _linear(model.get_classifier()):
         raise Unsupported(f"{name} has no linear classifier, whose input and rows could be used.")
     if "tokens" in needs and not blocks:
         raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
@@ -140,6 +140,8 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
         taps.tokens.append(output.float())
 
     def pooled(output: Tensor) -> None:
+        if output.shape[2:] == (1, 1):
+            output = output.flatten(1)
         if output.dim() != 2:
             raise Unsupported(f"{name} classifies something else than one pooled vector (B, D) an image.")
         taps.pooled = output.float()
@@ -163,6 +165,11 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
         raise Unsupported(f"{name} does not run its blocks one after another, so it has no tokens of each.")
     if "qkv" in needs and (len(taps.qkv) != len(attentions) or (blocks and len(taps.qkv) != len(blocks))):
         raise Unsupported(f"{name} does not compute all its attention from one projection that can be tapped.")
+
+
+def _linear(classifier: nn.Module) -> bool:
+    """Whether a classifier is a linear layer, also one that is written as a 1x1 convolution of the pooled map."""
+    return isinstance(classifier, nn.Linear) or (isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1))
 
 
 def _split(attention: Any, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:

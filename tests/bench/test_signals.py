@@ -186,6 +186,16 @@ def test_a_students_signals_can_be_differentiated_even_gradients(name: str, digi
     assert signals.classifier is weights[0]
 
 
+def test_a_classifier_may_be_a_1x1_convolution_of_the_pooled_map(digits32: Splits) -> None:
+    network: Any = network_of(ModelSpec(name="wrn_16_1"), digits32)
+    head = network.model.get_classifier()
+    assert isinstance(head, nn.Conv2d)
+    signals = see(network, digits32, "pooled", "classifier")
+    assert signals.pooled is not None and signals.pooled.shape == (6, 64)
+    assert signals.classifier is not None and signals.classifier.shape == (10, 64)
+    torch.testing.assert_close(signals.pooled @ signals.classifier.T + head.bias, signals.logits, rtol=1e-4, atol=1e-5)
+
+
 REFUSALS = [
     ("cnn", ("tokens",), "CifarResNet is no chain of transformer blocks"),
     ("swin", ("tokens",), "SwinTransformer is no chain of transformer blocks"),
