@@ -1,1 +1,1 @@
-"""One experiment: its specification, data, networks, training and evaluation."""
+"""One experiment: what is to be done, with which data and networks, how it is trained, and what it gave."""

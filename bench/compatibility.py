@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import safetensors.torch
 import torch
 
-from bench.data import Part, Splits
-from bench.engine import rehearse
-from bench.networks import build
+from bench.configure import configure
+from bench.data.datasets import Part
+from bench.data.splits import Splits
+from bench.networks.build import build
 from bench.record import Epoch
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec, configure
+from bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from bench.training.engine import rehearse
 from methods.base import Data, Unsupported
 
 SIZE, CLASSES, TEACHER = 32, 4, "run:teacher"
@@ -54,7 +56,7 @@ class Answer:
 
 
 class _Weights:
-    """A sink that only gives the teacher's weights."""
+    """A recorder that only gives the teacher's weights."""
 
     def __init__(self, file: bytes) -> None:
         self.file = file
@@ -88,18 +90,18 @@ def compatibility(methods: Iterable[str], teachers: Iterable[str], students: Ite
                 yield Answer(method, teacher, student, _reason(method, teacher, student, data, _Weights(file)))
 
 
-def _reason(method: str, teacher: str, student: str, data: Splits, sink: _Weights) -> str:
+def _reason(method: str, teacher: str, student: str, data: Splits, recorder: _Weights) -> str:
     configured = configure(method, {})
     spec = Spec(
         method=configured.id,
-        params=configured.parameters(),
+        params=configured.hyperparameters(),
         student=FAMILIES[student][1],
         teachers=(FAMILIES[teacher][0].model_copy(update={"weights": TEACHER}),),
         data=DataSpec(name="random"),
         recipe=Recipe(epochs=4, batch_size=4, augment="none"),
     )
     try:
-        rehearse(spec, data, sink, torch.device("cpu"))
+        rehearse(spec, data, recorder, torch.device("cpu"))
     except Unsupported as reason:
         return str(reason)
     return ""

@@ -10,11 +10,11 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench.errors import InputError
+from bench.record import Environment
 
 
 def pick_device(name: str) -> torch.device:
@@ -35,18 +35,18 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(device: torch.device) -> Environment:
     """What a record says of the machine; it does not enter the key."""
-    packages = {package: version(package) for package in ("torch", "timm")}
-    return {
-        "device": str(device.type),
-        "hardware": hardware(device),
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **packages,
-        "commit": commit(),
-    }
+    return Environment(
+        device=device.type,
+        hardware=hardware(device),
+        threads=torch.get_num_threads(),
+        cores=os.cpu_count() or 0,
+        python=platform.python_version(),
+        torch=version("torch"),
+        timm=version("timm"),
+        commit=commit(),
+    )
 
 
 def hardware(device: torch.device) -> str:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from bench.errors import InputError, unknown
-from methods import REGISTRY
-from methods.base import Method
+from bench.schema import Frozen
 
 NUMBERS = 3
 """Raised by hand with every change of the code that moves numbers, so that old results are not taken for new ones."""
-
-
-class Frozen(BaseModel):
-    """Immutable, and strict about names."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Compute(Frozen):
@@ -45,9 +36,11 @@ class ModelSpec(Frozen):
 
 
 class DataSpec(Frozen):
-    """A data set, its split, and how much of the training part is labelled."""
+    """A data set of a task, its split, and how much of the training part is labelled."""
 
     name: str
+    task: str = "image"
+    """What is to be learned: the name of a file of `bench.tasks`."""
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Height and width in pixels; 0 is the data set's own (folders of images need it)."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
@@ -58,7 +51,15 @@ class DataSpec(Frozen):
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Labelled share of the training part; the rest is unlabelled."""
     fingerprint: str = ""
-    """Hash of pixels and labels; filled in when the data are read."""
+    """Hash of inputs and targets; filled in when the data are read."""
+
+    @model_serializer(mode="wrap")
+    def _without_the_first_task(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leaves the first task out, so that keys of runs from before there were others hold."""
+        values: dict[str, Any] = handler(self)
+        if values.get("task") == "image":
+            del values["task"]
+        return values
 
 
 class Recipe(Frozen):
@@ -116,40 +117,6 @@ class Spec(Frozen):
         own = {"method", "params", "student", "recipe", "test"}
         shared = self.recipe.model_dump(include={"batch_size", "augment", "epochs"})
         return json.dumps([self.model_dump(mode="json", exclude=own), shared], sort_keys=True)
-
-    def build_method(self) -> Method:
-        """The method with its hyperparameters."""
-        return configure(self.method, self.params)
-
-
-def configure(name: str, params: Mapping[str, Any]) -> Method:
-    """A method by id with hyperparameters by name; strings are read as the field's type.
-
-    A name with one of "+*(" is a composition: the method that composes others, with that composition.
-
-    Raises:
-        InputError: for an unknown method or hyperparameter, a value of the wrong type, or one out of range.
-    """
-    name, params = composed(name, params)
-    if name not in REGISTRY:
-        raise unknown("method", name, REGISTRY, see="kdbench methods")
-    cls = REGISTRY[name]
-    fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
-    for param in params:
-        if param not in fields:
-            raise unknown(f"hyperparameter of {name}", param, fields, see=f"kdbench methods {name}")
-    try:
-        return TypeAdapter(cls).validate_python({key: read_value(value) for key, value in params.items()})
-    except ValidationError as error:
-        raise InputError(f"method {name}: {explain(error)}") from None
-
-
-def composed(name: str, params: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """A method's id and hyperparameters, where a name that composes methods stands for the composing one."""
-    if not set("+*(") & set(name):
-        return name, params
-    composer = next(method for method in REGISTRY.values() if method.composition)
-    return composer.id, {**params, composer.composition: name}
 
 
 def explain(error: ValidationError) -> str:

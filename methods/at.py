@@ -129,7 +129,7 @@ class AT(Method):
         one_of(NORMALISATIONS, normalisation=self.normalisation)
         check_depths(self.depths, self.teacher_depths)
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """In form "full" a regressor for each of `depths` at which the channels differ."""
         if self.form != "full":
             return nn.ModuleDict()
@@ -145,7 +145,7 @@ class AT(Method):
         maps = []
         for index, (mine, theirs) in enumerate(pairs):
             regressor = f"regressor_{index}"
-            mine = step.extras[regressor](mine) if regressor in step.extras else mine
+            mine = step.auxiliary[regressor](mine) if regressor in step.auxiliary else mine
             maps.append(attention_loss(mine, theirs, self.p, self.form, self.normalisation))
         beta = self.beta * (1 - step.progress if self.decay == "linear" else 1.0)
         losses = {

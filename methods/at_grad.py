@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, asked, method, non_negative, same_shape, tuned
+from methods.base import Losses, Method, Paper, Step, method, non_negative, require, same_shape, tuned
 
 
 def gradient_attention_loss(student_grad: Tensor, teacher_grad: Tensor) -> Tensor:
@@ -72,12 +72,12 @@ class ATGrad(Method):
 
     def loss(self, step: Step) -> Losses:
         """Labels, and input gradients (B, C, H, W)."""
-        student, teacher = (asked("input_grad", signals.input_grad) for signals in (step.student, step.teacher))
+        student, teacher = (require("input_grad", signals.input_grad) for signals in (step.student, step.teacher))
         losses = {
             "ce": F.cross_entropy(step.student.logits, step.labels),
             "at_grad": self.beta * gradient_attention_loss(student, teacher),
         }
         if self.symmetry:
-            mirrored = asked("mirrored_grad", step.student.mirrored_grad)
+            mirrored = require("mirrored_grad", step.student.mirrored_grad)
             losses["symmetry"] = self.symmetry * symmetry_loss(student, mirrored)
         return losses

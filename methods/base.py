@@ -73,7 +73,7 @@ class Step:
     student: Signals
     teachers: tuple[Signals, ...]
     """The stage's frozen teachers, then its other students; all detached."""
-    extras: nn.ModuleDict
+    auxiliary: nn.ModuleDict
     """The method's own trainable modules for this student."""
     progress: float
     """Through the stage, 0 to 1."""
@@ -190,7 +190,7 @@ class Method:
     """A distillation method; a subclass under `@method` is a frozen dataclass of its hyperparameters.
 
     A loss-only method writes `loss`. One with several stages, students or kinds of data writes `stages`. Networks of
-    its own come from `extras`, and more outputs than the student's logits from `predictions`.
+    its own come from `auxiliary`, and more outputs than the student's logits from `predictions`.
     """
 
     id: ClassVar[str]
@@ -198,9 +198,9 @@ class Method:
     knowledge: ClassVar[str] = "response"
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names of `Signals` fields beyond the logits."""
-    taught: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = True
     """Whether the pair's teacher takes part in training."""
-    several: ClassVar[bool] = False
+    several_teachers: ClassVar[bool] = False
     """Whether it takes more than one teacher."""
     composition: ClassVar[str] = ""
     """The hyperparameter that takes a composition such as "kd+at", of the method that composes others."""
@@ -211,13 +211,13 @@ class Method:
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """What is trained, in order; by default one stage by `loss`."""
-        return (Stage("train", self.loss, teachers=teachers if self.taught else ()),)
+        return (Stage("train", self.loss, teachers=teachers if self.needs_teacher else ()),)
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """Modules trained along with a student, sized from a probe of two images."""
         return nn.ModuleDict()
 
-    def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+    def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Named logits (B, K) that evaluation scores; the first is the headline.
 
         One that is named stage_1, stage_2, ... runs the student up to that stage alone, and is costed so.
@@ -226,7 +226,7 @@ class Method:
 
     def hard_loss(self, step: Step) -> Losses:
         """The losses of a fine-tuning stage: cross-entropy of the headline, unless more than it is deployed."""
-        headline = next(iter(self.predictions(step.student, step.extras).values()))
+        headline = next(iter(self.predictions(step.student, step.auxiliary).values()))
         return {"ce": F.cross_entropy(headline, step.labels)}
 
     def labelled(self, data: Data, networks: Networks) -> Data:
@@ -241,7 +241,7 @@ class Method:
         """Named groups of classes whose accuracy is reported apart, as base and novel ones."""
         return {}
 
-    def parameters(self) -> dict[str, Any]:
+    def hyperparameters(self) -> dict[str, Any]:
         """Every hyperparameter and its value, by name."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
@@ -352,10 +352,10 @@ def same_batch(first: Tensor, second: Tensor, dims: int) -> None:
 
 def features_of(signals: Signals) -> tuple[Tensor, ...]:
     """The feature maps, which the method must have asked for by `needs`."""
-    return asked("features", signals.features)
+    return require("features", signals.features)
 
 
-def asked(name: str, signal: S | None) -> S:
+def require(name: str, signal: S | None) -> S:
     """A signal that the method must have asked for.
 
     Raises:

@@ -20,11 +20,11 @@ from methods.base import (
     Stage,
     Step,
     Unsupported,
-    asked,
     method,
     non_negative,
     nothing,
     positive,
+    require,
     same_shape,
     tuned,
 )
@@ -117,9 +117,9 @@ class DistilBERT(Method):
 
         return (Stage("train", self.loss, teachers=teachers, prepare=start if self.copy else nothing),)
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """None; checks that the tokens are alike."""
-        mine, theirs = asked("tokens", student.tokens)[-1], asked("tokens", teachers[0].tokens)[-1]
+        mine, theirs = require("tokens", student.tokens)[-1], require("tokens", teachers[0].tokens)[-1]
         same_tokens(mine, theirs)
         if mine.shape[-1] != theirs.shape[-1]:
             raise Unsupported(
@@ -129,7 +129,7 @@ class DistilBERT(Method):
 
     def loss(self, step: Step) -> Losses:
         """Soft and hard targets (B, K), and the direction of the last hidden states (B, N, D)."""
-        mine, theirs = asked("tokens", step.student.tokens)[-1], asked("tokens", step.teacher.tokens)[-1]
+        mine, theirs = require("tokens", step.student.tokens)[-1], require("tokens", step.teacher.tokens)[-1]
         return {
             "kd": self.soft_weight * kd_loss(step.student.logits, step.teacher.logits, self.temperature),
             "ce": self.hard_weight * F.cross_entropy(step.student.logits, step.labels),

@@ -42,7 +42,7 @@ class DML(Method):
     """
 
     paper = Paper("Deep Mutual Learning", "Zhang, Xiang, Hospedales, Lu", 2018, "https://arxiv.org/abs/1706.00384")
-    taught = False
+    needs_teacher = False
     weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
     peer_models: tuple[str, ...] = ("student",)
     in_turn: bool = True

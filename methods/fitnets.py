@@ -91,7 +91,7 @@ class FitNets(Method):
             Stage("distill", self.distill, teachers=teachers, epochs=1 - self.hint_epochs),
         )
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """The regressor, from the guided layer's channels to the hint's."""
         guided, hint = self._middle(student), self._middle(teachers[0])
         return nn.ModuleDict({"regressor": nn.Conv2d(guided.shape[1], hint.shape[1], kernel_size=3, padding=1)})
@@ -100,7 +100,7 @@ class FitNets(Method):
         """The regressed guided feature against the hint (B, C, H, W)."""
         guided, hint = self._middle(step.student), self._middle(step.teacher)
         guided, hint = pooled_alike(guided, hint)
-        return {"hint": hint_loss(step.extras["regressor"](guided), hint)}
+        return {"hint": hint_loss(step.auxiliary["regressor"](guided), hint)}
 
     def distill(self, step: Step) -> Losses:
         """Labels, and softened logits (B, K) with the falling weight."""

@@ -109,7 +109,7 @@ class FSP(Method):
             Stage("task", self.task, teachers=(), epochs=1 - self.fsp_epochs, needs=frozenset()),
         )
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """A 1x1 convolution for each of `depths` where the channels differ."""
         channels = [(mine.shape[1], theirs.shape[1]) for mine, theirs in self._layers(student, teachers[0])]
         return nn.ModuleDict(
@@ -124,7 +124,7 @@ class FSP(Method):
         """FSP matrices (B, C1, C2) of consecutive layers."""
         layers = self._layers(step.student, step.teacher)
         adapted = [
-            step.extras[f"adapter_{index}"](mine) if f"adapter_{index}" in step.extras else mine
+            step.auxiliary[f"adapter_{index}"](mine) if f"adapter_{index}" in step.auxiliary else mine
             for index, (mine, _) in enumerate(layers)
         ]
         theirs = [teacher for _, teacher in layers]

@@ -104,7 +104,7 @@ class KD(Method):
             raise Unsupported("omit leaves no class to learn from.")
         return dataclasses.replace(data, images=data.images[kept], labels=data.labels[kept])
 
-    def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+    def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """The logits (B, K), and with omitted classes also those with their bias raised."""
         if not self.omit:
             return {"logits": student.logits}

@@ -19,9 +19,9 @@ from methods.base import (
     Stage,
     Step,
     as_given,
-    asked,
     method,
     non_negative,
+    require,
     tuned,
 )
 from methods.functional import check_mask, masked_mean, same_tokens, with_unlabelled
@@ -127,14 +127,14 @@ class MiniLM(Method):
             Stage("task", self.task, teachers=(), epochs=1 - self.transfer_epochs, needs=frozenset()),
         )
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """None; checks that the tokens are alike."""
-        same_tokens(asked("qkv", student.qkv)[-1][0], asked("qkv", teachers[0].qkv)[-1][0])
+        same_tokens(require("qkv", student.qkv)[-1][0], require("qkv", teachers[0].qkv)[-1][0])
         return nn.ModuleDict()
 
     def transfer(self, step: Step) -> Losses:
         """Relations between the N tokens, (B, heads, N, N)."""
-        mine, theirs = asked("qkv", step.student.qkv)[-1], asked("qkv", step.teacher.qkv)[-1]
+        mine, theirs = require("qkv", step.student.qkv)[-1], require("qkv", step.teacher.qkv)[-1]
         heads = math.gcd(mine[0].shape[1], theirs[0].shape[1])
         query, key, value = (relation_heads(each, heads) for each in mine)
         their_query, their_key, their_value = (relation_heads(each, heads) for each in theirs)

@@ -122,7 +122,7 @@ class ModelCompression(Method):
         2006,
         "https://doi.org/10.1145/1150402.1150464",
     )
-    several = True
+    several_teachers = True
     probability: float = tuned(0.3, FloatDistribution(0.05, 0.9))
     local_variance: float = tuned(1.0, FloatDistribution(0.5, 10.0, log=True))
     block: int = tuned(2, CategoricalDistribution((1, 2, 4)))

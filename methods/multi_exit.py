@@ -106,7 +106,7 @@ class MultiExit(Method):
         "https://openaccess.thecvf.com/content_ICCV_2019/html/"
         "Phuong_Distillation-Based_Training_for_Multi-Exit_Architectures_ICCV_2019_paper.html",
     )
-    taught = False
+    needs_teacher = False
     needs = frozenset({"features"})
     weight: float = tuned(1.0, FloatDistribution(0.1, 5.0, log=True))
     confidence_limit: float = tuned(0.5, FloatDistribution(0.1, 0.9))
@@ -128,7 +128,7 @@ class MultiExit(Method):
         """One stage; no teacher but the student's own exit."""
         return (Stage("train", self.loss, teachers=(), data=with_unlabelled if self.unlabelled else as_given),)
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """An exit for every stage but the last, and the temperature."""
         inner, classes = features_of(student)[:-1], student.logits.shape[1]
         if not inner:
@@ -136,9 +136,9 @@ class MultiExit(Method):
         exits = {f"stage_{i + 1}": Exit(f.shape[1], classes, self.exit_width) for i, f in enumerate(inner)}
         return nn.ModuleDict({**exits, "temperature": Temperature(1.0)})
 
-    def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+    def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Logits (B, K) of the last exit, of each inner exit, and of ensembles (log of the mean probability)."""
-        exits = self._exits(student, extras)
+        exits = self._exits(student, auxiliary)
         inner = {name: logits for name, logits in exits.items() if name != "last"}
         probabilities = torch.stack([F.softmax(logits, dim=1) for logits in (*inner.values(), student.logits)])
         some = range(2, len(probabilities)) if self.anytime else ()
@@ -147,23 +147,23 @@ class MultiExit(Method):
 
     def hard_loss(self, step: Step) -> Losses:
         """Labels at every exit, as all are deployed."""
-        outputs = self._exits(step.student, step.extras)
+        outputs = self._exits(step.student, step.auxiliary)
         return {"ce": torch.stack([F.cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()}
 
     def loss(self, step: Step) -> Losses:
         """Labels at every exit, and the teacher exit's logits (B, K) for the others."""
-        outputs = self._exits(step.student, step.extras)
+        outputs = self._exits(step.student, step.auxiliary)
         teacher = outputs["last"]
         if self.teacher_exit == "ensemble":
-            teacher = self.predictions(step.student, step.extras)["ensemble"]
+            teacher = self.predictions(step.student, step.auxiliary)["ensemble"]
         learners = [logits for name, logits in outputs.items() if name != self.teacher_exit]
-        temperature = step.extras["temperature"].update(teacher, self.confidence_limit, self.annealing)  # type: ignore[operator]
+        temperature = step.auxiliary["temperature"].update(teacher, self.confidence_limit, self.annealing)  # type: ignore[operator]
         labels = torch.stack([labelled_cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()
         return {"ce": labels, "exits": self.weight * exit_loss(learners, teacher, temperature)}
 
-    def _exits(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+    def _exits(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Logits (B, K) of the last exit, then of each inner one."""
-        inner = {f"stage_{i + 1}": extras[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
+        inner = {f"stage_{i + 1}": auxiliary[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
         return {"last": student.logits, **inner}
 
 

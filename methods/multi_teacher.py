@@ -103,7 +103,7 @@ class MultiTeacher(Method):
         "Learning from Multiple Teacher Networks", "You, Xu, Xu, Tao", 2017, "https://doi.org/10.1145/3097983.3098135"
     )
     needs = frozenset({"features"})
-    several = True
+    several_teachers = True
     temperature: float = tuned(4.0, FloatDistribution(1.0, 20.0, log=True))
     alpha: float = tuned(0.9, FloatDistribution(0.1, 1.0))
     beta: float = tuned(1.0, FloatDistribution(0.01, 100.0, log=True))

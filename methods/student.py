@@ -22,7 +22,7 @@ class Student(Method):
         "https://doi.org/10.1038/323533a0",
     )
     knowledge = "none"
-    taught = False
+    needs_teacher = False
 
     def loss(self, step: Step) -> Losses:
         """Cross-entropy of the student's logits (B, K) with the labels."""

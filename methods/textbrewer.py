@@ -92,7 +92,7 @@ class TextBrewer(Method):
         2020,
         "https://arxiv.org/abs/2002.12620",
     )
-    several = True
+    several_teachers = True
     composition = "losses"
     losses: str = "kd+at"
     weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
@@ -120,10 +120,10 @@ class TextBrewer(Method):
         clip_norm = min((norm for norm in norms if norm), default=0.0)
         return (Stage("train", self.loss, teachers=teachers, clip_norm=clip_norm),)
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """Every term's own modules, for each teacher that it learns from."""
         modules = {
-            _name(place, group): term.method.extras(student, taught)
+            _name(place, group): term.method.auxiliary(student, taught)
             for place, term in enumerate(terms_of(self.losses))
             for group, taught in enumerate(_groups(term, teachers))
         }
@@ -142,14 +142,14 @@ class TextBrewer(Method):
     def _value(self, step: Step, place: int, term: Term) -> Tensor:
         """A term's losses but the hard one, mean over the teachers."""
         learner = term.method
-        if "temperature" in learner.parameters() and "temperature" not in term.given:
+        if "temperature" in learner.hyperparameters() and "temperature" not in term.given:
             learner = dataclasses.replace(learner, temperature=self._temperature(step.progress))  # type: ignore[type-var]
         values = []
         for group, taught in enumerate(_groups(term, step.teachers)):
             name = _name(place, group)
-            extras = step.extras[name] if name in step.extras else nn.ModuleDict()
-            assert isinstance(extras, nn.ModuleDict)
-            parts = _only_stage(learner).loss(dataclasses.replace(step, teachers=taught, extras=extras))
+            auxiliary = step.auxiliary[name] if name in step.auxiliary else nn.ModuleDict()
+            assert isinstance(auxiliary, nn.ModuleDict)
+            parts = _only_stage(learner).loss(dataclasses.replace(step, teachers=taught, auxiliary=auxiliary))
             values += [torch.stack([value for part, value in parts.items() if part != "ce"]).sum()]
         return torch.stack(values).mean()
 
@@ -164,7 +164,7 @@ def _name(place: int, group: int) -> str:
 
 def _groups(term: Term, teachers: tuple[Signals, ...]) -> list[tuple[Signals, ...]]:
     """The teachers that a term's loss sees at once."""
-    return [teachers] if term.method.several else [(teacher,) for teacher in teachers]
+    return [teachers] if term.method.several_teachers else [(teacher,) for teacher in teachers]
 
 
 def _term(text: str) -> Term:
@@ -179,7 +179,7 @@ def _term(text: str) -> Term:
         weight = float(match["weight"] or 1)
         values = dict(_value(item, name) for item in _split(match["values"], ",")) if match["values"] else {}
         learner = REGISTRY[name](**values)
-        if not learner.taught or learner.composition:
+        if not learner.needs_teacher or learner.composition:
             raise ValueError(f"{name} has no loss on one teacher's signals and cannot be added.")
         _only_stage(learner)
         non_negative(weight=weight)

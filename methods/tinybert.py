@@ -17,11 +17,11 @@ from methods.base import (
     Signals,
     Stage,
     Step,
-    asked,
     method,
     non_negative,
     one_of,
     positive,
+    require,
     same_shape,
     tuned,
 )
@@ -114,21 +114,21 @@ class TinyBERT(Method):
             Stage("prediction", self.prediction, teachers=teachers, epochs=1 - self.intermediate_epochs),
         )
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """The projections, from the student's width to the teacher's."""
-        mine, theirs = asked("tokens", student.tokens), asked("tokens", teachers[0].tokens)
+        mine, theirs = require("tokens", student.tokens), require("tokens", teachers[0].tokens)
         uniform_map(len(mine) - 1, len(theirs) - 1)
         same_tokens(mine[0], theirs[0])
-        same_tokens(asked("qkv", student.qkv)[0][0], asked("qkv", teachers[0].qkv)[0][0])
+        same_tokens(require("qkv", student.qkv)[0][0], require("qkv", teachers[0].qkv)[0][0])
         names = ("hidden", "embedding") if self.projection == "paper" else ("hidden",)
         return nn.ModuleDict({name: nn.Linear(mine[0].shape[-1], theirs[0].shape[-1]) for name in names})
 
     def intermediate(self, step: Step) -> Losses:
         """Embeddings and hidden states (B, N, D), and attention scores (B, heads, N, N)."""
-        mine, theirs = asked("tokens", step.student.tokens), asked("tokens", step.teacher.tokens)
+        mine, theirs = require("tokens", step.student.tokens), require("tokens", step.teacher.tokens)
         layers = list(enumerate(uniform_map(len(mine) - 1, len(theirs) - 1)))
-        hidden = step.extras["hidden"]
-        embedding = step.extras["embedding" if "embedding" in step.extras else "hidden"]
+        hidden = step.auxiliary["hidden"]
+        embedding = step.auxiliary["embedding" if "embedding" in step.auxiliary else "hidden"]
         states = [hidden_loss(hidden(mine[m + 1]), theirs[n + 1]) for m, n in layers]
         scores = [self._scores(step.student, step.teacher, m, n) for m, n in layers]
         return {
@@ -148,8 +148,8 @@ class TinyBERT(Method):
     @staticmethod
     def _scores(student: Signals, teacher: Signals, mine: int, theirs: int) -> Tensor:
         """`attention_score_loss` of two layers, over means where the numbers of heads differ."""
-        first = attention_scores(*asked("qkv", student.qkv)[mine][:2])
-        second = attention_scores(*asked("qkv", teacher.qkv)[theirs][:2])
+        first = attention_scores(*require("qkv", student.qkv)[mine][:2])
+        second = attention_scores(*require("qkv", teacher.qkv)[theirs][:2])
         if first.shape[1] != second.shape[1]:
             first, second = first.mean(dim=1, keepdim=True), second.mean(dim=1, keepdim=True)
         return attention_score_loss(first, second)

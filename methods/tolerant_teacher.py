@@ -50,7 +50,7 @@ class TolerantTeacher(Method):
         2019,
         "https://arxiv.org/abs/1805.05551",
     )
-    taught = False
+    needs_teacher = False
     gap_weight: float = tuned(0.6, FloatDistribution(0.0, 2.0))
     label_weight: float = tuned(0.6, FloatDistribution(0.0, 1.0))
     generations: int = tuned(1, IntDistribution(1, 3))

@@ -15,11 +15,11 @@ from methods.base import (
     Paper,
     Signals,
     Step,
-    asked,
     features_of,
     method,
     non_negative,
     positive,
+    require,
     same_shape,
     tuned,
 )
@@ -110,7 +110,7 @@ class VID(Method):
         if self.variance <= SMALLEST_VARIANCE:
             raise ValueError(f"variance must be above {SMALLEST_VARIANCE}, but got variance={self.variance}.")
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """A head for each of `depths`, and one for the logits."""
         pairs = matched(features_of(student), features_of(teachers[0]), self.depths, self.teacher_depths)
         heads: dict[str, nn.Module] = {
@@ -118,7 +118,7 @@ class VID(Method):
             for index, (mine, theirs) in enumerate(pairs)
         }
         if self.logit_weight:
-            classes, width = teachers[0].logits.shape[1], asked("pooled", student.pooled).shape[1]
+            classes, width = teachers[0].logits.shape[1], require("pooled", student.pooled).shape[1]
             heads["logits"] = Variational(nn.Linear(width, classes), classes, self.variance)
         return nn.ModuleDict(heads)
 
@@ -126,7 +126,7 @@ class VID(Method):
         """Labels, and the heads' likelihood of the teacher's maps (B, C, H, W) and logits (B, K)."""
         pairs = matched(features_of(step.student), features_of(step.teacher), self.depths, self.teacher_depths)
         terms = [
-            step.extras[f"head_{index}"].loss(*pooled_alike(mine, theirs))  # type: ignore[operator]
+            step.auxiliary[f"head_{index}"].loss(*pooled_alike(mine, theirs))  # type: ignore[operator]
             for index, (mine, theirs) in enumerate(pairs)
         ]
         losses = {
@@ -134,7 +134,7 @@ class VID(Method):
             "vid": self.weight * torch.stack(terms).sum(),
         }
         if self.logit_weight:
-            pooled = asked("pooled", step.student.pooled)
-            likelihood = step.extras["logits"].loss(pooled, step.teacher.logits)  # type: ignore[operator]
+            pooled = require("pooled", step.student.pooled)
+            likelihood = step.auxiliary["logits"].loss(pooled, step.teacher.logits)  # type: ignore[operator]
             losses["vid_logits"] = self.weight * self.logit_weight * likelihood
         return losses

@@ -20,11 +20,11 @@ from methods.base import (
     Signals,
     Stage,
     Step,
-    asked,
     fraction,
     method,
     non_negative,
     positive,
+    require,
     same_shape,
     tuned,
 )
@@ -121,16 +121,16 @@ class ViLD(Method):
         """One stage, without the labels of novel classes."""
         return (Stage("align", self.loss, teachers=teachers, data=self.base_labels),)
 
-    def extras(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """The projection into the teacher's space, and the class embeddings."""
-        classes = asked("classifier", teachers[0].classifier)
-        projection = nn.Linear(asked("pooled", student.pooled).shape[1], classes.shape[1])
+        classes = require("classifier", teachers[0].classifier)
+        projection = nn.Linear(require("pooled", student.pooled).shape[1], classes.shape[1])
         return nn.ModuleDict({"projection": projection, "classes": ClassEmbeddings(classes)})
 
-    def predictions(self, student: Signals, extras: nn.ModuleDict) -> dict[str, Tensor]:
+    def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Similarities (B, K) to all classes, base and novel."""
-        embedding = extras["projection"](asked("pooled", student.pooled))
-        classes = extras["classes"].vectors
+        embedding = auxiliary["projection"](require("pooled", student.pooled))
+        classes = auxiliary["classes"].vectors
         assert isinstance(classes, Tensor)
         return {"similarity": similarity_logits(embedding, classes, self.temperature)}
 
@@ -144,7 +144,7 @@ class ViLD(Method):
     def hard_loss(self, step: Step) -> Losses:
         """Cross-entropy among base classes (B, K')."""
         base = list(self.groups(step.student.logits.shape[1])["base"])
-        similarity = self.predictions(step.student, step.extras)["similarity"]
+        similarity = self.predictions(step.student, step.auxiliary)["similarity"]
         return {"ce": F.cross_entropy(similarity[:, base], step.labels)}
 
     def labelled(self, data: Data, networks: Networks) -> Data:
@@ -155,9 +155,9 @@ class ViLD(Method):
     def loss(self, step: Step) -> Losses:
         """Labels among base classes (B, K'), and the teacher's embedding (B, D)."""
         base = list(self.groups(step.labels.shape[1])["base"])
-        similarity = self.predictions(step.student, step.extras)["similarity"]
-        embedding = step.extras["projection"](asked("pooled", step.student.pooled))
+        similarity = self.predictions(step.student, step.auxiliary)["similarity"]
+        embedding = step.auxiliary["projection"](require("pooled", step.student.pooled))
         return {
             "ce": labelled_cross_entropy(similarity[:, base], step.labels[:, base]),
-            "embedding": self.weight * embedding_loss(embedding, asked("pooled", step.teacher.pooled)),
+            "embedding": self.weight * embedding_loss(embedding, require("pooled", step.teacher.pooled)),
         }

@@ -1,4 +1,4 @@
-"""What the tests share: one thread, a sink in memory, the digits, and teachers from random weights."""
+"""What the tests share: one thread, a recorder in memory, the digits, and teachers from random weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench.data import Splits, load
-from bench.networks import build
+from bench.data.splits import Splits, load
+from bench.networks.build import build
 from bench.record import Epoch, Stopped
 from bench.spec import DataSpec, ModelSpec
 
@@ -25,7 +25,7 @@ DATA = DataSpec(name="digits", train_fraction=0.1, validation=0.25)
 
 @dataclass
 class Memory:
-    """A bench.record.Sink in memory."""
+    """A bench.record.Recorder in memory."""
 
     stored: dict[str, bytes]
     """Safetensors files by reference."""

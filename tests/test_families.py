@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 
 from bench.compatibility import FAMILIES, compatibility
-from bench.data import Splits, load
-from bench.engine import run
-from bench.networks import build
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec, configure
+from bench.configure import configure
+from bench.data.splits import Splits, load
+from bench.networks.build import build
+from bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from bench.training.engine import run
 from methods import REGISTRY
 from tests.conftest import Memory
 
@@ -40,16 +41,16 @@ def test_timm_pair_trains(large_digits: Splits, teacher: str, student: str, meth
     weights = safetensors.torch.save(build(ModelSpec(name=teacher), large_digits).state_dict())
     spec = Spec(
         method=method,
-        params=configure(method, {}).parameters(),
+        params=configure(method, {}).hyperparameters(),
         student=ModelSpec(name=student),
         teachers=(ModelSpec(name=teacher, weights="run:t"),),
         data=DATA,
         recipe=Recipe(epochs=2, batch_size=16, lr=0.01, augment="crop"),
     )
-    sink = Memory({"run:t": weights})
-    outcome, _ = run(spec, large_digits, sink, torch.device("cpu"))
+    recorder = Memory({"run:t": weights})
+    outcome, _ = run(spec, large_digits, recorder, torch.device("cpu"))
     assert outcome.status == "done", outcome.reason
-    assert sink.epochs[1].losses["student/ce"] < 10 and outcome.headline("last", "test") is not None
+    assert recorder.epochs[1].losses["student/ce"] < 10 and outcome.headline("last", "test") is not None
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from bench.environment import environment, pick_device
 from bench.errors import InputError
-from bench.networks import check_model
+from bench.networks.build import check_model
 from bench.speed.loops import Setting, models, one_stage
 from bench.speed.machine import convolution_peak, cores
 from bench.speed.measure import Row, measured
@@ -72,7 +72,7 @@ def main(
         "command": shlex.join(
             ["python", "-m", "bench.speed", *("CHECKOUT" if a == str(rival) else a for a in sys.argv[1:])]
         ),
-        "environment": environment(where) | {"cores": cores()},
+        "environment": environment(where).model_dump() | {"cores": cores()},
         "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "peak_operations_per_second": peaks,
         "median_ratio": middle,

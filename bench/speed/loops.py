@@ -19,15 +19,18 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2 as transforms
 
-from bench.data import Part, Splits
-from bench.engine import updates
+from bench.configure import configure
+from bench.data.datasets import Part
+from bench.data.splits import Splits
 from bench.errors import InputError
-from bench.networks import Network, build
+from bench.networks.build import build
+from bench.networks.network import Network
+from bench.networks.signals import observe
 from bench.record import Epoch
-from bench.shelf import Memory
-from bench.signals import observe
-from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec, configure
-from bench.teaching import Teaching
+from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
+from bench.teachers.backends import Memory
+from bench.teachers.cache import TeacherCache
+from bench.training.engine import updates
 from methods.base import TEACHER, Data, Method, Step
 
 CLASSES, SIZE = 100, 32
@@ -81,9 +84,9 @@ def plain(setting: Setting, workers: int) -> Loop:
     batches = _loaded(data, setting, workers)
     probe = torch.zeros(2, 3, SIZE, SIZE, device=device), torch.zeros(2, dtype=torch.long, device=device)
     needs = method.needed()
-    extras = method.extras(*(observe(student.eval(), *probe, needs), (observe(teacher.eval(), *probe, needs),)))
-    extras = extras.to(device)
-    parameters = [*student.parameters(), *extras.parameters()]
+    auxiliary = method.auxiliary(*(observe(student.eval(), *probe, needs), (observe(teacher.eval(), *probe, needs),)))
+    auxiliary = auxiliary.to(device)
+    parameters = [*student.parameters(), *auxiliary.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
     student.train()
 
@@ -91,7 +94,7 @@ def plain(setting: Setting, workers: int) -> Loop:
         images, labels = (tensor.to(device) for tensor in next(batches))
         taught = observe(teacher, images, labels, needs)
         seen = observe(student, images, labels, needs, training=True)
-        loss = torch.stack(list(method.loss(Step(images, labels, seen, (taught,), extras, 0.5)).values())).sum()
+        loss = torch.stack(list(method.loss(Step(images, labels, seen, (taught,), auxiliary, 0.5)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -168,22 +171,22 @@ def engine(setting: Setting, name: str, students: int = 1, cached: bool = False)
     """The engine: one student, or several side by side; with the teacher run, or its answers at hand."""
     data = setting.data()
     network = _network(setting.teacher, data, torch.device("cpu"))
-    sink = _Sink(safetensors.torch.save({k: v.contiguous() for k, v in network.state_dict().items()}))
-    teaching = Teaching(Memory(2**36)) if cached else Teaching()
+    recorder = _Sink(safetensors.torch.save({k: v.contiguous() for k, v in network.state_dict().items()}))
+    cache = TeacherCache(Memory(2**36)) if cached else TeacherCache()
 
     def started(student: ModelSpec, lr: float) -> Updates:
         taught = setting.teacher.model_copy(update={"weights": "run:teacher"})
         method = configure(setting.method, {})
         spec = Spec(
             method=method.id,
-            params=method.parameters(),
+            params=method.hyperparameters(),
             student=student,
             teachers=(taught,),
             data=DataSpec(name="noise"),
             recipe=setting.recipe(lr),
             test=False,
         )
-        return updates(spec, data, sink, setting.device, teaching)
+        return updates(spec, data, recorder, setting.device, cache)
 
     if cached:
         for _ in started(ModelSpec(name="cifar_resnet8"), 0.05):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.compute import chosen, timed
+from bench.networks.precision import chosen, timed
 from bench.spec import ModelSpec
 from bench.speed.loops import Loop, Setting, engine, operations, plain, repdistiller
 from bench.speed.machine import FOREIGN, Watcher, peak_memory

@@ -11,7 +11,7 @@ import typer
 from bench.errors import InputError
 
 if TYPE_CHECKING:
-    from results.store import RunStore
+    from results.store.run_store import RunStore
 
 Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Folder of all that is kept.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
@@ -77,6 +77,6 @@ def opened(store: Path, read_only: bool = True) -> RunStore:
     Raises:
         InputError: if it is not, or cannot be written and is to be.
     """
-    from results.store import RunStore
+    from results.store.run_store import RunStore
 
     return RunStore(existing(store), read_only)

@@ -20,7 +20,7 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """Lists the methods, or one with its hyperparameters."""
-    from sweeps.registry import method_page, method_values, methods_in_full, methods_page
+    from sweeps.cli.registry import method_page, method_values, methods_in_full, methods_page
 
     if form not in ("terminal", "markdown"):
         raise InputError(f"methods are shown as terminal or markdown, but got --format {form}.")
@@ -41,8 +41,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Shows a run: its scores, cost, and whether it meets practitioners' targets."""
-    from results.card import anytime_picture, card_page, card_values, confusion_picture
-    from results.store import write
+    from bench.atomic import write
+    from results.pages.run_summary import anytime_picture, confusion_picture, run_summary_page, run_summary_values
 
     runs = opened(store)
     found = runs.find(run)
@@ -50,7 +50,7 @@ def show(
         write(in_folder(plot), confusion_picture(found))
     if anytime:
         write(in_folder(anytime), anytime_picture(found))
-    answer(card_values(found)) if as_json else typer.echo(card_page(found, runs))
+    answer(run_summary_values(found)) if as_json else typer.echo(run_summary_page(found, runs))
 
 
 @app.command(epilog="Example: kdbench leaderboard digits --format markdown")
@@ -61,9 +61,9 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Prints the leaderboard of a suite as it stands, also while it runs."""
-    from results.leaderboard import leaderboard as board_of
-    from results.plan import Plan
-    from results.tables import plain, render
+    from results.analysis.leaderboard import leaderboard as board_of
+    from results.pages.board import plain, render
+    from results.store.plan import Plan
 
     board = board_of(Plan.find(existing(store), suite), opened(store))
     answer(plain(board)) if as_json else typer.echo(render(board, form))
@@ -82,11 +82,11 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Tests each method against the controls by paired seeds, and ranks all over pairs; also while a sweep runs."""
-    from results.comparison import compare as compare_methods
-    from results.comparison import compare_pairs
-    from results.comparison_page import comparison_page, comparison_picture, comparison_values
-    from results.plan import Plan
-    from results.store import write
+    from bench.atomic import write
+    from results.analysis.comparison import compare as compare_methods
+    from results.analysis.comparison import compare_pairs
+    from results.pages.comparison import comparison_page, comparison_picture, comparison_values
+    from results.store.plan import Plan
 
     controls = [name.strip() for name in (against or "").split(",") if name.strip()]
     compared = (compare_pairs if pairs else compare_methods)(Plan.find(existing(store), suite), opened(store), controls)
@@ -110,7 +110,7 @@ def published(
     as_json: Json = False,
 ) -> None:
     """Searches the papers' numbers, with their sources."""
-    from sweeps.published import published_and_show
+    from results.pages.published import published_and_show
 
     wanted = {"method": method, "data": data, "paper": paper, "table": table}
     wanted |= {"teacher": teacher, "student": student, "text": text}
@@ -136,7 +136,7 @@ def tables(
     as_json: Json = False,
 ) -> None:
     """Lists the papers' tables that can be reproduced: what they cost, if their data are here, how far they are."""
-    from sweeps.show_tables import tables_and_show
+    from sweeps.cli.tables import tables_and_show
 
     values, text = tables_and_show(name, store, data_dir, device, form)
     answer(values) if as_json else typer.echo(text)
@@ -149,8 +149,8 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Counts the runs of a suite by how they stand."""
-    from results.plan import Plan
-    from results.status import page, status_of
+    from results.analysis.status import page, status_of
+    from results.store.plan import Plan
 
     values = status_of(Plan.find(existing(store), suite), opened(store))
     answer(values) if as_json else typer.echo(page(values))
@@ -159,7 +159,7 @@ def status(
 @app.command(epilog="Example: kdbench teachers")
 def teachers(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
     """Lists every teacher in the store, and verifies its weights against their SHA-256."""
-    from results.status import teachers_of, teachers_page
+    from results.analysis.status import teachers_of, teachers_page
 
     rows = teachers_of(opened(store))
     answer({"teachers": rows}) if as_json else typer.echo(teachers_page(rows))
@@ -178,8 +178,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Copies what stands behind a suite's or a paper's table into a folder for git, to make the table again from."""
-    from results.export import export as export_of
-    from results.plan import Plan
+    from results.store.evidence import export as export_of
+    from results.store.plan import Plan
 
     exported = export_of(Plan.find(existing(store), suite), opened(store), folder, weights_under)
     answer(exported.values()) if as_json else typer.echo(exported.page())

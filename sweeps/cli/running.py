@@ -34,7 +34,7 @@ def compatibility(
     as_json: Json = False,
 ) -> None:
     """Tries methods on pairs of timm's families by one update of every stage; says what works, and why not."""
-    from sweeps.show import compatibility_and_show
+    from sweeps.cli.sweep import compatibility_and_show
 
     values, text = compatibility_and_show(methods, teachers, students, form)
     answer(values) if as_json else typer.echo(text)
@@ -86,7 +86,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carries out one run: trains the teacher if need be, then the student, and scores it on test once."""
-    from sweeps.single import Request, carry_out_request
+    from sweeps.cli.single import Request, carry_out_request
 
     request = Request(
         method=method,
@@ -130,10 +130,10 @@ def explain(
     from dataclasses import asdict
 
     from bench.environment import pick_device
-    from results.card import card_page, card_values
-    from results.explanation import explain_page, explain_plot
-    from sweeps.explain import Settings
-    from sweeps.explain import explain as explained
+    from results.pages.explanation import explain_page, explain_plot
+    from results.pages.run_summary import run_summary_page, run_summary_values
+    from sweeps.cli.explain import Settings
+    from sweeps.cli.explain import explain as explained
 
     kept = opened(store, read_only=False)
     settings = Settings(images=images, snapshots=snapshots, depth=depth, threshold=threshold)
@@ -143,14 +143,16 @@ def explain(
     if plot:
         explain_plot(rows, plot)
     if mlflow:
-        from results.tracking import Tracker
+        from results.tracking.tracker import Tracker
 
         Tracker(kept, "explain").explanation(rows)
-    cards = [kept.find(row.key) for row in rows]
+    stored = [kept.find(row.key) for row in rows]
     if as_json:
-        answer({"runs": [asdict(row) | {"card": card_values(card)} for row, card in zip(rows, cards, strict=True)]})
+        answer(
+            {"runs": [asdict(row) | {"run": run_summary_values(run)} for row, run in zip(rows, stored, strict=True)]}
+        )
     else:
-        typer.echo("\n\n".join([explain_page(rows), *(card_page(card, kept) for card in cards)]))
+        typer.echo("\n\n".join([explain_page(rows), *(run_summary_page(run, kept) for run in stored)]))
 
 
 @app.command(epilog="Example: kdbench sweep digits --methods student,kd --trials 4 --seeds 3")
@@ -169,7 +171,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard."""
-    from sweeps.show import sweep_and_show
+    from sweeps.cli.sweep import sweep_and_show
 
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods}
     board, text = sweep_and_show(suite, changes, store, workers, device, precision, cache, data_dir)
@@ -199,9 +201,9 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Runs a paper's table by its own protocol and prints each number beside the published; goes on where it was."""
-    from sweeps.protocol_file import load_protocol
-    from sweeps.show_tables import reproduce_and_show
-    from sweeps.task import task_of
+    from sweeps.cli.tables import reproduce_and_show
+    from sweeps.protocols.files import load_protocol
+    from sweeps.protocols.request import task_of
 
     task = task_of(load_protocol(table), scale, pairs, methods, seeds, data, parts)
     plot = in_folder(plot) if plot else None
@@ -218,10 +220,10 @@ def sync(
     as_json: Json = False,
 ) -> None:
     """Brings MLflow up to date with the run store; rebuilds it if it was lost."""
-    from results.leaderboard import leaderboard as board_of
-    from results.plan import Plan
-    from results.reproduction import reproduction_of_plan
-    from results.tracking import Tracker
+    from results.analysis.leaderboard import leaderboard as board_of
+    from results.analysis.reproduction import reproduction_of_plan
+    from results.store.plan import Plan
+    from results.tracking.tracker import Tracker
 
     plan, runs = Plan.find(existing(store), suite), opened(store, read_only=False)
     tracker = Tracker(runs, plan.name)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2.functional import resized_crop as torchvision_resized_crop
 
-from bench.augment import (
+from bench.data.augment import (
     AT_ONCE,
     AUGMENTATIONS,
     RATIO,
@@ -24,8 +24,8 @@ from bench.augment import (
     randaugment,
     resized_crop,
 )
+from bench.data.batches import Views
 from bench.errors import InputError
-from bench.views import Views
 from methods.base import Data
 
 CPU = torch.device("cpu")

@@ -14,16 +14,16 @@ import pytest
 import safetensors.torch
 import torch
 
-import bench.compute
-import bench.engine
-from bench.compute import CANDIDATES, GAIN, chosen, timed
-from bench.data import Splits, load
+import bench.networks.precision
+import bench.training.engine
+from bench.data.splits import Splits, load
 from bench.errors import InputError
-from bench.networks import build
-from bench.shelf import Memory as Shelf
-from bench.signals import observe
+from bench.networks.build import build
+from bench.networks.precision import CANDIDATES, GAIN, chosen, timed
+from bench.networks.signals import observe
 from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
-from bench.teaching import Teaching
+from bench.teachers.backends import Memory as CacheBackend
+from bench.teachers.cache import TeacherCache
 from tests.conftest import Memory
 from tests.methods.options import CNN, CPU, SMALL, spec_of, started, watched
 
@@ -63,8 +63,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
     def give(seconds: list[float], compiled: tuple[float, float] = (1e9, 1e9)) -> list[str]:
         made: list[str] = []
-        monkeypatch.setattr(bench.compute, "_eager", lambda *_: made.append("eager") or {"seconds": seconds})
-        monkeypatch.setattr(bench.compute, "_compiled", lambda *_: made.append("compiled") or compiled)
+        monkeypatch.setattr(bench.networks.precision, "_eager", lambda *_: made.append("eager") or {"seconds": seconds})
+        monkeypatch.setattr(bench.networks.precision, "_compiled", lambda *_: made.append("compiled") or compiled)
         return made
 
     return give
@@ -186,7 +186,7 @@ def test_what_another_process_measured_meanwhile_stays_and_decides(
         file.write_text(json.dumps(known | {mine: {"seconds": [1.0, 1.0, 1.0, 0.2]}}))
         return {"seconds": [1.0, 0.1, 1.0, 1.0]}
 
-    monkeypatch.setattr(bench.compute, "_eager", late)
+    monkeypatch.setattr(bench.networks.precision, "_eager", late)
     assert choice(digits, tmp_path) == CANDIDATES[3] == choice(digits, tmp_path)
     assert set(json.loads(file.read_text())) == {mine, other}
 
@@ -206,13 +206,13 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
 
 def _write(file: Path, place: int) -> None:
     for number in range(25):
-        bench.compute._remembered(file, f"{place} {number}", {"seconds": [1.0] * 4})
+        bench.networks.precision._remembered(file, f"{place} {number}", {"seconds": [1.0] * 4})
 
 
 def test_measuring_a_tiny_network_leaves_random_numbers_alone(
     digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.compute, "SECONDS", 0.0)
+    monkeypatch.setattr(bench.networks.precision, "SECONDS", 0.0)
     vit = ModelSpec(
         name="vit_tiny_patch16_224",
         args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 1, "proj_drop_rate": 0.5},
@@ -235,7 +235,7 @@ def test_compute_enters_the_key() -> None:
 
 def test_timed_is_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(bench.compute.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(bench.networks.precision.time, "perf_counter", lambda: float(next(ticks)))
     called: list[int] = []
     assert timed(lambda: called.append(1), CPU) == 1.0 and called == [1]
 
@@ -249,7 +249,7 @@ def computed(spec: Spec, compute: Compute) -> Spec:
 
 def first_losses(spec: Spec, digits: Splits, weights: Memory, count: int = 5) -> list[float]:
     """The sum of the losses of the first updates."""
-    run = bench.engine._Run(spec, digits, weights, CPU, Teaching())
+    run = bench.training.engine._Run(spec, digits, weights, CPU, TeacherCache())
     run.trainees = run._enter(0)
     seen = watched(run)
     for _ in itertools.islice(run._train(), count):
@@ -281,7 +281,7 @@ def test_fast_and_plain_paths_end_within_the_spread_of_seeds(untrained: Callable
     for seed in range(3):
         spec = spec_of("student", CNN[0], recipe=recipe, seed=seed)
         for compute in (Compute(), FAST):
-            outcome, _ = bench.engine.run(computed(spec, compute), digits, Memory({}), CPU)
+            outcome, _ = bench.training.engine.run(computed(spec, compute), digits, Memory({}), CPU)
             found.setdefault(compute.precision, []).append(outcome.headline("last", "test", "accuracy"))
     spread = max(statistics.stdev(values) for values in found.values())
     assert min(found["fp32"]) > 0.7
@@ -346,16 +346,16 @@ def test_every_shape_of_a_network_is_compiled(
 
 def test_lessons_of_a_compiled_teacher_are_of_one_pass(digits: Splits, traced: list[tuple[int, ...]]) -> None:
     """A pass for logits alone and one with features are compiled apart, to other bits."""
-    teaching, names = Teaching(Shelf(2**20)), []
+    cache, names = TeacherCache(CacheBackend(2**20)), []
     for compute in (Compute(), Compute(compiled=True)):
-        lessons = []
+        epochs = []
         for method in ("kd", "at"):
             spec = spec_of(method, *CNN)
             teachers = tuple(teacher.model_copy(update={"compute": compute}) for teacher in spec.teachers)
             run = started(spec.model_copy(update={"teachers": teachers}), digits)
-            run.teaching = teaching
-            lessons.append(run._tutors(run.stages[0], run._views(run.stages[0]))[0].lesson)
-        names.append([lesson.name for lesson in lessons])
+            run.cache = cache
+            epochs.append(run._tutors(run.stages[0], run._views(run.stages[0]))[0].outputs)
+        names.append([outputs.name for outputs in epochs])
     (plain_kd, plain_at), (compiled_kd, compiled_at) = names
     assert plain_kd == plain_at and len({plain_kd, compiled_kd, compiled_at}) == 3
 
@@ -369,8 +369,8 @@ def test_compiled_run_trains_and_agrees_with_the_eager_one(
     fast = first_losses(computed(spec, Compute(compiled=True)), digits, Memory(weights))
     assert fast == pytest.approx(plain, rel=1e-3)
     eager, compiled = Memory(weights), Memory(weights)
-    outcome, files = bench.engine.run(computed(spec, Compute(compiled=True)), digits, compiled, CPU)
-    same, other = bench.engine.run(spec, digits, eager, CPU)
+    outcome, files = bench.training.engine.run(computed(spec, Compute(compiled=True)), digits, compiled, CPU)
+    same, other = bench.training.engine.run(spec, digits, eager, CPU)
     assert outcome.status == same.status == "done"
     assert safetensors.torch.load(files["last"]).keys() == safetensors.torch.load(other["last"]).keys()
     assert compiled.epochs[-1].losses == pytest.approx(eager.epochs[-1].losses, rel=0.05)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.concepts import (
+from bench.data.splits import Splits
+from bench.evaluation.concepts import (
     Concepts,
     Feature,
     centre,
@@ -20,8 +21,8 @@ from bench.concepts import (
     ratio,
     stage_feature,
 )
-from bench.data import Splits
-from bench.networks import Network, build
+from bench.networks.build import build
+from bench.networks.network import Network
 from bench.spec import ModelSpec
 from methods.base import Unsupported
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 from torchvision.io import write_png
 
-import bench.data
-from bench.data import FOLDER, Part, Source, content, load, read
+import bench.data.datasets
+from bench.data.batches import Views, steps_per_epoch
+from bench.data.datasets import FOLDER, Part, Source, content, read
+from bench.data.splits import load
 from bench.errors import InputError
 from bench.spec import DataSpec
-from bench.views import Views, steps_per_epoch
 from methods.base import Data
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -22,7 +23,7 @@ CPU = torch.device("cpu")
 HERE = Path(".")
 
 
-def digits(**changes: Any) -> bench.data.Splits:
+def digits(**changes: Any) -> bench.data.datasets.Splits:
     return load(DataSpec(name="digits", **changes), HERE)
 
 
@@ -82,7 +83,7 @@ def test_fingerprint_changes_with_one_pixel(monkeypatch: pytest.MonkeyPatch) -> 
     images = source.train.images.clone()
     images[5, 0, 3, 3] += 1
     parts = (Part(images, source.train.labels), None, source.classes)
-    monkeypatch.setitem(bench.data.DATASETS, "digits-changed", lambda _: parts)
+    monkeypatch.setitem(bench.data.datasets.DATASETS, "digits-changed", lambda _: parts)
     assert read("digits-changed", 0, HERE).fingerprint != source.fingerprint
 
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from bench.spec import Recipe
-from bench.stages import stage_epochs
-from bench.trainee import schedule
+from bench.training.stage_plan import stage_epochs
+from bench.training.train_state import schedule
 
 
 @pytest.mark.parametrize(

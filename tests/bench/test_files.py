@@ -18,15 +18,16 @@ from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 from torchvision.transforms.v2.functional import resize
 
-import bench.data
-import bench.engine
-from bench.augment import crop_boxes
-from bench.data import FOLDER, Source, Splits, content, load, read
+import bench.data.datasets
+import bench.training.engine
+from bench.data.augment import crop_boxes
+from bench.data.batches import Batch, Views
+from bench.data.datasets import FOLDER, Source, content, read
+from bench.data.image_files import MOST_WORKERS, FileBatches, ImageFiles, loader_workers
+from bench.data.splits import Splits, load
 from bench.errors import InputError
-from bench.files import MOST_WORKERS, FileBatches, ImageFiles, loader_workers
 from bench.seeds import generator
 from bench.spec import DataSpec, ModelSpec
-from bench.views import Batch, Views
 from methods.base import Data, Unsupported
 from methods.functional import with_unlabelled
 from tests.conftest import Memory
@@ -63,7 +64,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Folders of more than ten images do not fit into memory."""
     read.cache_clear()
-    monkeypatch.setattr(bench.data, "LARGEST_FOLDER", 10 * 3 * SIZE**2)
+    monkeypatch.setattr(bench.data.datasets, "LARGEST_FOLDER", 10 * 3 * SIZE**2)
     yield
     read.cache_clear()
 
@@ -98,7 +99,7 @@ def equal(first: list[Batch], second: list[Batch]) -> bool:
 
 
 def test_streamed_pixels_are_those_in_memory(home: Path, files: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.data, "LARGEST_FOLDER", 2**30)
+    monkeypatch.setattr(bench.data.datasets, "LARGEST_FOLDER", 2**30)
     source = in_memory(home)
     assert isinstance(source.train.images, Tensor) and files.shape == source.train.images.shape == (61, 3, SIZE, SIZE)
     assert torch.equal(pixels(files), source.train.images) and len(files) == 61
@@ -109,7 +110,7 @@ def test_streamed_pixels_are_those_in_memory(home: Path, files: ImageFiles, monk
 def test_streamed_splits_are_those_in_memory(home: Path, streams: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataSpec(name=NAME, image_size=SIZE, train_fraction=0.5, validation=0.2, test=0.2)
     streamed = load(spec, home)
-    monkeypatch.setattr(bench.data, "LARGEST_FOLDER", 2**30)
+    monkeypatch.setattr(bench.data.datasets, "LARGEST_FOLDER", 2**30)
     read.cache_clear()
     whole = load(spec, home)
     assert (streamed.channels, streamed.size) == (3, SIZE) and isinstance(streamed.train.unlabelled, ImageFiles)
@@ -124,7 +125,7 @@ def test_streamed_splits_are_those_in_memory(home: Path, streams: None, monkeypa
 def test_mean_of_many_files_is_that_of_a_sample(home: Path, streams: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataSpec(name=NAME, image_size=SIZE)
     whole = load(spec, home)
-    monkeypatch.setattr(bench.data, "SAMPLED", 20)
+    monkeypatch.setattr(bench.data.datasets, "SAMPLED", 20)
     sample = load(spec, home)
     assert sample.mean == load(spec, home).mean != whole.mean and sample.mean == pytest.approx(whole.mean, abs=0.05)
 
@@ -294,7 +295,7 @@ def test_a_run_on_streamed_images_ends_well(splits: Splits, augment: str) -> Non
     recipe = {"epochs": 2, "batch_size": 8, "augment": augment}
     spec = spec_of("student", ModelSpec(name="cifar_resnet8_quarter"), recipe=recipe)
     memory = Memory({})
-    outcome, weights = bench.engine.run(spec, splits, memory, CPU)
+    outcome, weights = bench.training.engine.run(spec, splits, memory, CPU)
     assert outcome.status == "done", outcome.reason
     assert all(np.isfinite(list(epoch.losses.values())).all() for epoch in memory.epochs) and len(memory.epochs) == 2
     assert 0 <= outcome.scores["last"]["test"]["student"]["logits"]["accuracy"] <= 1 and "last" in weights
@@ -306,13 +307,13 @@ def test_a_run_on_streamed_images_is_that_on_the_same_images_in_memory(splits: S
     held_out = {name: getattr(splits, name) for name in ("validation", "test")}
     parts = {name: part._replace(images=pixels(part.images)) for name, part in held_out.items()}
     whole = dataclasses.replace(splits, train=train, **parts)
-    _, streamed = bench.engine.run(spec, splits, Memory({}), CPU)
-    _, expected = bench.engine.run(spec, whole, Memory({}), CPU)
+    _, streamed = bench.training.engine.run(spec, splits, Memory({}), CPU)
+    _, expected = bench.training.engine.run(spec, whole, Memory({}), CPU)
     assert streamed == expected
 
 
 def test_a_method_that_needs_all_pixels_is_refused_with_the_reason(splits: Splits) -> None:
     small = ModelSpec(name="cifar_resnet8_quarter")
     spec = spec_of("model_compression", small, small, recipe={"batch_size": 8})
-    outcome, _ = bench.engine.run(spec, splits, memory_of(spec, splits), CPU)
+    outcome, _ = bench.training.engine.run(spec, splits, memory_of(spec, splits), CPU)
     assert outcome.status == "unsupported" and "do not fit into memory" in outcome.reason

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import bench.engine
-from bench.data import Splits
-from bench.meter import correct
+import bench.training.engine
+from bench.data.splits import Splits
 from bench.record import Stopped
+from bench.training.averages import correct
 from methods.base import Losses, Stage, Step
 from tests.methods.options import CNN, CPU, carried_out, memory_of, spec_of, started, through, vit, watched
 
@@ -33,7 +33,7 @@ def headlines(run: Any) -> list[tuple[Tensor, Tensor]]:
 
     def spied(stage: Stage) -> Stage:
         def loss(step: Step) -> Losses:
-            predictions = run.method.predictions(step.student, step.extras)
+            predictions = run.method.predictions(step.student, step.auxiliary)
             shown.append((next(iter(predictions.values())).detach(), step.labels))
             return stage.loss(step)
 
@@ -85,7 +85,7 @@ def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_ent
     through(run._train())
     run.stage, run.epoch = 1, 0
     run.trainees = run._enter(1)
-    assert run.trainees[0].network is before and run.trainees[0].extras is run.extras["student"]
+    assert run.trainees[0].network is before and run.trainees[0].auxiliary is run.auxiliary["student"]
     assert not any(state for state in run.trainees[0].optimizer.state.values())
     weights = {name: value.clone() for name, value in before.named_parameters()}
     through(run._train())
@@ -102,12 +102,12 @@ def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_ent
 def test_finetuning_of_several_exits_trains_them_all(digits: Splits) -> None:
     run = started(spec_of("multi_exit", *CNN, recipe=HALF), digits)
     through(run._train())
-    exits = {name: value.detach().clone() for name, value in run.extras["student"].named_parameters()}
+    exits = {name: value.detach().clone() for name, value in run.auxiliary["student"].named_parameters()}
     run.stage, run.epoch = 1, 0
     run.trainees = run._enter(1)
     seen = watched(run)
     through(run._train())
-    assert all(not torch.equal(value, exits[name]) for name, value in run.extras["student"].named_parameters())
+    assert all(not torch.equal(value, exits[name]) for name, value in run.auxiliary["student"].named_parameters())
     _, step, losses = seen[-1]
     assert losses.keys() == {"ce"} and step.labels.dim() == 1
 
@@ -115,13 +115,13 @@ def test_finetuning_of_several_exits_trains_them_all(digits: Splits) -> None:
 def test_finetuning_of_a_prediction_of_its_own_trains_the_extras_that_it_uses(digits: Splits) -> None:
     run = started(spec_of("vild", *CNN, recipe=HALF), digits)
     through(run._train())
-    projection = run.extras["student"]["projection"].weight
-    before, classes = projection.detach().clone(), run.extras["student"]["classes"].vectors.clone()
+    projection = run.auxiliary["student"]["projection"].weight
+    before, classes = projection.detach().clone(), run.auxiliary["student"]["classes"].vectors.clone()
     head = run.trainees[0].network.model.get_classifier().weight.detach().clone()
     run.stage, run.epoch = 1, 0
     run.trainees = run._enter(1)
     through(run._train())
-    assert not torch.equal(projection, before) and torch.equal(run.extras["student"]["classes"].vectors, classes)
+    assert not torch.equal(projection, before) and torch.equal(run.auxiliary["student"]["classes"].vectors, classes)
     assert torch.equal(run.trainees[0].network.model.get_classifier().weight, head)
     outcome, _ = run._result()
     assert list(outcome.scores["last"]["test"]["student"]) == ["similarity"]
@@ -142,7 +142,7 @@ def test_run_interrupted_in_finetuning_goes_on_to_the_same_weights(method: str, 
     outcome, files, memory = carried_out(spec, digits)
     first = memory_of(spec, digits, stop_after=stop)
     with pytest.raises(Stopped):
-        bench.engine.run(spec, digits, first, CPU)
+        bench.training.engine.run(spec, digits, first, CPU)
     resumed, same, rest = carried_out(spec, digits, resume=first.state)
     assert [epoch.stage for epoch in first.epochs + rest.epochs] == [epoch.stage for epoch in memory.epochs]
     assert [epoch.stage for epoch in rest.epochs] == ["finetune"] * (4 - stop)
@@ -170,7 +170,7 @@ def test_training_accuracy_is_the_headlines_on_labelled_images(method: str, digi
     assert 0 < labelled.sum() < len(labels) / 2
     hits = logits.argmax(dim=1) == labels.argmax(dim=1)
     assert hits[labelled].any() and hits[labelled].float().mean() != hits.float().mean()
-    assert run.sink.epochs[-1].train_accuracy == pytest.approx(hits[labelled].float().mean().item())
+    assert run.recorder.epochs[-1].train_accuracy == pytest.approx(hits[labelled].float().mean().item())
 
 
 @pytest.mark.parametrize(("method", "params", "withheld"), [("vild", {}, {7, 8, 9}), ("kd", {"omit": (3,)}, {3})])

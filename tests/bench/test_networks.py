@@ -10,12 +10,15 @@ import timm
 import torch
 from torch import nn
 
-from bench.data import Splits
+from bench.data.splits import Splits
 from bench.errors import InputError
-from bench.networks import Network, Networks, build, import_checkpoint, load_weights
-from bench.signals import observe
+from bench.networks.build import build
+from bench.networks.checkpoints import import_checkpoint, load_weights
+from bench.networks.network import Network
+from bench.networks.run_networks import Networks
+from bench.networks.signals import observe
 from bench.spec import ModelSpec
-from bench.teaching import Teaching
+from bench.teachers.cache import TeacherCache
 from methods.base import Net, Unsupported
 
 CPU = torch.device("cpu")
@@ -25,7 +28,7 @@ VIT = ModelSpec(name="vit_tiny_patch16_224", args={"patch_size": 4, "embed_dim":
 
 def networks(digits: Splits, seed: int = 0) -> Networks:
     return Networks(
-        {"student": SMALL, "teacher": SMALL}, digits, seed, CPU, lambda reference: b"", Teaching().predictions
+        {"student": SMALL, "teacher": SMALL}, digits, seed, CPU, lambda reference: b"", TeacherCache().predictions
     )
 
 

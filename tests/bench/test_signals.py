@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.data import Splits, load
-from bench.networks import Network, build
-from bench.signals import observe
+from bench.data.splits import Splits, load
+from bench.networks.build import build
+from bench.networks.network import Network
+from bench.networks.signals import observe
 from bench.spec import Compute, DataSpec, ModelSpec
 from methods.base import Signals, Unsupported
 

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from bench.configure import configure
 from bench.errors import InputError
-from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec, configure
+from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
 
 SPEC = Spec(
     method="kd",
@@ -66,10 +67,10 @@ def test_spec_is_frozen_and_strict() -> None:
 
 def test_configure_reads_texts_as_the_fields_types() -> None:
     method = configure("fitnets", {"temperature": "8", "depth": "0.25"})
-    assert method.parameters()["temperature"] == 8.0 and method.parameters()["depth"] == 0.25
-    assert configure("sp", {"depths": "[0.5, 1]"}).parameters()["depths"] == (0.5, 1.0)
-    assert configure("noisy_student", {"soft": "false"}).parameters()["soft"] is False
-    assert configure("dml", {"peer_models": '["teacher"]'}).parameters()["peer_models"] == ("teacher",)
+    assert method.hyperparameters()["temperature"] == 8.0 and method.hyperparameters()["depth"] == 0.25
+    assert configure("sp", {"depths": "[0.5, 1]"}).hyperparameters()["depths"] == (0.5, 1.0)
+    assert configure("noisy_student", {"soft": "false"}).hyperparameters()["soft"] is False
+    assert configure("dml", {"peer_models": '["teacher"]'}).hyperparameters()["peer_models"] == ("teacher",)
 
 
 @pytest.mark.parametrize(

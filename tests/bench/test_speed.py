@@ -74,11 +74,11 @@ def test_every_loop_trains(method: str) -> None:
 
 
 def test_cached_loop_does_not_run_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.teaching import Tutor
+    from bench.teachers.cache import FrozenTeacher
 
     asked: list[int] = []
-    ask = Tutor._ask
-    monkeypatch.setattr(Tutor, "_ask", lambda self, *given: asked.append(1) or ask(self, *given))
+    ask = FrozenTeacher._ask
+    monkeypatch.setattr(FrozenTeacher, "_ask", lambda self, *given: asked.append(1) or ask(self, *given))
     loop = engine(setting(), "cached", 2, True)
     before = len(asked)
     loop.step()

@@ -10,13 +10,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import bench.engine
-from bench.data import Splits
-from bench.networks import build
+import bench.training.engine
+from bench.configure import configure
+from bench.data.batches import Batch
+from bench.data.splits import Splits
+from bench.networks.build import build
 from bench.record import Outcome
-from bench.spec import ModelSpec, Recipe, Spec, configure
-from bench.teaching import Teaching, Tutor
-from bench.views import Batch
+from bench.spec import ModelSpec, Recipe, Spec
+from bench.teachers.cache import FrozenTeacher, TeacherCache
 from methods.base import Losses, Signals, Stage, Step
 from tests.conftest import DATA, Memory
 
@@ -39,7 +40,7 @@ def spec_of(
     student, *teachers = models
     return Spec(
         method=method,
-        params=configure(method, params).parameters(),
+        params=configure(method, params).hyperparameters(),
         student=student,
         teachers=tuple(model.model_copy(update={"weights": f"run:t{i}"}) for i, model in enumerate(teachers)),
         data=DATA,
@@ -48,15 +49,15 @@ def spec_of(
     )
 
 
-def memory_of(spec: Spec, digits: Splits, weights_seed: int = 0, **sink: Any) -> Memory:
-    """A sink that has the teachers' weights, random ones that differ from teacher to teacher."""
+def memory_of(spec: Spec, digits: Splits, weights_seed: int = 0, **recorder: Any) -> Memory:
+    """A recorder that has the teachers' weights, random ones that differ from teacher to teacher."""
     stored = {}
     for index, model in enumerate(spec.teachers):
         with torch.random.fork_rng():
             torch.manual_seed(weights_seed + index)
             network = build(model.model_copy(update={"weights": "scratch"}), digits)
         stored[f"run:t{index}"] = safetensors.torch.save(network.state_dict())
-    return Memory(stored, **sink)
+    return Memory(stored, **recorder)
 
 
 def through(updates: Generator[None, None, Any]) -> Any:
@@ -68,16 +69,16 @@ def through(updates: Generator[None, None, Any]) -> Any:
             return end.value
 
 
-def carried_out(spec: Spec, digits: Splits, **sink: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
+def carried_out(spec: Spec, digits: Splits, **recorder: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
     """The whole run."""
-    memory = memory_of(spec, digits, **sink)
-    outcome, files = bench.engine.run(spec, digits, memory, CPU)
+    memory = memory_of(spec, digits, **recorder)
+    outcome, files = bench.training.engine.run(spec, digits, memory, CPU)
     return outcome, files, memory
 
 
-def started(spec: Spec, digits: Splits, **sink: Any) -> Any:
+def started(spec: Spec, digits: Splits, **recorder: Any) -> Any:
     """A run that has entered its first stage and trained nothing."""
-    run = bench.engine._Run(spec, digits, memory_of(spec, digits, **sink), CPU, Teaching())
+    run = bench.training.engine._Run(spec, digits, memory_of(spec, digits, **recorder), CPU, TeacherCache())
     run.trainees = run._enter(0)
     return run
 
@@ -104,8 +105,8 @@ def one_step(run: Any, digits: Splits, count: int = 32) -> tuple[Step, Losses]:
     for trainee in run.trainees:
         trainee.train()
     batch = Batch(digits.train.images[:count] / 255, digits.train.labels[:count], torch.arange(count))
-    tutors = [Tutor(run.networks.teacher(net), run.needs, None) for net in run.stages[stage].teachers]
-    run._step(run.stages[stage], batch, tutors, 0)
+    teachers = [FrozenTeacher(run.networks.teacher(net), run.needs, None) for net in run.stages[stage].teachers]
+    run._step(run.stages[stage], batch, teachers, 0)
     return seen[0][1:]
 
 

@@ -11,15 +11,16 @@ import pytest
 import safetensors.torch
 import torch
 
-import bench.engine
-from bench.data import Splits
-from bench.engine import updates
-from bench.interleave import interleave
+import bench.training.engine
+from bench.configure import configure
+from bench.data.splits import Splits
+from bench.networks.signals import GRADIENTS, observe
 from bench.record import Outcome, Stopped
-from bench.shelf import Memory as Shelf
-from bench.signals import GRADIENTS, observe
-from bench.spec import Compute, ModelSpec, Recipe, Spec, configure
-from bench.teaching import Teaching
+from bench.spec import Compute, ModelSpec, Recipe, Spec
+from bench.teachers.backends import Memory as CacheBackend
+from bench.teachers.cache import TeacherCache
+from bench.training.engine import updates
+from bench.training.interleave import interleave
 from methods import REGISTRY
 from methods.base import KNOWLEDGE, SIGNALS, Method, Net, nothing
 from tests.conftest import DATA, Memory
@@ -42,15 +43,15 @@ Untrained = Callable[[ModelSpec], bytes]
 def make_spec(method: str, pair: str | None = None, **changes: Any) -> Spec:
     teacher, student = PAIRS[pair or HOME[method]]
     teachers = (teacher.model_copy(update={"weights": "run:t"}),)
-    params = configure(method, {}).parameters()
+    params = configure(method, {}).hyperparameters()
     spec = Spec(method=method, params=params, student=student, teachers=teachers, data=DATA, recipe=RECIPE, seed=1)
     return spec.model_copy(update=changes)
 
 
-def run(spec: Spec, digits: Splits, untrained: Untrained, **sink: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
+def run(spec: Spec, digits: Splits, untrained: Untrained, **recorder: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
     teacher = spec.teachers[0].model_copy(update={"weights": "scratch"})
-    memory = Memory({"run:t": untrained(teacher)}, **sink)
-    outcome, files = bench.engine.run(spec, digits, memory, CPU)
+    memory = Memory({"run:t": untrained(teacher)}, **recorder)
+    outcome, files = bench.training.engine.run(spec, digits, memory, CPU)
     return outcome, files, memory
 
 
@@ -78,7 +79,7 @@ def test_method_says_where_it_comes_from_and_what_it_needs(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_defaults_lie_in_the_search_space(name: str) -> None:
-    parameters = configure(name, {}).parameters()
+    parameters = configure(name, {}).hyperparameters()
     for field, space in REGISTRY[name].space().items():
         assert space._contains(space.to_internal_repr(parameters[field])), field
 
@@ -89,10 +90,10 @@ def test_run_has_finite_losses_and_scores(name: str, whole: Callable[..., Any]) 
     assert outcome.status == "done", outcome.reason
     assert len(memory.epochs) == outcome.cost["epochs"] == RECIPE.epochs
     assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
-    modules = torch.load(io.BytesIO(memory.state), weights_only=True)["extras"]["student"]
+    modules = torch.load(io.BytesIO(memory.state), weights_only=True)["auxiliary"]["student"]
     predicts = REGISTRY[name].predictions is not Method.predictions
-    extras = {"last_extras", "best_extras"} if predicts and modules else set()
-    assert set(files) == {"last", "best"} | extras and 0 < outcome.headline("last", "test", "accuracy") <= 1
+    auxiliary = {"last_auxiliary", "best_auxiliary"} if predicts and modules else set()
+    assert set(files) == {"last", "best"} | auxiliary and 0 < outcome.headline("last", "test", "accuracy") <= 1
     assert 0 <= outcome.headline("best", "test", "agreement") <= 1
 
 
@@ -101,14 +102,14 @@ def test_answers_kept_or_shared_side_by_side_change_no_bit(
     name: str, whole: Callable[..., Any], digits: Splits, untrained: Untrained
 ) -> None:
     outcome, files, memory = whole(name)
-    spec, teaching = make_spec(name), Teaching(Shelf(2**30))
-    sinks = [Memory({"run:t": untrained(PAIRS[HOME[name]][0])}) for _ in range(3)]
-    first, second = interleave([updates(spec, digits, sink, CPU, teaching) for sink in sinks[:2]], CPU)
-    third = bench.engine.run(spec, digits, sinks[2], CPU, teaching)
-    for result, sink in zip((first, second, third), sinks, strict=True):
+    spec, cache = make_spec(name), TeacherCache(CacheBackend(2**30))
+    recorders = [Memory({"run:t": untrained(PAIRS[HOME[name]][0])}) for _ in range(3)]
+    first, second = interleave([updates(spec, digits, recorder, CPU, cache) for recorder in recorders[:2]], CPU)
+    third = bench.training.engine.run(spec, digits, recorders[2], CPU, cache)
+    for result, recorder in zip((first, second, third), recorders, strict=True):
         again, same = result
         assert same == files and again.scores == outcome.scores
-        assert [epoch.losses for epoch in sink.epochs] == [epoch.losses for epoch in memory.epochs]
+        assert [epoch.losses for epoch in recorder.epochs] == [epoch.losses for epoch in memory.epochs]
         assert again.cost["teacher_forwards"] == outcome.cost["teacher_forwards"]
     asked, cached = outcome.cost["teacher_forwards"], third[0].cost["teacher_cached"]
     if REGISTRY[name].needs & GRADIENTS:
@@ -158,7 +159,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
     teacher = untrained(PAIRS[HOME[name]][0])
     first = Memory({"run:t": teacher}, stop_after=stop)
     with pytest.raises(Stopped):
-        bench.engine.run(make_spec(name), digits, first, CPU)
+        bench.training.engine.run(make_spec(name), digits, first, CPU)
     resumed, same, second = run(make_spec(name), digits, untrained, resume=first.state)
     assert same == files and resumed.scores == outcome.scores
     numbers = [epoch.number for epoch in first.epochs + second.epochs]
@@ -172,7 +173,7 @@ def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
     name: str, digits: Splits, untrained: Untrained
 ) -> None:
     teacher = untrained(PAIRS[HOME[name]][0])
-    carried_out = bench.engine._Run(make_spec(name), digits, Memory({"run:t": teacher}), CPU, Teaching())
+    carried_out = bench.training.engine._Run(make_spec(name), digits, Memory({"run:t": teacher}), CPU, TeacherCache())
     touched: set[str] = set()
     step = carried_out._step
 
@@ -183,7 +184,7 @@ def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
 
     carried_out._step = watched  # type: ignore[method-assign]
     through(carried_out.execute())
-    wanted = {name for name, _ in parameters(carried_out) if "/extras/" in name} | deployed(carried_out, digits)
+    wanted = {name for name, _ in parameters(carried_out) if "/auxiliary/" in name} | deployed(carried_out, digits)
     assert wanted and wanted <= touched
     state = carried_out.networks.teacher(Net("teacher")).state_dict()
     before = safetensors.torch.load(teacher)
@@ -191,11 +192,11 @@ def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
 
 
 def parameters(carried_out: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    """Those of the students of the stage, and of their extras, by student/part/name."""
+    """Those of the students of the stage, and of their auxiliary, by student/part/name."""
     return [
         (f"{trainee.net.name}/{part}/{name}", value)
         for trainee in carried_out.trainees
-        for part, module in (("network", trainee.network), ("extras", trainee.extras))
+        for part, module in (("network", trainee.network), ("auxiliary", trainee.auxiliary))
         for name, value in module.named_parameters()
     ]
 
@@ -211,7 +212,7 @@ def deployed(carried_out: Any, digits: Splits) -> set[str]:
     for trainee in carried_out.trainees:
         trainee.optimizer.zero_grad(set_to_none=True)
         signals = observe(trainee.network, images, labels, carried_out.needs, training=True)
-        outputs = carried_out.method.predictions(signals, trainee.extras).values()
+        outputs = carried_out.method.predictions(signals, trainee.auxiliary).values()
         torch.stack([logits.square().sum() for logits in outputs]).sum().backward()
         found |= {name for name, value in parameters(carried_out) if value.grad is not None}
     return found
@@ -223,7 +224,7 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(
     starts, batches = [], []
     for name in METHODS:
         memory = Memory({"run:t": untrained(PAIRS["vit to vit"][0])})
-        carried_out = bench.engine._Run(make_spec(name, "vit to vit"), digits, memory, CPU, Teaching())
+        carried_out = bench.training.engine._Run(make_spec(name, "vit to vit"), digits, memory, CPU, TeacherCache())
         if carried_out.stages[0].prepare is not nothing:
             continue
         for stage in range(len(carried_out.stages)):

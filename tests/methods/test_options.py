@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data import Splits
-from bench.evaluate import head_costs, multiply_adds
-from bench.spec import configure
+from bench.configure import configure
+from bench.data.splits import Splits
+from bench.evaluation.cost import head_costs, multiply_adds
 from methods.at import attention_loss
 from methods.base import TEACHER, Signals, features_of
 from methods.dml import mutual_loss
@@ -50,12 +50,12 @@ def test_kd_omit_shows_no_omitted_label_and_scores_the_groups_apart(digits: Spli
 
 
 def test_kd_bias_corrected_is_the_logits_raised_by_the_bias_at_omitted_classes() -> None:
-    student, extras = signals(0), step_of(signals(0)).extras
-    predictions = configure("kd", {"omit": [1, 4]}).predictions(student, extras)
+    student, auxiliary = signals(0), step_of(signals(0)).auxiliary
+    predictions = configure("kd", {"omit": [1, 4]}).predictions(student, auxiliary)
     raised = torch.tensor([0, 3.5, 0, 0, 3.5]).expand(6, 5)
     assert torch.equal(predictions["logits"], student.logits)
     assert torch.equal(predictions["bias_corrected"], student.logits + raised)
-    assert list(configure("kd", {}).predictions(student, extras)) == ["logits"]
+    assert list(configure("kd", {}).predictions(student, auxiliary)) == ["logits"]
 
 
 def test_kd_mse_has_the_gradient_of_kd_at_high_temperature() -> None:
@@ -163,7 +163,7 @@ def test_multi_exit_unlabelled_lets_images_without_labels_take_part(digits: Spli
 
 def test_multi_exit_without_weight_teaches_exits_by_labels_alone(digits: Splits) -> None:
     step, losses = one_step(started(spec_of("multi_exit", SMALL, weight=0.0, exit_width=6), digits), digits)
-    assert step.extras["stage_1"][0].out_channels == 6 and losses["exits"].item() == 0 < losses["ce"].item()
+    assert step.auxiliary["stage_1"][0].out_channels == 6 and losses["exits"].item() == 0 < losses["ce"].item()
 
 
 @pytest.mark.parametrize("student", [LARGE, vit(depth=3)], ids=["cnn", "vit"])
@@ -185,7 +185,7 @@ def test_multi_exit_costs_are_of_the_heads_that_a_prediction_uses(
     run = started(spec_of("multi_exit", SMALL, anytime=True, exit_width=width), digits)
     one, two, three = heads
     trainee, images = run.trainees[0], digits.validation.images
-    assert head_costs(run.method, trainee.network, trainee.extras, images) == {
+    assert head_costs(run.method, trainee.network, trainee.auxiliary, images) == {
         "last": 0,
         "stage_1": one,
         "stage_2": two,
@@ -206,7 +206,7 @@ def test_multi_exit_anytime_scores_the_ensemble_of_the_first_exits(digits: Split
     assert list(predictions) == ["last", "stage_1", "stage_2", "stage_3", "first_2", "first_3", "ensemble"]
     run = started(spec_of("multi_exit", SMALL, anytime=True), digits)
     step, _ = one_step(run, digits)
-    logits = run.method.predictions(step.student, step.extras)
+    logits = run.method.predictions(step.student, step.auxiliary)
     mean = (logits["stage_1"].softmax(dim=1) + logits["stage_2"].softmax(dim=1)) / 2
     torch.testing.assert_close(logits["first_2"].exp(), mean)
 
@@ -236,11 +236,11 @@ def test_fitnets_one_stage_is_cross_entropy_and_the_squared_hint_at_once(digits:
         ("joint", {"student/ce", "student/hint"})
     ] * 2
     run = started(spec, digits)
-    regressor = {name: value.clone() for name, value in run.extras["student"]["regressor"].state_dict().items()}
+    regressor = {name: value.clone() for name, value in run.auxiliary["student"]["regressor"].state_dict().items()}
     step, losses = one_step(run, digits)
-    run.extras["student"]["regressor"].load_state_dict(regressor)
+    run.auxiliary["student"]["regressor"].load_state_dict(regressor)
     guided, hint = pooled_alike(features_of(step.student)[2], features_of(step.teacher)[2])
-    by_hand = 50 * F.mse_loss(run.extras["student"]["regressor"](guided), hint)
+    by_hand = 50 * F.mse_loss(run.auxiliary["student"]["regressor"](guided), hint)
     assert values(losses)["hint"] == pytest.approx(by_hand.item(), rel=1e-5)
     assert values(losses)["ce"] == pytest.approx(F.cross_entropy(step.student.logits, step.labels).item())
 
@@ -273,19 +273,19 @@ def test_at_options_choose_map_norm_layers_and_weight(params: Any, pairs: Any, b
 def test_at_full_compares_whole_activations_through_regressors_where_channels_differ() -> None:
     method = configure("at", {"form": "full", "decay": "linear"})
     mine, theirs = signals(0, 2, 3, 4, 5), signals(1, 6, 3, 8, 9)
-    extras = method.extras(mine, (theirs,))
-    widths = {name: tuple(head.weight.shape[:2][::-1]) for name, head in extras.items()}
+    auxiliary = method.auxiliary(mine, (theirs,))
+    widths = {name: tuple(head.weight.shape[:2][::-1]) for name, head in auxiliary.items()}
     channels = [(features_of(mine)[i].shape[1], features_of(theirs)[i].shape[1]) for i in (1, 2, 3)]
     assert widths == {f"regressor_{i}": pair for i, pair in enumerate(channels) if pair[0] != pair[1]} and widths
     step = step_of(mine, theirs, progress=0.75)
-    step = dataclasses.replace(step, extras=extras)
+    step = dataclasses.replace(step, auxiliary=auxiliary)
     terms = []
     for i, stage in enumerate((1, 2, 3)):
         feature = features_of(mine)[stage]
-        feature = extras[f"regressor_{i}"](feature) if f"regressor_{i}" in extras else feature
+        feature = auxiliary[f"regressor_{i}"](feature) if f"regressor_{i}" in auxiliary else feature
         terms.append(attention_loss(feature, features_of(theirs)[stage], form="full"))
     torch.testing.assert_close(method.loss(step)["at"], 250 * torch.stack(terms).sum())
-    assert not configure("at", {}).extras(mine, (theirs,))
+    assert not configure("at", {}).auxiliary(mine, (theirs,))
 
 
 def test_at_alpha_adds_soft_targets_and_takes_as_much_from_the_hard_ones() -> None:
@@ -310,7 +310,7 @@ def test_at_grad_symmetry_adds_the_distance_to_the_mirrored_gradient(digits: Spl
 def test_vid_without_logit_weight_has_no_head_for_logits(digits: Splits) -> None:
     for weight, head in ((0.0, set()), (2.0, {"logits"})):
         run = started(spec_of("vid", *CNN, logit_weight=weight), digits)
-        assert set(run.extras["student"]) == {"head_0", "head_1", "head_2"} | head
+        assert set(run.auxiliary["student"]) == {"head_0", "head_1", "head_2"} | head
         _, losses = one_step(run, digits)
         assert set(losses) == {"ce", "vid"} | ({"vid_logits"} if head else set())
 
@@ -321,6 +321,6 @@ def test_vid_without_logit_weight_has_no_head_for_logits(digits: Splits) -> None
 )
 def test_fsp_adapts_channels_only_where_they_differ(student: str, adapted: set[int], digits: Splits) -> None:
     run = started(spec_of("fsp", SMALL.model_copy(update={"name": student}), LARGE), digits)
-    assert set(run.extras["student"]) == {f"adapter_{index}" for index in adapted}
+    assert set(run.auxiliary["student"]) == {f"adapter_{index}" for index in adapted}
     _, losses = one_step(run, digits)
     assert set(losses) == {"fsp"} and values(losses)["fsp"] > 0

@@ -1,4 +1,4 @@
-"""Compositions of methods: their sum, weights, layers, temperatures, schedules, teachers, extras and refusals."""
+"""Compositions of methods: their sum, weights, layers, temperatures, schedules, teachers, auxiliary and refusals."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bench.engine
-from bench.data import Splits
+import bench.training.engine
+from bench.configure import configure
+from bench.data.splits import Splits
 from bench.errors import InputError
 from bench.record import Stopped
-from bench.spec import Spec, configure
+from bench.spec import Spec
 from methods import REGISTRY
 from methods.base import Step
 from tests.methods.options import (
@@ -55,9 +56,9 @@ def step() -> Step:
 
 def test_composition_on_the_command_line_is_the_composing_method() -> None:
     composed = configure("kd+0.5*at", {})
-    assert composed.id == "textbrewer" and composed.parameters()["losses"] == "kd+0.5*at"
+    assert composed.id == "textbrewer" and composed.hyperparameters()["losses"] == "kd+0.5*at"
     assert composed == configure("textbrewer", {"losses": "kd+0.5*at"})
-    assert configure("kd+at", {"weight": "2"}).parameters()["weight"] == 2
+    assert configure("kd+at", {"weight": "2"}).hyperparameters()["weight"] == 2
     assert configure("at(beta=3)", {}).id == "textbrewer" and configure("at", {}).id == "at"
 
 
@@ -150,21 +151,21 @@ def test_two_teachers_are_averaged_unless_the_method_takes_several() -> None:
 
 def test_each_teacher_has_extras_of_its_own(digits: Splits) -> None:
     run = started(spec_of("textbrewer", SMALL, LARGE, vit(), losses="kd+vid+2*vid(logit_weight=0)"), digits)
-    extras = copy.deepcopy(run.extras["student"])
-    assert set(extras) == {f"term_{term}_teacher_{teacher}" for term in (2, 3) for teacher in (1, 2)}
-    assert ["logits" in extras[f"term_{term}_teacher_1"] for term in (2, 3)] == [True, False]
-    assert extras["term_2_teacher_1"]["logits"].mean.weight.shape == (10, 16)
-    channels = [extras[f"term_2_teacher_{teacher}"]["head_2"].raw.shape[0] for teacher in (1, 2)]
+    auxiliary = copy.deepcopy(run.auxiliary["student"])
+    assert set(auxiliary) == {f"term_{term}_teacher_{teacher}" for term in (2, 3) for teacher in (1, 2)}
+    assert ["logits" in auxiliary[f"term_{term}_teacher_1"] for term in (2, 3)] == [True, False]
+    assert auxiliary["term_2_teacher_1"]["logits"].mean.weight.shape == (10, 16)
+    channels = [auxiliary[f"term_2_teacher_{teacher}"]["head_2"].raw.shape[0] for teacher in (1, 2)]
     assert channels == [64, 24]
     step, losses = one_step(run, digits)
-    parts = [own_with(step, "vid", extras[f"term_2_teacher_{i + 1}"], i) for i in (0, 1)]
+    parts = [own_with(step, "vid", auxiliary[f"term_2_teacher_{i + 1}"], i) for i in (0, 1)]
     assert values(losses)["vid"] == pytest.approx(sum(parts) / 2, rel=1e-5)
-    touched = [p.grad is not None and bool(p.grad.any()) for p in run.extras["student"].parameters()]
+    touched = [p.grad is not None and bool(p.grad.any()) for p in run.auxiliary["student"].parameters()]
     assert touched and all(touched)
 
 
-def own_with(step: Step, method: str, extras: nn.ModuleDict, teacher: int) -> float:
-    return own(dataclasses.replace(step, extras=extras, teachers=(step.teachers[teacher],)), method).item()
+def own_with(step: Step, method: str, auxiliary: nn.ModuleDict, teacher: int) -> float:
+    return own(dataclasses.replace(step, auxiliary=auxiliary, teachers=(step.teachers[teacher],)), method).item()
 
 
 @pytest.mark.parametrize("stop", [1, 3])
@@ -173,7 +174,7 @@ def test_interrupted_composition_with_extras_goes_on_to_the_same_weights(stop: i
     outcome, files, _ = carried_out(spec, digits)
     first = memory_of(spec, digits, stop_after=stop)
     with pytest.raises(Stopped):
-        bench.engine.run(spec, digits, first, CPU)
+        bench.training.engine.run(spec, digits, first, CPU)
     resumed, same, rest = carried_out(spec, digits, resume=first.state)
     assert outcome.status == "done" and len(rest.epochs) == 4 - stop
     assert same == files and resumed.scores == outcome.scores

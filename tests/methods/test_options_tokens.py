@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data import Splits
-from bench.spec import ModelSpec, configure
-from methods.base import STUDENT, TEACHER, Net, asked
+from bench.configure import configure
+from bench.data.splits import Splits
+from bench.spec import ModelSpec
+from methods.base import STUDENT, TEACHER, Net, require
 from methods.functional import kd_loss
 from methods.minilm import attention_relation_loss, relation_heads
 from methods.tinybert import attention_scores
@@ -78,17 +79,17 @@ def test_tinybert_projections_are_one_or_two_and_heads_may_differ(
 ) -> None:
     spec = spec_of("tinybert", vit(2, 24, heads=2), vit(4, 36, heads=3), projection=projection, recipe={"epochs": 2})
     run = started(spec, digits)
-    extras = run.extras["student"]
-    assert set(extras) == names
-    assert all((each.in_features, each.out_features) == (24, 36) for each in extras.values())
-    before = copy.deepcopy(extras)
+    auxiliary = run.auxiliary["student"]
+    assert set(auxiliary) == names
+    assert all((each.in_features, each.out_features) == (24, 36) for each in auxiliary.values())
+    before = copy.deepcopy(auxiliary)
     step, losses = one_step(run, digits)
-    mine, theirs = asked("tokens", step.student.tokens), asked("tokens", step.teacher.tokens)
+    mine, theirs = require("tokens", step.student.tokens), require("tokens", step.teacher.tokens)
     embedding = before["embedding" if projection == "paper" else "hidden"](mine[0])
     assert values(losses)["embedding"] == pytest.approx(F.mse_loss(embedding, theirs[0]).item(), rel=1e-5)
     hidden = sum(F.mse_loss(before["hidden"](mine[m]), theirs[n]).item() for m, n in ((1, 2), (2, 4)))
     assert values(losses)["hidden"] == pytest.approx(hidden, rel=1e-5)
-    queries = asked("qkv", step.student.qkv), asked("qkv", step.teacher.qkv)
+    queries = require("qkv", step.student.qkv), require("qkv", step.teacher.qkv)
     means = [[attention_scores(*each[:2]).mean(dim=1) for each in side] for side in queries]
     by_hand = sum(F.mse_loss(means[0][m], means[1][n]).item() for m, n in ((0, 1), (1, 3)))
     assert values(losses)["attention"] == pytest.approx(by_hand, rel=1e-5)
@@ -103,7 +104,7 @@ def test_tinybert_projections_are_one_or_two_and_heads_may_differ(
 def test_minilm_takes_other_widths_depths_and_heads(student: Any, teacher: Any, heads: int, digits: Splits) -> None:
     spec = spec_of("minilm", vit(*student), vit(*teacher), recipe={"epochs": 2})
     step, losses = one_step(started(spec, digits), digits)
-    mine, theirs = asked("qkv", step.student.qkv)[-1], asked("qkv", step.teacher.qkv)[-1]
+    mine, theirs = require("qkv", step.student.qkv)[-1], require("qkv", step.teacher.qkv)[-1]
     cut = [[relation_heads(each, heads) for each in side[:2]] for side in (mine, theirs)]
     assert cut[0][0].shape == (32, heads, 5, student[1] // heads)
     by_hand = attention_relation_loss((cut[0][0], cut[0][1]), (cut[1][0], cut[1][1])).item()
@@ -127,14 +128,14 @@ def test_vild_withholds_labels_of_novel_classes(unlabelled: bool, digits: Splits
 def test_vild_scores_base_and_novel_classes_and_leaves_the_students_classifier_alone(digits: Splits) -> None:
     spec = spec_of("vild", *CNN)
     run = started(spec, digits)
-    network, extras = run.trainees[0].network, run.extras["student"]
+    network, auxiliary = run.trainees[0].network, run.auxiliary["student"]
     before = network.model.get_classifier().weight.clone()
     through(run._train())
     outcome, _ = run._result()
     assert network.model.get_classifier().weight.grad is None
     assert torch.equal(network.model.get_classifier().weight, before)
-    assert extras["projection"].weight.grad.abs().sum() > 0
-    assert torch.equal(extras["classes"].vectors, run.networks.model(TEACHER).get_classifier().weight)
+    assert auxiliary["projection"].weight.grad.abs().sum() > 0
+    assert torch.equal(auxiliary["classes"].vectors, run.networks.model(TEACHER).get_classifier().weight)
     scores = outcome.scores["last"]["test"]["student"]["similarity"]
     novel = (digits.test.labels >= 7).float().mean().item()
     parts = novel * scores["accuracy_novel"] + (1 - novel) * scores["accuracy_base"]

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from bench.record import Epoch, Outcome
-from results.explanation import Explained
-from results.plan import Plan, Planned
-from results.store import RunStore
+from results.pages.explanation import Explained
+from results.store.plan import Plan, Planned
+from results.store.run_store import RunStore
 
 SPEC: dict[str, Any] = {
     "method": "kd",
@@ -24,12 +24,23 @@ SPEC: dict[str, Any] = {
 
 def epoch(number: int, of: int = 3, accuracy: float = 0.5) -> Epoch:
     losses = {"student/ce": 1.0 / number}
-    return Epoch(number, of, "train", losses, accuracy, accuracy, 0.1, images=100, teacher_forwards=100, seconds=0.5)
+    return Epoch(
+        number=number,
+        of=of,
+        stage="train",
+        losses=losses,
+        train=accuracy,
+        validation=accuracy,
+        learning_rate=0.1,
+        samples=100,
+        teacher_forwards=100,
+        seconds=0.5,
+    )
 
 
 def outcome(test: float, validation: float = 0.5, status: str = "done", reason: str = "") -> Outcome:
     if status != "done":
-        return Outcome(status, reason)
+        return Outcome(status=status, reason=reason)
 
     def part(accuracy: float) -> dict[str, Any]:
         metrics = {"accuracy": accuracy, "agreement": 0.8, "nll": 1.0, "calibration_error": 0.1}
@@ -39,7 +50,9 @@ def outcome(test: float, validation: float = 0.5, status: str = "done", reason: 
     cost = {"parameters": 1000, "teacher_parameters": 5000, "latency_ms": 0.5, "seconds": 1.5, "training_set": 80}
     machine = {"hardware": "abacus", "threads": 1, "torch": "2", "timm": "1"}
     teacher = {"test": {"accuracy": 0.9}}
-    return Outcome("done", "", scores, cost, machine, teacher=teacher, confusion=[[9, 1], [2, 8]])
+    return Outcome(
+        status="done", scores=scores, cost=cost, environment=machine, teacher=teacher, confusion=[[9, 1], [2, 8]]
+    )
 
 
 def explained(method: str, n_fg: float, d_mean: float | None, peaks_first: float = 0.0) -> Explained:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 
 from bench.errors import InputError
-from results.comparison import Scores, compare, compare_pairs, comparisons, over_pairs, over_seeds, rankings
-from results.comparison_page import COLUMNS, comparison_frame, comparison_page, comparison_picture, comparison_values
-from results.plan import Plan, Planned
-from results.store import RunStore
+from results.analysis.comparison import Scores, compare, compare_pairs, comparisons, over_pairs, over_seeds, rankings
+from results.pages.comparison import COLUMNS, comparison_frame, comparison_page, comparison_picture, comparison_values
+from results.store.plan import Plan, Planned
+from results.store.run_store import RunStore
 from tests.results.conftest import outcome
 
 Finish = Callable[..., None]

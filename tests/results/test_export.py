@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from bench.errors import InputError
-from results.export import export
-from results.leaderboard import leaderboard
-from results.plan import Plan, Planned
-from results.status import teachers_of, teachers_page
-from results.store import RunStore, WeightsLeftOut, done_of, sha256
+from results.analysis.leaderboard import leaderboard
+from results.analysis.status import teachers_of, teachers_page
+from results.store.evidence import export
+from results.store.plan import Plan, Planned
+from results.store.run_store import RunStore, WeightsLeftOut, done_of, sha256
 from tests.results.conftest import SPEC, epoch, outcome
 
 
@@ -209,7 +209,7 @@ def test_what_training_adds_is_ignored_by_git_and_what_is_exported_is_not(
     copy = tmp_path / "copy"
     export(filled, store, copy)
     exported = set(files(copy))
-    for name in ("best", "best_extras", "last_extras"):
+    for name in ("best", "best_auxiliary", "last_auxiliary"):
         (copy / "runs" / "0123" / "attempt-1" / f"{name}.safetensors").touch()
     for name in ("driver.lock", ".compute.json.lock", ".probe-1", "optuna.db", "mlflow.db-journal"):
         (copy / name).touch()

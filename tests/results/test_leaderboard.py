@@ -6,11 +6,11 @@ from collections.abc import Callable
 import pytest
 
 from bench.errors import InputError
-from results.leaderboard import leaderboard
-from results.plan import Plan, Planned
-from results.rendering import FORMATS
-from results.store import RunStore
-from results.tables import COLUMNS, frame, plain, render
+from results.analysis.leaderboard import leaderboard
+from results.pages.board import COLUMNS, frame, plain, render
+from results.pages.rendering import FORMATS
+from results.store.plan import Plan, Planned
+from results.store.run_store import RunStore
 from tests.results.conftest import outcome
 
 Fill = Callable[..., None]

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from bench.errors import InputError
 from methods import REGISTRY
-from results.literature import FOLDER, Published, cell, conflicts, disputed, load, others, recipe, search
-from sweeps.published import published_and_show, render
+from results.analysis.literature import FOLDER, Published, cell, conflicts, disputed, load, others, recipe, search
+from results.pages.published import published_and_show, render
 
 ROWS = load()
 LEAST_ACCURATE = {"mnist": 97, "svhn": 90, "cifar10": 65, "imagenet": 66, "cifar100": 39}
@@ -197,8 +197,7 @@ def test_shown_rows_keep_source_unit_and_dispute() -> None:
 
 
 def test_search_runs_without_torch_and_pandas() -> None:
-    code = (
-        "import sys; from sweeps.published import published_and_show as show; show({'method': 'at'}, True, 'csv', 5)\n"
-    )
+    code = "import sys; from results.pages.published import published_and_show as show\n"
+    code += "show({'method': 'at'}, True, 'csv', 5)\n"
     code += "assert not {'torch', 'pandas', 'methods'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=FOLDER.parents[1])

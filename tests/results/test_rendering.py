@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.errors import InputError
-from results.rendering import Block, Column, check_form, escaped, render_blocks
+from results.pages.rendering import Block, Column, check_form, escaped, render_blocks
 
 COLUMNS = Column("method", left=True), Column("accuracy")
 ROWS = [["a*b [c]", "90.0 ± 1.0"], ["d_e*f", "<80 %"]]

@@ -11,12 +11,12 @@ import pytest
 
 from bench.errors import InputError
 from bench.record import Outcome
-from results.literature import Published, load
-from results.plan import Planned
-from results.reproduction import Reproduction, Wanted, judge, measured, reproduced, spread_of
-from results.reproduction_page import reproduction_frame, reproduction_page, reproduction_plot, reproduction_values
-from results.statistics import interval
-from results.store import RunStore
+from results.analysis.literature import Published, load
+from results.analysis.reproduction import Reproduction, Wanted, judge, measured, reproduced, spread_of
+from results.analysis.statistics import interval
+from results.pages.reproduction import reproduction_frame, reproduction_page, reproduction_plot, reproduction_values
+from results.store.plan import Planned
+from results.store.run_store import RunStore
 
 PAIR = "MLP 784-1200-1200-10 -> MLP 784-800-800-10"
 ROWS = {row.method: row for row in load() if row.table == "hinton2015_mnist"}
@@ -73,7 +73,7 @@ def score(errors: int, on_threes: int = 0, corrected: int = 0) -> Outcome:
     test = {"student": {"logits": logits, "bias_corrected": {"accuracy": 1 - corrected / 100}}, "student.peer_1": {}}
     scores = {epoch: {"epoch": 1, "validation": test, "test": test} for epoch in ("last", "best")}
     confusion = [[10 if row == column else 0 for column in range(10)] for row in range(10)]
-    return Outcome("done", "", scores, {}, {}, confusion=confusion)
+    return Outcome(status="done", scores=scores, confusion=confusion)
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_rows_hold_mean_interval_difference_and_the_best(store: RunStore, runs: 
 
 def test_what_was_not_run_or_failed_says_so(store: RunStore, finish: Callable[..., None]) -> None:
     assert [row.judged for row in reproduced(TABLE, [], None, "mean", "last")] == ["not run"] * 4
-    finish("bad", Outcome("diverged", "the loss is nan"))
+    finish("bad", Outcome(status="diverged", reason="the loss is nan"))
     planned = [Planned(PAIR, "teacher", "teacher", 0, "bad")]
     teacher, _, kd, _ = reproduced(TABLE, planned, store, "mean", "last")
     assert teacher.judged == "not comparable (diverged: the loss is nan)"
@@ -127,7 +127,7 @@ def test_what_was_not_run_or_failed_says_so(store: RunStore, finish: Callable[..
 
 
 def test_seeds_that_were_lost_are_told(store: RunStore, runs: list[Planned], finish: Callable[..., None]) -> None:
-    finish("bad", Outcome("diverged", "the loss is nan"))
+    finish("bad", Outcome(status="diverged", reason="the loss is nan"))
     planned = [each if each.key != "kd2" else replace(each, key="bad") for each in runs]
     (kd,) = reproduced([wanted()], planned, store, "mean", "last")
     assert kd.seeds.keys() == {1, 3} and kd.reason == "66 fewer errors; of 3 seeds, 1 diverged"

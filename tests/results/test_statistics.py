@@ -6,7 +6,7 @@ import random
 import pytest
 from scipy import stats
 
-from results.statistics import (
+from results.analysis.statistics import (
     ROUNDING,
     critical_difference,
     differences,

@@ -9,10 +9,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from results.leaderboard import leaderboard
-from results.plan import Plan, Planned
-from results.store import RunStore
-from results.tracking import Tracker, _metric_name
+from results.analysis.leaderboard import leaderboard
+from results.store.plan import Plan, Planned
+from results.store.run_store import RunStore
+from results.tracking.tracker import Tracker, _metric_name
 from tests.results.conftest import SPEC, explained, outcome
 
 

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import sweeps.explain
+import sweeps.cli.explain
+from bench.atomic import write
 from bench.errors import InputError
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from results.explanation import explain_page, explain_plot
-from results.store import RunStore, write
-from sweeps.explain import Settings, explain, spaced
-from sweeps.workers import carry_out
+from results.pages.explanation import explain_page, explain_plot
+from results.store.run_store import RunStore
+from sweeps.cli.explain import Settings, explain, spaced
+from sweeps.scheduling.workers import carry_out
 from tests.results.conftest import explained
 
 CPU = torch.device("cpu")
@@ -65,7 +66,7 @@ def test_two_runs_are_explained_once(store: RunStore, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise AssertionError("nothing is repeated")
 
-    monkeypatch.setattr(sweeps.explain, "repeat", refuse)
+    monkeypatch.setattr(sweeps.cli.explain, "repeat", refuse)
     assert explain(keys, store, NOWHERE, CPU, FEW) == rows
     with pytest.raises(AssertionError, match="nothing is repeated"):
         explain(keys, store, NOWHERE, CPU, dataclasses.replace(FEW, depth=1.0))

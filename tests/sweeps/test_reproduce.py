@@ -20,23 +20,23 @@ import torch
 from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
-from bench.data import Part, _divide
+from bench.data.datasets import Part, _divide
+from bench.data.info import check_data, check_stand_in, data_info, missing, training_images
 from bench.errors import InputError
 from bench.spec import ModelSpec
-from results.export import export
-from results.plan import Plan
-from results.reproduction import Reproduced, Table, reproduction_of_plan
-from results.reproduction import reproduction_of as reproduction_of_table
-from results.status import status_of
-from results.store import RunStore
-from results.tracking import _metric_name, _numbers
-from sweeps.cost import cost_of
-from sweeps.facts import check_data, check_stand_in, facts_of, missing, training_images
-from sweeps.protocol import Protocol
-from sweeps.protocol_file import UNSOURCED, bundled, load_protocol, read_protocol, written
-from sweeps.reproduce import imported, reproduction_of
-from sweeps.show_tables import reproduce_and_show
-from sweeps.task import task_of
+from results.analysis.reproduction import Reproduced, Table, reproduction_of_plan
+from results.analysis.reproduction import reproduction_of as reproduction_of_table
+from results.analysis.status import status_of
+from results.store.evidence import export
+from results.store.plan import Plan
+from results.store.run_store import RunStore
+from results.tracking.tracker import _metric_name, _numbers
+from sweeps.cli.tables import reproduce_and_show
+from sweeps.protocols.cost import cost_of
+from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
+from sweeps.protocols.protocol import Protocol
+from sweeps.protocols.reproduce import imported, reproduction_of
+from sweeps.protocols.request import task_of
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
 KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
@@ -255,7 +255,7 @@ def test_cost_counts_images_of_every_network(table: Path) -> None:
     protocol = load_protocol(str(table))
     images = training_images(protocol.data)
     assert images == round(1797 * 0.8 * 0.75)
-    cost = cost_of(task_of(protocol), lambda model, facts, batch, asked: 3600.0)
+    cost = cost_of(task_of(protocol), lambda model, info, batch, asked: 3600.0)
     assert (cost.runs, cost.images) == (7, images * (1 + 6 * 2))
     assert cost.hours == pytest.approx(images * (1 + 2 * 2 + 4 * 2 * (1 + 1 / 3)))
     two = task_of(load_protocol("dml2018_cifar100"), pairs="ResNet-32 -> ResNet-32", methods="dml", seeds=1)
@@ -263,7 +263,7 @@ def test_cost_counts_images_of_every_network(table: Path) -> None:
     calls: dict[str, bool] = {}
     cost_of(
         task_of(load_protocol("at2017_imagenet")),
-        lambda model, facts, batch, asked: calls.setdefault(model.name, asked),
+        lambda model, info, batch, asked: calls.setdefault(model.name, asked),
     )
     assert [asked for name, asked in calls.items() if name == "resnet18"] == [False] and True in calls.values()
 
@@ -272,14 +272,14 @@ def test_missing_data_say_which_files_and_how_to_get_them(monkeypatch: pytest.Mo
     def refuse(name: str, size: int, folder: Path) -> None:
         raise InputError("no network")
 
-    monkeypatch.setattr("sweeps.facts.read", refuse)
+    monkeypatch.setattr("bench.data.info.read", refuse)
     for name in ("mnist", "cifar100", "cifar10", "folder:imagenet"):
         data = Protocol.model_fields["data"].annotation
         assert data is not None
         with pytest.raises(InputError) as error:
             check_data(data(name=name), tmp_path)
         text = str(error.value)
-        assert all(str(tmp_path / file) in text for file in missing(name, tmp_path)) and facts_of(name).get in text
+        assert all(str(tmp_path / file) in text for file in missing(name, tmp_path)) and data_info(name).get in text
         assert "--data-dir" in text and ("cifar10-jpeg may stand in" in text) == (name == "cifar10")
     check_stand_in("cifar10", "cifar10-jpeg")
 

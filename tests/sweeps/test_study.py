@@ -8,11 +8,11 @@ import optuna
 import pytest
 
 from bench.record import Epoch, Outcome
-from results.plan import Plan
-from results.store import StoredRun
-from sweeps.selection import best_trial
-from sweeps.study import Job, chain, storage_at
-from sweeps.suite import Suite, load_suite
+from results.store.plan import Plan
+from results.store.run_store import StoredRun
+from sweeps.scheduling.selection import best_trial
+from sweeps.scheduling.study import Job, chain, storage_at
+from sweeps.suites.suite import Suite, load_suite
 
 
 def score(job: Job) -> float:
@@ -24,12 +24,23 @@ def finished(job: Job, status: str = "done") -> StoredRun:
     value = score(job)
     part = {"student": {"logits": {"accuracy": value}}}
     scores = {"last": {"epoch": 4, "validation": part}} if status == "done" else {}
-    outcome = Outcome(status, scores=scores) if status != "stopped" else None
+    outcome = Outcome(status=status, scores=scores) if status != "stopped" else None
     return StoredRun(job.spec.key, {}, status, "", [], outcome, 0.0, 0.0, [], None)
 
 
 def epoch(number: int, value: float) -> Epoch:
-    return Epoch(number, 4, "train", {}, value, value, 0.1, 1, 0, 0.1)
+    return Epoch(
+        number=number,
+        of=4,
+        stage="train",
+        losses={},
+        train=value,
+        validation=value,
+        learning_rate=0.1,
+        samples=1,
+        teacher_forwards=0,
+        seconds=0.1,
+    )
 
 
 class Bed:

@@ -6,8 +6,8 @@ import pytest
 
 from bench.errors import InputError
 from methods import REGISTRY
-from results.plan import pair_name
-from sweeps.suite import bundled, load_suite
+from results.store.plan import pair_name
+from sweeps.suites.suite import bundled, load_suite
 
 
 def test_bundled_suites_load_and_name_known_methods() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from results.plan import Plan
-from results.status import page, status_of
-from results.store import RunStore
+from results.analysis.status import page, status_of
+from results.store.plan import Plan
+from results.store.run_store import RunStore
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
 KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]

@@ -1,0 +1,48 @@
+"""Methods from names and hyperparameters, as a user, a suite or a specification gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.errors import InputError, unknown
+from bench.spec import Spec, explain, read_value
+from methods import REGISTRY
+from methods.base import Method
+
+
+def configure(name: str, params: Mapping[str, Any]) -> Method:
+    """A method by id with hyperparameters by name; strings are read as the field's type.
+
+    A name with one of "+*(" is a composition: the method that composes others, with that composition.
+
+    Raises:
+        InputError: for an unknown method or hyperparameter, a value of the wrong type, or one out of range.
+    """
+    name, params = composed(name, params)
+    if name not in REGISTRY:
+        raise unknown("method", name, REGISTRY, see="kdbench methods")
+    cls = REGISTRY[name]
+    fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
+    for param in params:
+        if param not in fields:
+            raise unknown(f"hyperparameter of {name}", param, fields, see=f"kdbench methods {name}")
+    try:
+        return TypeAdapter(cls).validate_python({key: read_value(value) for key, value in params.items()})
+    except ValidationError as error:
+        raise InputError(f"method {name}: {explain(error)}") from None
+
+
+def composed(name: str, params: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """A method's id and hyperparameters, where a name that composes methods stands for the composing one."""
+    if not set("+*(") & set(name):
+        return name, params
+    composer = next(method for method in REGISTRY.values() if method.composition)
+    return composer.id, {**params, composer.composition: name}
+
+
+def method_of(spec: Spec) -> Method:
+    """The method of a run, with its hyperparameters."""
+    return configure(spec.method, spec.params)

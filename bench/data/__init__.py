@@ -1,0 +1,1 @@
+"""Data sets, their three-way split, augmentation, and batches."""

@@ -1,0 +1,183 @@
+"""Image data sets, read as uint8 tensors or left in their files."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.data.image_files import ImageFiles
+from bench.errors import InputError, unknown
+
+FOLDER = "folder:"
+LARGEST_FOLDER = 8 * 2**30
+"""Bytes of pixels that a folder of images may take in memory; a larger one is left in its files."""
+
+
+class Part(NamedTuple):
+    """Images and their classes."""
+
+    images: Tensor
+    """(N, C, H, W) uint8; or `ImageFiles`, which stand for them"""
+    labels: Tensor
+    """(N,) int64"""
+
+
+class Source(NamedTuple):
+    """A data set as it comes: one part, and a test part if it has its own."""
+
+    train: Part
+    test: Part | None
+    classes: tuple[str, ...]
+    fingerprint: str
+
+
+@functools.lru_cache(maxsize=2)
+def read(name: str, image_size: int, data_dir: Path) -> Source:
+    """A data set by name, from `data_dir` or a download into it, its images resized if `image_size` is given.
+
+    Raises:
+        InputError: if the name is unknown or the files cannot be had.
+    """
+    if name.startswith(FOLDER):
+        train, test, classes = _folder(data_dir / name.removeprefix(FOLDER), image_size)
+    elif name in DATASETS:
+        train, test, classes = DATASETS[name](data_dir)
+        if image_size:
+            train, test = _resized(train, image_size), test and _resized(test, image_size)
+    else:
+        raise unknown("data set", name, DATASETS, see="kdbench run --help (a path of a folder of images works too)")
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for part in (train, test):
+        for tensor in part or ():
+            _update(digest, tensor, ("name", "bytes"))
+    return Source(train, test, classes, digest.hexdigest()[:16])
+
+
+def _update(digest: Any, tensor: Tensor, fields: tuple[str, ...]) -> None:
+    """Adds a tensor's shape and values to a digest; of images in files, not the pixels but these fields of each."""
+    digest.update(str(tuple(tensor.shape)).encode())
+    files = tensor if isinstance(tensor, ImageFiles) else None
+    for array in [files.entries[field] for field in fields] if files else [tensor.cpu().numpy()]:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+
+
+def content(images: Tensor) -> str:
+    """32 hexadecimal digits for the pixels of images (N, C, H, W) uint8; for the state on disk of those in files."""
+    digest = hashlib.sha256()
+    _update(digest, images, ("name", "bytes", "modified"))
+    return digest.hexdigest()[:32]
+
+
+Parts = tuple[Part, Part | None, tuple[str, ...]]
+
+
+def _digits(data_dir: Path) -> Parts:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = torch.from_numpy(digits.images / 16 * 255).round().to(torch.uint8).unsqueeze(1)
+    return Part(images, torch.from_numpy(digits.target).long()), None, tuple(str(digit) for digit in range(10))
+
+
+def _torchvision(cls: str, name: str) -> Callable[[Path], Parts]:
+    def parts(data_dir: Path) -> Parts:
+        import torchvision
+
+        def part(train: bool) -> Part:
+            data: Any = getattr(torchvision.datasets, cls)(data_dir, train=train, download=True)
+            images = torch.as_tensor(np.asarray(data.data))
+            images = images.unsqueeze(1) if images.dim() == 3 else images.permute(0, 3, 1, 2).contiguous()
+            classes.extend(map(str, data.classes))
+            return Part(images, torch.as_tensor(np.asarray(data.targets)).long())
+
+        classes: list[str] = []
+        try:
+            train, test = part(train=True), part(train=False)
+        except Exception as error:  # torchvision raises what the network, the disk or the archive raised
+            raise InputError(
+                f"{name} is not in {data_dir} and could not be downloaded ({error}). Give the folder that holds it by "
+                f"--data-dir, in torchvision's layout ({cls})."
+            ) from None
+        return train, test, tuple(dict.fromkeys(classes))
+
+    return parts
+
+
+def _cifar10_jpeg(data_dir: Path) -> Parts:
+    import pyarrow.parquet as pq
+    from torchvision.io import decode_jpeg
+
+    folder = data_dir if (data_dir / "train.parquet").exists() else data_dir / "cifar10-jpeg"
+    names: list[str] = []
+
+    def part(file: Path) -> Part:
+        if not file.exists():
+            raise InputError(
+                f"cifar10-jpeg is not in {data_dir}: there is no {file}. Give the folder that holds "
+                "cifar10-jpeg/train.parquet and test.parquet by --data-dir."
+            )
+        table = pq.read_table(file)
+        metadata = table.schema.metadata or {}
+        names[:] = metadata.get(b"class_names", b",".join(b"%d" % label for label in range(10))).decode().split(",")
+        encoded = [torch.frombuffer(bytearray(image["bytes"]), dtype=torch.uint8) for image in table["img"].to_pylist()]
+        labels = torch.from_numpy(table["label"].to_numpy().copy()).long()
+        return Part(torch.stack([image.expand(3, -1, -1) for image in decode_jpeg(encoded)]), labels)
+
+    train, test = part(folder / "train.parquet"), part(folder / "test.parquet")
+    return train, test, tuple(name.strip(' "[]') for name in names)
+
+
+def _folder(folder: Path, image_size: int) -> Parts:
+    """Images in one folder a class, or so under train and maybe test or val; resized and cropped to a square."""
+    from torchvision.datasets import ImageFolder
+
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}: give a folder that holds one folder of images a class.")
+    if not image_size:
+        raise InputError(f"images of {folder} need one size: give --image-size, as --image-size 64.")
+
+    def part(path: Path) -> tuple[Part, list[str]]:
+        try:
+            listing = ImageFolder(str(path))
+        except FileNotFoundError as error:
+            raise InputError(f"{path} does not hold one folder of images a class: {error}") from None
+        files = ImageFiles.listed(folder, [file for file, _ in listing.samples], image_size, LARGEST_FOLDER)
+        images = files.to(torch.uint8) if files.nbytes <= LARGEST_FOLDER else cast(Tensor, files)
+        return Part(images, torch.tensor(listing.targets)), listing.classes
+
+    held_out = next((name for name in ("test", "val", "validation") if (folder / name).is_dir()), None)
+    if (folder / "train").is_dir() and held_out:
+        (train, classes), (test, test_classes) = part(folder / "train"), part(folder / held_out)
+        if classes != test_classes:
+            raise InputError(f"train and {held_out} of {folder} hold different classes.")
+        return train, test, tuple(classes)
+    train, classes = part(folder / "train" if (folder / "train").is_dir() else folder)
+    return train, None, tuple(classes)
+
+
+def _resized(part: Part, size: int) -> Part:
+    images = F.interpolate(part.images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
+    return Part(images.round().clamp(0, 255).to(torch.uint8), part.labels)
+
+
+DATASETS: dict[str, Callable[[Path], Parts]] = {
+    "digits": _digits,
+    "mnist": _torchvision("MNIST", "mnist"),
+    "fashion-mnist": _torchvision("FashionMNIST", "fashion-mnist"),
+    "cifar10": _torchvision("CIFAR10", "cifar10"),
+    "cifar100": _torchvision("CIFAR100", "cifar100"),
+    "cifar10-jpeg": _cifar10_jpeg,
+}
+
+
+def default_augment(name: str) -> str:
+    """The usual augmentation of a data set: digits are not flipped."""
+    return "crop" if name in ("digits", "mnist") else "crop+flip"

@@ -1,0 +1,1 @@
+"""What a trained student costs, and what it knows."""

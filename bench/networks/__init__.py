@@ -1,0 +1,1 @@
+"""Networks: building, loading, observing them, and how they are computed."""

@@ -1,0 +1,79 @@
+"""A network as the suite uses it: a timm model that takes images of any size and normalises them itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch._dynamo
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.spec import Compute
+
+COMPILED = 2**16
+"""Shapes, modes and networks for which a process may compile; beyond torch's own limits passes are eager."""
+
+
+class Network(nn.Module):
+    """A timm model that takes images in [0, 1] of any size and normalises them as it was trained to."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        input_size: int,
+        compute: Compute = Compute(),  # noqa: B008  (immutable)
+    ) -> None:
+        """Wraps a model.
+
+        Args:
+            model: of timm's interface.
+            mean: of its inputs in [0, 1], for each channel that it takes.
+            std: likewise.
+            input_size: height and width that it expects; 0 is whatever comes.
+            compute: in which precision and layout.
+        """
+        super().__init__()
+        self.model, self.input_size, self.compute = model, input_size, compute
+        self.layout = torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
+        self.model.to(memory_format=self.layout)
+        self.made: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] as the model expects them: resized, grey repeated, normalised."""
+        if self.input_size and images.shape[-1] != self.input_size:
+            size = (self.input_size, self.input_size)
+            images = F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+        if images.shape[1] == 1 and self.mean.shape[1] > 1:
+            images = images.expand(-1, self.mean.shape[1], -1, -1)
+        return ((images - self.mean) / self.std).contiguous(memory_format=self.layout)
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of the model and images, compiled once, with CUDA graphs on a GPU."""
+        if function not in self.made:
+            torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILED
+            mode = "reduce-overhead" if self.mean.is_cuda else None
+            self.made[function] = torch.compile(function, dynamic=False, mode=mode)
+        return self.made[function]
+
+    def precision(self) -> contextlib.AbstractContextManager[Any]:
+        """Where its passes are computed in its own precision."""
+        return torch.autocast(self.mean.device.type, torch.bfloat16, enabled=self.compute.precision == "bf16")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.model(self.normalised(images))
+        return logits
+
+    def parameter_count(self) -> int:
+        """Trainable numbers."""
+        return sum(parameter.numel() for parameter in self.parameters())

@@ -1,0 +1,124 @@
+"""The networks of one run by their names: seeded as students, loaded as teachers."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bench.data.splits import EVALUATION_BATCH, Splits
+from bench.networks.build import build
+from bench.networks.checkpoints import load_weights
+from bench.networks.network import Network
+from bench.seeds import generator, seed_of
+from bench.spec import ModelSpec
+from methods.base import Net, Unsupported
+
+Recall = Callable[[str, Tensor, Callable[[], Tensor]], tuple[Tensor, bool]]
+"""Takes a network's identity, images, and what predicts them; gives the logits, and whether they were known before."""
+
+
+class Networks:
+    """The networks of one run, by the names of their Nets.
+
+    Rule 1 of the engine: a Net first named as a student starts from weights seeded by its name (or pretrained ones);
+    first named as a teacher, it is loaded from the store; named again, it goes on.
+    """
+
+    def __init__(
+        self,
+        models: dict[str, ModelSpec],
+        data: Splits,
+        seed: int,
+        device: torch.device,
+        weights: Callable[[str], bytes],
+        recall: Recall,
+    ) -> None:
+        """Starts without any network.
+
+        Args:
+            models: the spec's models by name.
+            data: what the networks are built for.
+            seed: of random weights.
+            device: where they live.
+            weights: gives the safetensors file of a stored network.
+            recall: gives what stored networks have predicted before.
+        """
+        self.models, self.data, self.seed, self.device, self._weights = models, data, seed, device, weights
+        self.recall = recall
+        self.built: dict[str, Network] = {}
+        self.trained: list[str] = []
+        self.asked, self.cached, self.seconds = 0, 0, 0.0
+        """Images that predictions were asked for, those of them that were at hand, and the time that the rest took."""
+
+    def student(self, net: Net) -> Network:
+        """A network to train."""
+        if net.name not in self.trained:
+            self.trained.append(net.name)
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed_of(self.seed, "weights", net.name))
+                self.built[net.name] = build(self._model(net), self.data, dict(net.model_args)).to(self.device)
+        return self.built[net.name].requires_grad_(True)
+
+    def teacher(self, net: Net) -> Network:
+        """A network to learn from, frozen and in evaluation mode."""
+        if net.name not in self.built:
+            model = self._model(net)
+            network = build(model, self.data)
+            load_weights(network, self._weights(model.weights), model.name)
+            self.built[net.name] = network.to(self.device)
+        return self.built[net.name].requires_grad_(False).eval()
+
+    def identity(self, net: Net) -> str:
+        """Names all that decides what a teacher says; empty for a network of this run's own making."""
+        if net.name in self.trained:
+            return ""
+        network = self.teacher(net)
+        digest = hashlib.sha256(f"{self._model(net)} {network.input_size} {self.device.type}".encode())
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def predict(self, net: Net, images: Tensor) -> Tensor:
+        """Logits (N, K) on the CPU of a frozen network for images (N, C, H, W) uint8."""
+        network, identity, start = self.teacher(net), self.identity(net), time.perf_counter()
+        logits, known = self.recall(identity, images, lambda: _predictions(network, images))
+        self.asked, self.cached = self.asked + len(images), self.cached + known * len(images)
+        self.seconds += 0 if known else time.perf_counter() - start
+        return logits
+
+    def model(self, net: Net) -> nn.Module:
+        """The timm model of a network that has been built."""
+        return self.built[net.name].model
+
+    def share_normalisation(self, net: Net, source: Net) -> None:
+        """Makes a network normalise its input as another does.
+
+        Raises:
+            Unsupported: if they take images of different channels or sizes.
+        """
+        mine, theirs = self.built[net.name], self.built[source.name]
+        if mine.mean.shape != theirs.mean.shape or mine.input_size != theirs.input_size:
+            raise Unsupported(f"{net.name} and {source.name} take images of different channels or sizes.")
+        mine.mean.copy_(theirs.mean)
+        mine.std.copy_(theirs.std)
+
+    def generator(self, name: str) -> torch.Generator:
+        """Random numbers that depend on the run's seed and this name alone."""
+        return generator(self.seed, name)
+
+    def _model(self, net: Net) -> ModelSpec:
+        if net.model not in self.models:
+            raise Unsupported(f"this method needs a {net.model}, and the run has none.")
+        return self.models[net.model]
+
+
+@torch.no_grad()
+def _predictions(network: Network, images: Tensor) -> Tensor:
+    device = network.mean.device
+    with network.precision():
+        batches = images.split(EVALUATION_BATCH)
+        return torch.cat([network(batch.to(device).float() / 255).float().cpu() for batch in batches])

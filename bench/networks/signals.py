@@ -1,0 +1,215 @@
+"""observe(): the only place that knows how features, tokens, attention and input gradients are taken from a network."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from bench.networks.network import Network
+from methods.base import Signals, Unsupported
+
+GRADIENTS = frozenset({"input_grad", "mirrored_grad"})
+"""Signals that need a backward pass of their own; they are of no use in evaluation."""
+
+SMALL = frozenset({"pooled", "classifier"})
+"""Signals of so few numbers that copying them out of inference mode costs less than the mode saves."""
+
+UNTAPPED = frozenset({"features", "classifier"})
+"""Signals that are taken without hooks or second passes, so that the network may be compiled."""
+
+
+def observe(
+    network: Network,
+    images: Tensor,
+    labels: Tensor,
+    needs: frozenset[str],
+    training: bool = False,
+) -> Signals:
+    """Runs a network on a batch and returns what was asked for, in float32.
+
+    Args:
+        network: in the mode (train or eval) that the caller chose.
+        images: (B, C, H, W) in [0, 1].
+        labels: (B,) classes or (B, K) probabilities; used for input gradients alone.
+        needs: names of Signals fields beyond the logits.
+        training: whether the result is differentiated, as a student's is.
+
+    Raises:
+        Unsupported: if the network does not offer what is asked for.
+    """
+    if not training and needs <= SMALL:
+        with torch.inference_mode(), network.precision():
+            signals = _forward(network, images, needs)
+        return signals.detached()
+    wants_grad = bool(needs & GRADIENTS)
+    with torch.set_grad_enabled(training or wants_grad), _differentiable_attention(wants_grad):
+        images = images.detach().requires_grad_("input_grad" in needs)
+        with network.precision():
+            signals = _forward(network, images, needs)
+        if "input_grad" in needs:
+            grad = _input_grad(signals.logits, labels, images, training)
+            signals = dataclasses.replace(signals, input_grad=grad)
+        if "mirrored_grad" in needs:
+            mirrored = images.detach().flip(-1).requires_grad_()
+            with network.precision():
+                logits = network(mirrored).float()
+            grad = _input_grad(logits, labels, mirrored, training).flip(-1)
+            signals = dataclasses.replace(signals, mirrored_grad=grad)
+    return signals if training else signals.detached()
+
+
+def _input_grad(logits: Tensor, labels: Tensor, images: Tensor, training: bool) -> Tensor:
+    """Gradient (B, C, H, W) of each image's own cross-entropy."""
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    (grad,) = torch.autograd.grad(loss, images, create_graph=training)
+    return grad
+
+
+def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals:
+    """What is asked for but gradients, in float32 from one forward pass by timm's own interface."""
+    model: Any = network.model
+    passed = _staged if "features" in needs else _unstaged
+    if network.compute.compiled and needs <= UNTAPPED:
+        passed = network.compiled(passed)
+    with _tapped(model, needs) as taps:
+        logits, features = passed(model, network.normalised(images))
+    if network.compute.compiled and images.is_cuda:  # a graph's next replay writes over what it gave out
+        logits, features = logits.clone(), features and [feature.clone() for feature in features]
+    return Signals(
+        logits.float(),
+        None if features is None else tuple(feature.float() for feature in features),
+        taps.pooled,
+        model.get_classifier().weight.flatten(1) if "classifier" in needs else None,
+        tuple(taps.tokens) if "tokens" in needs else None,
+        tuple(taps.qkv) if "qkv" in needs else None,
+    )
+
+
+def _unstaged(model: Any, images: Tensor) -> tuple[Tensor, None]:
+    """Logits alone."""
+    return model(images), None
+
+
+def _staged(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and the feature map of every stage."""
+    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
+        raise Unsupported(f"{type(model).__name__} has no stages that can be tapped (no forward_intermediates).")
+    stages = list(range(len(model.feature_info)))
+    final, maps = model.forward_intermediates(images, indices=stages)
+    return model.forward_head(final), maps
+
+
+@dataclass
+class _Taps:
+    """What hooks have seen in a forward pass."""
+
+    pooled: Tensor | None = None
+    tokens: list[Tensor] = field(default_factory=list)
+    qkv: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+
+@contextlib.contextmanager
+def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
+    """Hooks on the blocks' outputs and on the projections of attention, for one forward pass.
+
+    Raises:
+        Unsupported: if the model has no such parts, or does not call them; the message names what is missing.
+    """
+    taps, name = _Taps(), type(model).__name__
+    blocks = list(getattr(model, "blocks", ()))
+    modules = model.modules() if "qkv" in needs else ()
+    attentions = [module for module in modules if isinstance(getattr(module, "qkv", None), nn.Linear)]
+    if needs & {"classifier", "pooled"} and not _linear(model.get_classifier()):
+        raise Unsupported(f"{name} has no linear classifier, whose input and rows could be used.")
+    if "tokens" in needs and not blocks:
+        raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
+    if "qkv" in needs and not attentions:
+        raise Unsupported(f"{name} has no self-attention, so it has no queries, keys and values.")
+
+    def token(output: Any) -> None:
+        if not isinstance(output, Tensor) or output.dim() != 3:
+            raise Unsupported(f"{name} has blocks of feature maps, not of tokens (B, N, D).")
+        taps.tokens.append(output.float())
+
+    def pooled(output: Tensor) -> None:
+        if output.shape[2:] == (1, 1):
+            output = output.flatten(1)
+        if output.dim() != 2:
+            raise Unsupported(f"{name} classifies something else than one pooled vector (B, D) an image.")
+        taps.pooled = output.float()
+
+    with contextlib.ExitStack() as hooks:
+        if "pooled" in needs:
+            classifier = model.get_classifier()
+            hooks.callback(classifier.register_forward_pre_hook(lambda _, inputs: pooled(inputs[0])).remove)
+        if "tokens" in needs:
+            hooks.callback(blocks[0].register_forward_pre_hook(lambda _, inputs: token(inputs[0])).remove)
+            for block in blocks:
+                hooks.callback(block.register_forward_hook(lambda _, inputs, output: token(output)).remove)
+        for attention in attentions:
+
+            def split(_: nn.Module, inputs: Any, output: Tensor, attention: Any = attention) -> None:
+                taps.qkv.append(_split(attention, output))
+
+            hooks.callback(attention.qkv.register_forward_hook(split).remove)
+        yield taps
+    if "tokens" in needs and len(taps.tokens) != len(blocks) + 1:
+        raise Unsupported(f"{name} does not run its blocks one after another, so it has no tokens of each.")
+    if "qkv" in needs and (len(taps.qkv) != len(attentions) or (blocks and len(taps.qkv) != len(blocks))):
+        raise Unsupported(f"{name} does not compute all its attention from one projection that can be tapped.")
+
+
+def _linear(classifier: nn.Module) -> bool:
+    """Whether a classifier is a linear layer, also one that is written as a 1x1 convolution of the pooled map."""
+    return isinstance(classifier, nn.Linear) or (isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1))
+
+
+def _split(attention: Any, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values (B, heads, N, d) from the joint projection (B, N, 3 heads d)."""
+    heads = getattr(attention, "num_heads", 0)
+    if not hasattr(attention, "scale"):
+        raise Unsupported(f"{type(attention).__name__} does not relate tokens by scaled products of queries and keys.")
+    if output.dim() != 3 or not heads or output.shape[2] % (3 * heads):
+        raise Unsupported(f"{type(attention).__name__} does not lay queries, keys and values out as (B, N, 3 heads d).")
+    batch, tokens, _ = output.shape
+    parts = output.reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    query, key, value = parts.unbind(0)
+    query, key = (
+        norm(each) if norm is not None else each
+        for norm, each in ((getattr(attention, "q_norm", None), query), (getattr(attention, "k_norm", None), key))
+    )
+    return query.float(), key.float(), value.float()
+
+
+@contextlib.contextmanager
+def _differentiable_attention(needed: bool) -> Iterator[None]:
+    """Attention that can be differentiated twice, which the fused kernels cannot."""
+    if not needed:
+        yield
+        return
+    with sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+@contextlib.contextmanager
+def differentiation(needs: frozenset[str]) -> Iterator[None]:
+    """Where losses are differentiated: says so if a network has an operation that cannot be differentiated twice.
+
+    Raises:
+        Unsupported: if gradients were needed as signals, and the second derivative of an operation is unknown.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not needs & GRADIENTS or "is not implemented" not in str(error):
+            raise
+        operation = str(error).removeprefix("derivative for ").split()[0]
+        raise Unsupported(f"a network has an operation that cannot be differentiated twice: {operation}.") from None

@@ -1,0 +1,1 @@
+"""Frozen teachers, and the cache of what they have answered."""

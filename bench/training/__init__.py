@@ -1,0 +1,1 @@
+"""The engine: stages, the training loop, saved state, scores."""

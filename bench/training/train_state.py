@@ -1,0 +1,82 @@
+"""A student in a stage, with what trains it: its auxiliary, optimizer and learning-rate schedule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from torch import nn
+
+from bench.networks.network import Network
+from bench.spec import Recipe
+from methods.base import Net
+
+OPTIMIZERS = {"sgd": "momentum", "nesterov": "sgd"}
+"""timm's names where they differ from ours: timm's "sgd" is Nesterov's."""
+FUSED = frozenset({"sgd", "nesterov", "adam", "adamw"})
+"""Optimizers of which torch has one kernel for all parameters."""
+
+
+@dataclass
+class TrainState:
+    """A student in a stage."""
+
+    net: Net
+    network: Network
+    auxiliary: nn.ModuleDict
+    optimizer: torch.optim.Optimizer
+    scheduler: Scheduler
+    clip_norm: float
+
+    @classmethod
+    def start(cls, net: Net, network: Network, auxiliary: nn.ModuleDict, recipe: Recipe, updates: int) -> TrainState:
+        """A student at the start of a stage of so many updates; weight decay acts on every parameter."""
+        optimizer = create_optimizer_v2(
+            nn.ModuleList([network, auxiliary]).parameters(),
+            opt=OPTIMIZERS.get(recipe.optimizer, recipe.optimizer),
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
+            momentum=recipe.momentum,
+            **({"fused": True} if recipe.optimizer in FUSED else {}),
+        )
+        return cls(net, network, auxiliary, optimizer, schedule(optimizer, recipe, updates), recipe.clip_norm)
+
+    def train(self) -> None:
+        """Puts the student into training mode."""
+        self.network.train()
+        self.auxiliary.train()
+
+    def update(self, number: int) -> None:
+        """Steps the optimizer from the gradients at hand, as the stage's update `number`, from 1."""
+        if self.clip_norm:
+            parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        self.optimizer.step()
+        self.scheduler.step_update(number)
+
+    def state(self, clone: bool = False) -> dict[str, dict[str, Any]]:
+        """The weights of the student and its auxiliary."""
+        states = {"network": self.network.state_dict(), "auxiliary": self.auxiliary.state_dict()}
+        return {n: {k: v.clone() if clone else v for k, v in state.items()} for n, state in states.items()}
+
+    def load(self, state: dict[str, dict[str, Any]]) -> None:
+        """Takes the weights back."""
+        self.network.load_state_dict(state["network"])
+        self.auxiliary.load_state_dict(state["auxiliary"])
+
+
+def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> Scheduler:
+    """The learning rate over a stage's updates.
+
+    timm lowers the rate one update before a milestone; the 1 below undoes that.
+    """
+    warmup: dict[str, Any] = {"warmup_t": round(recipe.warmup * updates), "warmup_prefix": False, "t_in_epochs": False}
+    if recipe.schedule == "cosine":
+        return CosineLRScheduler(optimizer, t_initial=updates, **warmup)
+    milestones = [round(share * updates) + 1 for share in recipe.milestones] if recipe.schedule == "step" else []
+    return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=recipe.decay, **warmup)

@@ -1,0 +1,1 @@
+"""From records to numbers: leaderboards, comparisons, statistics, published results."""

@@ -1,0 +1,1 @@
+"""Numbers as pages: terminal, markdown, LaTeX, CSV, pictures."""

@@ -1,0 +1,168 @@
+"""Comparisons as text: terminal, markdown, LaTeX, CSV; as plain values; and as a critical-difference diagram."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import InputError
+from results.analysis.comparison import Compared, Comparison, Ranked
+from results.analysis.statistics import LEVEL, WILCOXON_SEEDS, Ranking
+from results.pages.diagram import critical_difference_diagram
+from results.pages.rendering import Block, Column, check_form, render_blocks
+
+COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
+RANK_COLUMNS = ("mean rank", "group")
+MARK = "*"
+
+
+def comparison_page(compared: Compared, form: str = "terminal", width: int | None = None) -> str:
+    """Comparisons as text; as CSV those with controls alone.
+
+    Args:
+        compared: what to print.
+        form: terminal, markdown, latex or csv.
+        width: columns of the terminal.
+
+    Raises:
+        InputError: for an unknown form.
+    """
+    check_form(form)
+    if form == "csv":
+        return comparison_frame(compared).to_csv(index=False)
+    families = dict.fromkeys((each.control, each.pair) for each in compared.comparisons)
+    blocks = [_against(compared, control, pair) for control, pair in families]
+    blocks += [_ranks(compared, ranked, ranked.ranking) for ranked in compared.rankings if ranked.ranking]
+    return render_blocks(blocks, notes(compared), form, width, tight=True)
+
+
+def comparison_values(compared: Compared) -> dict[str, Any]:
+    """All of it as JSON values."""
+    return asdict(compared) | {"comparisons": [_named(compared, each) for each in compared.comparisons]}
+
+
+def comparison_frame(compared: Compared) -> pd.DataFrame:
+    """Plain numbers, a row for each comparison with a control; shares, not points."""
+    records = [
+        _named(compared, each)
+        | {"difference": each.difference.mean, "half_width": each.difference.half_width, "seeds": each.difference.count}
+        for each in compared.comparisons
+    ]
+    columns = ["pair", "control", "method", "difference", "half_width", "seeds", "p", "p_holm", "p_wilcoxon"]
+    return pd.DataFrame(records, columns=[*columns, "won", "probability"])
+
+
+def _named(compared: Compared, each: Comparison) -> dict[str, Any]:
+    """A comparison's values by what they are: where pairs are compared, method and pair change places."""
+    values = asdict(each)
+    return values if compared.noun == "method" else values | {"method": each.pair, "pair": each.method}
+
+
+def comparison_picture(compared: Compared, form: str = "png") -> bytes:
+    """The critical-difference diagram over pairs as a file; where there is none, that of each pair over its seeds.
+
+    Raises:
+        InputError: for an unknown form, or if nothing could be ranked.
+    """
+    over = [each for each in compared.rankings if each.ranking and each.over == "pairs"]
+    drawn = {_title(compared, each): each.ranking for each in over or compared.rankings if each.ranking}
+    if not drawn:
+        raise InputError(f"there are no ranks to draw: {' '.join(each.reason for each in compared.rankings)}")
+    return critical_difference_diagram(drawn, form)
+
+
+def notes(compared: Compared) -> list[str]:
+    """How to read the tables, and what is not in them."""
+    lines = []
+    if compared.comparisons:
+        lines += [
+            f"difference: {compared.noun} minus control in points of test accuracy, {compared.shows} epoch, paired by "
+            "seed; mean and 95 % interval (Student's t).",
+            "p: paired t-test, two-sided; below 0.05 just where the interval excludes zero.",
+            f"p Holm: p corrected for the number of rows of its table (Holm 1979); {MARK} below {LEVEL}.",
+            f"Wilcoxon: p of the signed-rank test, not corrected, from {WILCOXON_SEEDS} seeds up: a check that does "
+            "not ask for normal differences.",
+            f"won: share of the seeds in which the {compared.noun} is better, a tie counts half. again: probability "
+            "that it is under one more seed (t predictive).",
+            "Seeds vary weights and batches: all this holds for these networks and data.",
+        ]
+    if any(each.differs and each.p == 0 for each in compared.comparisons):
+        lines.append("p of zero: all seeds differ by the same; so few images or seeds say less than that.")
+    if any(each.ranking for each in compared.rankings):
+        told = f"{compared.noun}s that share a number are not told apart (Nemenyi 1963)."
+        lines.append(f"mean rank: 1 is best. group: {told}")
+    return [*lines, *(each.reason for each in compared.rankings if each.reason), *compared.missing]
+
+
+def _against(compared: Compared, control: str, pair: str) -> Block:
+    rows = [_cells(each) for each in compared.comparisons if (each.control, each.pair) == (control, pair)]
+    title = f"{compared.suite}: against {control} {'on' if compared.noun == 'method' else 'by'} {pair}"
+    return Block(title, _columns(compared, COLUMNS), rows)
+
+
+def _cells(each: Comparison) -> list[str]:
+    """A comparison as text: its name, then COLUMNS."""
+    difference = f"{100 * each.difference.mean:+.1f}"
+    if each.difference.half_width is not None:
+        difference += f" ± {100 * each.difference.half_width:.1f}"
+    return [
+        each.method,
+        difference,
+        str(each.difference.count),
+        _p(each.p),
+        _p(each.p_holm) + (f" {MARK}" if each.differs else ""),
+        _p(each.p_wilcoxon),
+        f"{each.won:.2f}",
+        "" if each.probability is None else f"{each.probability:.2f}",
+    ]
+
+
+def _ranks(compared: Compared, ranked: Ranked, found: Ranking) -> Block:
+    rows = []
+    for method, rank in found.ranks.items():
+        groups = [str(number) for number, group in enumerate(found.groups, start=1) if method in group]
+        rows.append([method, f"{rank:.2f}", "-".join(dict.fromkeys([groups[0], groups[-1]])) if groups else ""])
+    return Block(
+        _title(compared, ranked), _columns(compared, RANK_COLUMNS), rows, remarks=_remarks(compared, ranked, found)
+    )
+
+
+def _columns(compared: Compared, names: Sequence[str]) -> list[Column]:
+    return [Column(compared.noun, left=True), *map(Column, names)]
+
+
+def _remarks(compared: Compared, ranked: Ranked, found: Ranking) -> list[str]:
+    """The tests of a ranking, and how far it may be believed."""
+    methods, blocks = len(found.ranks), found.blocks
+    text = f"Friedman chi-squared({methods - 1}) = {found.friedman:.2f}, p {_equals(found.friedman_p)}; "
+    if found.iman_davenport is None or found.iman_davenport_p is None:
+        text += "Iman-Davenport F not defined, as all blocks agree; "
+    else:
+        degrees = f"{methods - 1}, {(methods - 1) * (blocks - 1)}"
+        text += f"Iman-Davenport F({degrees}) = {found.iman_davenport:.2f}, p {_equals(found.iman_davenport_p)}; "
+    remarks = [f"{text}critical difference {found.critical_difference:.2f} at {LEVEL}."]
+    if found.friedman_p >= LEVEL:
+        remarks.append("Friedman's test finds no difference among them: the groups say nothing further.")
+    if found.critical_difference >= methods - 1:
+        remarks.append(f"So few blocks cannot tell any two of {methods} {compared.noun}s apart, whatever their ranks.")
+    if ranked.left_out:
+        remarks.append(f"Left out, as they lack what the others share: {', '.join(ranked.left_out)}.")
+    return remarks
+
+
+def _title(compared: Compared, ranked: Ranked) -> str:
+    blocks = len(ranked.blocks)
+    where = "pair" if compared.noun == "method" else "method"
+    over = f"{blocks} pairs" if ranked.over == "pairs" else f"{blocks} seeds of {ranked.over}, for that {where} alone"
+    return f"{compared.suite}: mean ranks over {over}"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _equals(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

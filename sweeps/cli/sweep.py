@@ -1,0 +1,185 @@
+"""What a terminal shows of methods and of a sweep as it goes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+    track,
+)
+
+from bench.configure import configure
+from bench.environment import command, pick_device
+from bench.errors import InputError, unknown
+from bench.networks.precision import check_precision
+from bench.record import Epoch
+from bench.spec import explain
+from bench.teachers.backends import parse_backend
+from methods import REGISTRY
+from results.analysis.status import status_of, taught
+from results.pages import compatibility as compatible
+from results.pages.board import plain, render
+from results.store.plan import Plan, Planned
+from results.store.run_store import RunStore, StoredRun
+from sweeps.scheduling.driver import sweep
+from sweeps.scheduling.workers import Machine
+from sweeps.suites.suite import Suite, load_suite
+
+
+def compatibility_and_show(
+    methods: str | None, teachers: str | None, students: str | None, form: str
+) -> tuple[dict[str, Any], str]:
+    """Tries methods on pairs of families; returns the answers as JSON values and as a table.
+
+    Raises:
+        InputError: for an unknown method, family or format.
+    """
+    from bench.compatibility import FAMILIES, compatibility
+
+    if form not in compatible.FORMATS:
+        raise unknown("format", form, compatible.FORMATS)
+    chosen = {
+        kind: [name.strip() for name in given.split(",") if name.strip()] if given else known
+        for kind, given, known in (
+            ("method", methods, sorted(REGISTRY)),
+            ("teacher", teachers, list(FAMILIES)),
+            ("student", students, list(FAMILIES)),
+        )
+    }
+    for name in chosen["method"]:
+        configure(name, {})
+    for name in (*chosen["teacher"], *chosen["student"]):
+        if name not in FAMILIES:
+            raise unknown("family", name, FAMILIES)
+    total = len(chosen["method"]) * len(chosen["teacher"]) * len(chosen["student"])
+    console = Console(stderr=True)
+    tried = compatibility(chosen["method"], chosen["teacher"], chosen["student"])
+    answers = list(track(tried, "trying", total, console=console, disable=not console.is_terminal))
+    values = {"answers": [asdict(each) for each in answers]}
+    return values, compatible.compatibility_page(answers, form)
+
+
+def sweep_and_show(
+    name: str,
+    changes: dict[str, Any],
+    root: Path,
+    workers: int,
+    device_name: str,
+    precision: str,
+    cache: str,
+    data_dir: Path | None,
+) -> tuple[dict[str, Any], str]:
+    """Carries out a suite with a progress bar; returns the leaderboard as JSON values and as text.
+
+    Raises:
+        InputError: if anything is wrong with the suite or the machine.
+    """
+    suite = changed(load_suite(name), changes)
+    device = pick_device(device_name)
+    precision = precision or suite.precision
+    check_precision(precision)
+    parse_backend(cache, root, device)
+    store = RunStore(root)
+    count = workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
+    folder = (data_dir or store.root / "data").expanduser().resolve()
+    machine = Machine(folder, str(device), precision, count, cache=cache)
+    studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)
+    runs = studies * (suite.tuning.trials + suite.seeds) + sum(len(pair.teachers) for pair in suite.pairs)
+    with SweepProgress(suite.name, runs, count) as progress:
+        board, problem = sweep(suite, store, machine, progress.report)
+    text, cost = render(board, "terminal"), status_of(Plan.find(root, board.suite), store)["teaching"]
+    ends, kdbench = [problem] if problem else [], command("kdbench")
+    ends += [
+        f"Teachers: {taught(cost).removeprefix('teachers ')} ({cache})",
+        f"Results: {store.root} (runs/KEY holds every record; nothing finished is ever repeated)",
+        f"MLflow:  {command('mlflow')} ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
+        f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",
+    ]
+    return plain(board), text + "\n" + "\n".join(ends)
+
+
+def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
+    """A suite with what the command line changes: methods, trials, seeds, epochs.
+
+    Raises:
+        InputError: if the result breaks a rule.
+    """
+    values = suite.model_dump()
+    if changes.get("methods"):
+        chosen = [name.strip() for name in changes["methods"].split(",") if name.strip()]
+        values["methods"] = chosen
+        for pair in values["pairs"]:
+            pair["methods"] = [name for name in pair["methods"] if name in chosen] if pair["methods"] else ()
+        own = [bool(pair.methods) for pair in suite.pairs]
+        kept = [pair for pair, had in zip(values["pairs"], own, strict=True) if pair["methods"] or not had]
+        values["pairs"] = kept or values["pairs"]
+    if changes.get("seeds"):
+        values["seeds"] = changes["seeds"]
+    if changes.get("trials"):
+        values["tuning"]["trials"] = changes["trials"]
+    if changes.get("epochs"):
+        values["recipe"]["epochs"] = changes["epochs"]
+    try:
+        return Suite.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"suite {suite.name}: {explain(error)}") from None
+
+
+class SweepProgress:
+    """A bar of runs with the time left on a terminal; a line each ended run elsewhere."""
+
+    def __init__(self, name: str, runs: int, workers: int) -> None:
+        """Starts at nothing.
+
+        Args:
+            name: of what is carried out.
+            runs: how many there will be.
+            workers: how many processes do it.
+        """
+        self.console = Console(stderr=True)
+        self.runs, self.ended = runs, 0
+        self.now: dict[str, float] = {}
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)
+        self.task = self.bar.add_task(f"{name}, {workers} workers", total=runs)
+
+    def __enter__(self) -> SweepProgress:
+        """Shows the bar."""
+        if self.console.is_terminal:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leaves the bar as it is."""
+        if self.console.is_terminal:
+            self.bar.stop()
+
+    def report(self, planned: Planned, news: Epoch | StoredRun) -> None:
+        """Takes an epoch or the end of a run."""
+        if isinstance(news, Epoch):
+            self.now[planned.key] = news.number / news.of
+        else:
+            self.now.pop(planned.key, None)
+            self.ended += 1
+            self._line(planned, news)
+        self.bar.update(self.task, completed=int(10 * (self.ended + sum(self.now.values()))) / 10)
+
+    def _line(self, planned: Planned, run: StoredRun) -> None:
+        value = run.outcome.headline("last", "validation") if run.outcome else None
+        end = f"validation {100 * value:.1f} %" if value is not None else f"{run.status}: {run.reason}"
+        text = f"[{self.ended}/{self.runs}] {planned.method} {planned.phase} {planned.number}: {end}"
+        if not self.console.is_terminal:
+            self.console.print(text, highlight=False, soft_wrap=True)
+        elif run.status == "failed":
+            self.bar.console.print(text, highlight=False)

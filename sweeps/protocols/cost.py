@@ -1,0 +1,152 @@
+"""What a protocol costs before it is run: images to train on, and about how many hours on this machine.
+
+A step of each network is measured on one core, once, and remembered; a frozen teacher takes a third of a step, and one
+that comes with published weights is only ever asked. What keeping the teachers' answers saves is not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from bench.atomic import write
+from bench.configure import method_of
+from bench.data.datasets import Part
+from bench.data.info import DataInfo, data_info, training_images
+from bench.data.splits import Splits
+from bench.environment import hardware
+from bench.networks.build import build
+from bench.networks.precision import timed
+from bench.networks.signals import observe
+from bench.spec import ModelSpec, Recipe, Spec
+from bench.training.train_state import TrainState
+from methods.base import STUDENT, TEACHER, Data
+from sweeps.protocols.request import Task
+
+FORWARD = 1 / 3
+"""Of a training step: what asking a frozen network about a batch takes."""
+PROBE = 8
+"""Images of the first, small step, fewer if they are large; a whole one is measured if it should take `LONGEST`."""
+PIXELS = 2**15
+"""Of the images of the first step, where these are more than two."""
+LONGEST = 0.5
+"""Seconds."""
+SPEEDS = "speeds.json"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a table, whole."""
+
+    runs: int
+    images: float
+    """That networks are trained on, once for each network."""
+    hours: float | None
+    """About; None if nothing was measured."""
+
+
+def cost_of(task: Task, seconds: Callable[[ModelSpec, DataInfo, int, bool], float] | None) -> Cost:
+    """What a task takes from nothing.
+
+    Args:
+        task: what would be done.
+        seconds: gives those that an image takes in a step of a network on such data in such batches, or, if it is said
+            to be asked alone, in a pass of it.
+    """
+    specs: dict[str, Spec] = {}
+    for pair in task.protocol.pairs:
+        specs |= {spec.key: spec for spec in task.teachers(pair)}
+    specs |= {spec.key: spec for row in task.rows() for spec in task.specs(*row)}
+    images, time = 0.0, 0.0
+    for spec in specs.values():
+        info, epochs = data_info(spec.data.name), spec.recipe.epochs * training_images(spec.data)
+        models = {"student": spec.student, "teacher": (*spec.teachers, spec.student)[0]}
+        for stage in method_of(spec).stages((TEACHER,) if spec.teachers else ()):
+            images += len(stage.students) * stage.epochs * epochs
+            for nets, share in ((stage.students, 1.0), (stage.teachers, FORWARD)):
+                for net in nets if seconds else ():
+                    model = models[net.model]
+                    asked = model.weights == "pretrained"
+                    took = seconds(model, info, spec.recipe.batch_size, asked)  # type: ignore[misc]
+                    time += stage.epochs * epochs * took * (1.0 if asked else share)
+    return Cost(len(specs), images, time / 3600 if seconds else None)
+
+
+class Speeds:
+    """Seconds an image in a step of a network, measured once for each and remembered in the store."""
+
+    def __init__(self, root: Path, device: torch.device) -> None:
+        """Opens what is remembered.
+
+        Args:
+            root: of the store.
+            device: of which the speed is.
+        """
+        self.path, self.device = root / SPEEDS, device
+        self.known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def __call__(self, model: ModelSpec, info: DataInfo, batch_size: int, asked: bool = False) -> float:
+        """Seconds that an image takes in a training step, or in a pass if the network is only asked."""
+        model = ModelSpec(name=model.name, args=model.args)
+        size = f"{info.channels}x{info.size} to {info.classes} in batches of {batch_size}"
+        where = hardware(self.device) if self.device.type == "cuda" else f"{cores()} cores of {hardware(self.device)}"
+        name = f"{'a pass of ' if asked else ''}{model.name} {json.dumps(model.args, sort_keys=True)} {size} on {where}"
+        if name not in self.known:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                self.known[name] = self._measured(model, info, batch_size, asked)
+            finally:
+                torch.set_num_threads(threads)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
+        return float(self.known[name])
+
+    def _measured(self, model: ModelSpec, info: DataInfo, batch_size: int, asked: bool) -> float:
+        shape = (1, info.channels, info.size, info.size)
+        image, label = torch.zeros(shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
+        part, flat = Part(image, label), (0.5,) * info.channels
+        data = Splits(Data(image, label, image[:0], info.classes), part, part, (), flat, flat)
+        with torch.random.fork_rng(devices=[]):
+            network = build(model, data).to(self.device)
+        if asked:
+            with torch.inference_mode():
+                return self._timed(lambda: network.eval()(torch.rand(shape).to(self.device)))
+        trainee = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), Recipe(), 1000)
+        trainee.train()
+
+        def step(count: int) -> float:
+            images = torch.rand(count, *shape[1:]).to(self.device)
+            labels = torch.zeros(count, dtype=torch.long, device=self.device)
+
+            def update() -> None:
+                trainee.optimizer.zero_grad(set_to_none=True)
+                F.cross_entropy(observe(network, images, labels, frozenset(), training=True).logits, labels).backward()
+                trainee.optimizer.step()
+
+            return min(self._timed(update) for _ in range(2)) / count
+
+        count = min(PROBE, batch_size, max(2, PIXELS // info.size**2))
+        seconds = step(count)
+        return step(batch_size) if count < batch_size and seconds * batch_size < LONGEST else seconds
+
+    def _timed(self, update: Callable[[], None]) -> float:
+        """Seconds of the GPU; or of one core, shared among all: what else the machine does is not counted."""
+        if self.device.type == "cuda":
+            return timed(update, self.device)
+        start = time.process_time()
+        update()
+        return (time.process_time() - start) / cores()
+
+
+def cores() -> int:
+    """Of this machine; a worker takes one."""
+    return os.cpu_count() or 1

@@ -1,0 +1,82 @@
+"""Protocols as TOML files: those that come with kdbench, and a user's own."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bench.errors import InputError, unknown
+from bench.spec import explain
+from sweeps.protocols.protocol import Protocol
+
+SAID = ("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment")
+"""Fields of the recipe that a protocol must write, so that each has its source."""
+UNSOURCED = ("about", "paper", "table", "departures", "short", "sources")
+
+
+def written(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a protocol's file by its dotted name; a row by its label, a pair by its networks."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            yield from written(value, f"{path}.{name}" if path else name)
+    elif isinstance(values, list) and values and isinstance(values[0], dict):
+        for number, value in enumerate(values):
+            pair = f"{value['teacher']} -> {value['student']}" if {"teacher", "student"} <= value.keys() else ""
+            name = value.get("label") or pair or value.get("name") or str(number)
+            yield from written({k: v for k, v in value.items() if k != "label"}, f"{path}.{name}")
+    else:
+        yield path, values
+
+
+def bundled() -> list[str]:
+    """Names of the protocols that come with kdbench."""
+    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+
+
+def read_protocol(name: str) -> tuple[dict[str, Any], Protocol]:
+    """A protocol by name, or from a TOML file by path: as it is written, and checked.
+
+    Raises:
+        InputError: if there is none, it breaks a rule, or a value has no source.
+    """
+    if name in bundled():
+        text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+    elif Path(name).is_file():
+        text = Path(name).read_text(encoding="utf-8")
+    elif name.endswith(".toml"):
+        raise InputError(f"there is no protocol file {name}.")
+    else:
+        raise unknown("table", name, bundled(), see="kdbench tables (a path of a TOML file works too)")
+    try:
+        values = tomllib.loads(text)
+        protocol = Protocol.model_validate({"name": Path(name).stem, "table": Path(name).stem, **values})
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"protocol {name} is not TOML: {error}") from None
+    except ValidationError as error:
+        raise InputError(f"protocol {name}: {explain(error)}") from None
+    _check_said(name, values, protocol)
+    return values, protocol
+
+
+def load_protocol(name: str) -> Protocol:
+    """`read_protocol`, checked."""
+    return read_protocol(name)[1]
+
+
+def _check_said(name: str, values: dict[str, Any], protocol: Protocol) -> None:
+    """Checks that the recipe is written out, and that every value has a source."""
+    steps = ("milestones", "decay") if protocol.recipe.schedule == "step" else ()
+    if unsaid := [field for field in (*SAID, *steps) if field not in values["recipe"]]:
+        raise InputError(f"protocol {name}: the recipe must write out {', '.join(unsaid)}.")
+    paths = [path for path, _ in written({key: value for key, value in values.items() if key not in UNSOURCED})]
+    if bare := [path for path in paths if not protocol.source(path)]:
+        raise InputError(f"protocol {name}: there is no source for {', '.join(bare[:5])}; add it to [sources].")
+
+
+def _folder() -> Any:
+    return resources.files("sweeps") / "protocols"

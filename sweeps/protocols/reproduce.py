@@ -1,0 +1,167 @@
+"""Carries out a protocol: teachers once, then every row's seeds; and sets what they gave beside the paper's table."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+
+from bench.data.info import check_data
+from bench.data.splits import Splits, load
+from bench.environment import pick_device
+from bench.errors import InputError
+from bench.networks.build import build
+from bench.networks.precision import chosen
+from bench.record import Epoch
+from bench.spec import ModelSpec, Recipe
+from results.analysis.leaderboard import leaderboard
+from results.analysis.reproduction import Reproduction, reproduction_of_plan
+from results.analysis.reproduction import reproduction_of as beside
+from results.store.plan import Plan, Planned
+from results.store.run_store import RunStore, StoredRun
+from sweeps.protocols.request import Task, row_name
+from sweeps.scheduling.driver import Driver, Projector, only_driver
+from sweeps.scheduling.study import Chain, Job
+from sweeps.scheduling.workers import Machine, threads_each
+from sweeps.suites.suite import Way
+
+
+def carry_out(
+    task: Task, store: RunStore, machine: Machine, report: Callable[[Planned, Epoch | StoredRun], None]
+) -> str:
+    """Carries out a task, or goes on with one that was interrupted.
+
+    Args:
+        task: what to do.
+        store: where everything is kept.
+        machine: what to use.
+        report: told of every epoch and of every run that has ended.
+
+    Returns:
+        A warning if MLflow could not be written.
+
+    Raises:
+        InputError: if the data are missing, the task cannot be carried out, or another sweep is using the store.
+    """
+    fingerprint = check_data(task.protocol.data, machine.data_dir)
+    data = task.protocol.data.model_copy(update={"fingerprint": fingerprint})
+    device = pick_device(machine.device)
+    digest = task.protocol.digest(f"{fingerprint} {machine.precision} on {device.type}")
+    whole = dataclasses.replace(task, protocol=task.protocol.model_copy(update={"data": data}))
+    splits = load(data, machine.data_dir)
+
+    @functools.cache
+    def measured(text: str, recipe: Recipe) -> ModelSpec:
+        model, memory = ModelSpec.model_validate_json(text), store.root / "compute.json"
+        model = imported(model, splits, store) if model.weights == "pretrained" else model
+        return chosen(model, splits, recipe, machine.precision, device, memory)
+
+    def way(model: ModelSpec, recipe: Recipe) -> ModelSpec:
+        return measured(model.model_dump_json(), recipe)
+
+    with only_driver(store):
+        plan = Plan.create(store.root, task.protocol.name, digest, task.plan())
+        threads = torch.get_num_threads()
+        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
+            torch.set_num_threads(threads_each(machine.workers))
+            try:
+                teachers, rows = _jobs(whole, way)
+            finally:
+                torch.set_num_threads(threads)
+            driver.carry_out(_chains(teachers, rows))
+            projector.finish(leaderboard(plan, store), reproduction_of_plan(plan, store))
+    return projector.problem
+
+
+def imported(model: ModelSpec, data: Splits, store: RunStore) -> ModelSpec:
+    """A model whose published weights are kept in the store, with the channels, size and normalisation that they take.
+
+    Raises:
+        InputError: that says how to get them, that there are none or for other classes, or that no model can be built.
+    """
+    instead = "or leave pretrained out, so that the teacher is trained here."
+    try:
+        config = timm.get_pretrained_cfg(model.name)
+    except RuntimeError:  # the name has a tag that timm does not know
+        config = None
+    if not (config and config.has_weights):
+        raise InputError(f"timm has no weights of {model.name}: name others, as resnet34.tv_in1k, {instead}")
+    if config.num_classes != (classes := data.train.classes):
+        raise InputError(
+            f"the weights of {model.name} tell {config.num_classes} classes, but the data have {classes}: name weights "
+            f"for {classes} classes, {instead}"
+        )
+    try:
+        network = build(model, data)
+    except InputError as error:
+        takes = {"in_chans": 3, "input_size": config.input_size[-1], "mean": config.mean, "std": config.std}
+        untrained = model.model_copy(update={"weights": "scratch", "args": takes | model.args})
+        build(untrained, data)  # says what is wrong, unless it is the weights
+        raise InputError(
+            f"the published weights of {model.name} are missing: run once connected to the Hugging Face hub, or "
+            f"copy its folder models--timm--{model.name} into the hub's cache, ~/.cache/huggingface/hub. ({error})"
+        ) from None
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    reference = store.import_weights(safetensors.torch.save(state))
+    mean, std = (tuple(values.flatten().tolist()) for values in (network.mean, network.std))
+    takes = {"in_chans": len(mean), "input_size": network.input_size, "mean": mean, "std": std}
+    return model.model_copy(update={"weights": reference, "args": model.args | takes})
+
+
+def _jobs(task: Task, way: Way) -> tuple[list[Job], list[list[Job]]]:
+    """The teachers, and each row's seeds."""
+    pairs = [pair for pair in task.protocol.pairs if pair.name in task.pairs]
+    teachers = [
+        Job(Planned(pair.name, "teacher", "teacher", number, spec.key), spec)
+        for pair in pairs
+        for number, spec in enumerate(task.teachers(pair, way))
+    ]
+    rows = [
+        [
+            Job(Planned(pair.name, row_name(part, cell), "seed", spec.seed, spec.key), spec)
+            for spec in task.specs(pair, part, cell, way)
+        ]
+        for pair, part, cell in task.rows()
+    ]
+    return teachers, [row for row in rows if row]
+
+
+def _chains(teachers: list[Job], rows: list[list[Job]]) -> list[Chain]:
+    """What a pair's teacher must come before, a chain a pair; and all that waits for no training."""
+    first = {job.planned.pair: job for job in teachers if job.planned.number == 0}
+    alone = [job for job in teachers if job.planned.number]
+    taught: dict[str, list[Job]] = {pair: [] for pair in first}
+    for job in (job for row in rows for job in row):
+        (taught.get(job.planned.pair, alone) if job.spec.teachers else alone).append(job)
+    return [*(_taught(first[pair], jobs) for pair, jobs in taught.items()), _together(alone)]
+
+
+def _taught(teacher: Job, jobs: list[Job]) -> Chain:
+    """A teacher's training, then, if it came to an end, its students' side by side."""
+    (run,) = yield [teacher]
+    if run.status == "done" and jobs:
+        yield jobs
+
+
+def _together(jobs: list[Job]) -> Chain:
+    """Jobs that may all run side by side."""
+    if jobs:
+        yield jobs
+
+
+def plan_of(task: Task, root: Path) -> Plan | None:
+    """The plan under which a task was last run, if it ever was."""
+    plans = [Plan(path.parent) for path in (root / "suites" / task.protocol.name).glob("*/suite.json")]
+    found = [plan for plan in plans if plan.suite.get("identity") == task.protocol.digest()]
+    return max(found, key=lambda plan: plan.last_run, default=None)
+
+
+def reproduction_of(task: Task, root: Path) -> Reproduction:
+    """The table as it stands."""
+    plan = plan_of(task, root)
+    return beside(task.table(), plan, RunStore(root, read_only=True) if plan else None)

@@ -1,0 +1,1 @@
+"""Which runs a comparison takes, and where they are carried out."""

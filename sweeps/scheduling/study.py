@@ -1,0 +1,140 @@
+"""Tunes a method on a pair, then trains its best setting on every seed.
+
+One driver owns the study and asks and tells; workers never touch Optuna. The sampler is seeded by the trial's number,
+so that a study that was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bench.record import Epoch
+from bench.seeds import seed_of
+from bench.spec import Spec
+from results.store.plan import Plan, Planned, pair_name
+from results.store.run_store import StoredRun
+from sweeps.scheduling.selection import best_trial, objective
+from sweeps.suites.suite import ResolvedPair, Suite
+
+logging.getLogger("optuna").setLevel(logging.WARNING)
+
+KEY = "key"
+"""Attribute of a trial whose setting is complete: the key of its run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to carry out for a suite."""
+
+    planned: Planned
+    spec: Spec
+    watch: Callable[[Epoch], bool] = lambda epoch: True
+    settled: bool = False
+    """Whether it is known to have been pruned: what the store has of it is all there will be."""
+
+
+Chain = Generator[list[Job], list[StoredRun], None]
+"""Yields jobs that may run side by side, and receives their runs in the same order."""
+
+
+def storage_at(url: str) -> optuna.storages.BaseStorage:
+    """Optuna's database, made if it is new; only the driver of a store may call this."""
+    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def chain(suite: Suite, cast: ResolvedPair, method: str, plan: Plan, storage: optuna.storages.BaseStorage) -> Chain:
+    """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once."""
+    name = pair_name(cast.pair.model_dump())
+    study = optuna.create_study(
+        storage=storage,
+        study_name=f"{plan.name}/{name}/{method}",
+        direction="maximize",
+        pruner=_pruner(suite),
+        load_if_exists=True,
+    )
+    space = suite.space(method)
+    trials: list[tuple[Planned, StoredRun]] = []
+    for number in range(suite.tuning.trials):
+        trial, told = _ask(study, number, space, suite.defaults(method))
+        setting = {parameter: trial.params[parameter] for parameter in space}
+        spec = suite.spec(cast, method, setting, seed=0, test=False)
+        planned = Planned(name, method, "trial", number, spec.key, setting)
+        if told is None:
+            trial.set_user_attr(KEY, spec.key)
+        settled = told is not None and told.state == TrialState.PRUNED
+        (run,) = yield [Job(planned, spec, _watch(study, trial, told), settled)]
+        trials.append((planned, run))
+        if told is None:
+            _tell(study, trial, run, suite.show)
+    best = best_trial(trials, suite.show)
+    setting = best.setting if best else suite.defaults(method)
+    jobs = []
+    for seed in range(1, suite.seeds + 1):
+        spec = suite.spec(cast, method, setting, seed, test=True)
+        jobs.append(Job(Planned(name, method, "seed", seed, spec.key, setting), spec))
+    yield jobs
+
+
+def _pruner(suite: Suite) -> optuna.pruners.BasePruner:
+    if not suite.tuning.prune:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=suite.recipe.epochs // 2)
+
+
+def _ask(
+    study: optuna.Study, number: int, space: dict[str, BaseDistribution], defaults: dict[str, Any]
+) -> tuple[Any, FrozenTrial | None]:
+    """Trial `number` of those whose setting is complete, and its end if it has one.
+
+    A trial that an earlier driver left running is taken up again. One whose driver died while its setting was being
+    drawn is given up and drawn again; the seed of the draw is the number, so the setting is the same.
+    """
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if KEY not in frozen.user_attrs:
+            study.tell(frozen.number, state=TrialState.FAIL)
+    complete = [trial for trial in study.get_trials(deepcopy=False) if KEY in trial.user_attrs]
+    if number < len(complete):
+        frozen = complete[number]
+        if frozen.state.is_finished():
+            return frozen, frozen
+        return Trial(study, frozen._trial_id), None
+    if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+        study.enqueue_trial(defaults)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.sampler = optuna.samplers.TPESampler(
+            seed=seed_of(study.study_name, number) % 2**32, n_startup_trials=min(10, 1 + number // 2)
+        )
+        return study.ask(fixed_distributions=space), None
+
+
+def _watch(study: optuna.Study, trial: Any, told: FrozenTrial | None) -> Callable[[Epoch], bool]:
+    """Reports epochs to a trial and asks whether to go on; a trial that has ended gives its old answer."""
+    if told is not None:
+        last = max(told.intermediate_values, default=0)
+        return lambda epoch: told.state != TrialState.PRUNED or epoch.number < last
+    reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
+
+    def watch(epoch: Epoch) -> bool:
+        if epoch.number not in reported:
+            trial.report(epoch.validation, epoch.number)
+        return not trial.should_prune()
+
+    return watch
+
+
+def _tell(study: optuna.Study, trial: Any, run: StoredRun, shows: str) -> None:
+    if run.status == "stopped":
+        study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
+    elif run.finished:
+        study.tell(trial.number, objective(run, shows), skip_if_finished=True)
+    else:
+        study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

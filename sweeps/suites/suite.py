@@ -1,0 +1,285 @@
+"""A suite: the data, pairs, recipe, methods and budget of a comparison, read from TOML and checked on load."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from optuna.distributions import BaseDistribution, FloatDistribution
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from bench.configure import configure
+from bench.data.augment import check_augment
+from bench.errors import InputError, unknown
+from bench.schema import Frozen
+from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec, explain
+from methods import REGISTRY
+from methods.base import Method
+from results.store.plan import pair_name
+
+RECIPE = "recipe."
+"""Prefix of a recipe's field among searched names."""
+
+
+class Pair(Frozen):
+    """A teacher, or several, and a student, by timm name."""
+
+    teacher: str
+    more_teachers: tuple[str, ...] = ()
+    """For methods that take several; the same name again is the same architecture from other random weights."""
+    student: str
+    note: str = ""
+    """What tells it from a pair of the same networks; part of its name."""
+    methods: tuple[str, ...] = ()
+    """Of this pair alone; by default the suite's."""
+    recipe: dict[str, Any] = {}
+    """Fields of the recipe in which this pair's training differs."""
+    teaching: dict[str, Any] = {}
+    """Fields of the recipe in which, beyond that, its teachers' training differs."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """All of them, the first one first."""
+        return (self.teacher, *self.more_teachers)
+
+
+@dataclass(frozen=True)
+class ResolvedPair:
+    """A pair as it is carried out."""
+
+    pair: Pair
+    student: ModelSpec
+    teachers: tuple[Spec, ...]
+
+
+Way = Callable[[ModelSpec, Recipe], ModelSpec]
+"""Says how a model that is trained by a recipe is computed."""
+
+
+def plainly(model: ModelSpec, recipe: Recipe) -> ModelSpec:
+    """As it is, by default eagerly in float32."""
+    return model
+
+
+class Range(Frozen):
+    """Where a number of the recipe is searched."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError("low must be below high, and positive on a log scale")
+        return self
+
+
+class Tuning(Frozen):
+    """The tuning budget, the same for every method."""
+
+    trials: Annotated[int, Field(ge=1)] = 20
+    prune: bool = True
+    """Whether trials below the median of earlier ones are stopped after half of their epochs."""
+    search: dict[str, Range] = {}
+    """Numbers of the recipe that every method searches beside its own."""
+
+    @field_validator("search")
+    @classmethod
+    def _numbers(cls, search: dict[str, Range]) -> dict[str, Range]:
+        searchable = [name for name, field in Recipe.model_fields.items() if isinstance(field.default, float)]
+        for name in search:
+            if name not in searchable:
+                raise ValueError(f"{name} is not a searchable number of the recipe; there are {', '.join(searchable)}")
+        return search
+
+
+class Suite(Frozen):
+    """A comparison under one protocol."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    about: str = ""
+    data: DataSpec
+    pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
+    methods: tuple[str, ...] = tuple(sorted(REGISTRY))
+    """By id, or compositions such as "kd+at", or names of `settings`."""
+    settings: dict[str, dict[str, Any]] = {}
+    """Hyperparameters of methods, by id, that are fixed in this suite rather than at their defaults or searched.
+
+    One that says its `method`, as { method = "kd", temperature = 1.0 } does, is a row of its own under the name it has.
+    """
+    recipe: Recipe = Recipe()
+    teacher: dict[str, Any] = {}
+    """Fields of the recipe in which teachers' training differs."""
+    teacher_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Labelled share of the training part for teachers; by default the students'."""
+    tuning: Tuning = Tuning()
+    seeds: Annotated[int, Field(ge=1)] = 5
+    """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """How networks are computed unless the command says otherwise; fp32 gives the same numbers in every store."""
+    show: Literal["last", "best"] = "last"
+    """Which epoch tables show, and tuning maximises on validation: the last, or the best on validation."""
+
+    @field_validator("methods")
+    @classmethod
+    def _once(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(methods))
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        for pair in self.pairs:
+            for recipe in (self.recipe_of(pair), self.teacher_recipe(pair)):
+                check_augment(recipe.augment)
+        for name, values in self.settings.items():
+            if "method" in values and name in REGISTRY:
+                raise ValueError(
+                    f"settings of {name} are those of a method, so they cannot say another: rename the row"
+                )
+        for name in {*self.methods, *self.settings, *(name for pair in self.pairs for name in pair.methods)}:
+            self.configured(name, {})
+        if len({pair_name(pair.model_dump()) for pair in self.pairs}) < len(self.pairs):
+            raise ValueError("pairs must differ in their teachers, their student or their note")
+        return self
+
+    def methods_of(self, pair: Pair) -> tuple[str, ...]:
+        """The methods that are compared on a pair."""
+        return pair.methods or self.methods
+
+    def configured(self, method: str, params: dict[str, Any]) -> Method:
+        """A method with the suite's settings and these hyperparameters."""
+        fixed = {"method": method} | self.settings.get(method, {})
+        return configure(fixed.pop("method"), fixed | params)
+
+    def recipe_of(self, pair: Pair) -> Recipe:
+        """How a pair's students are trained."""
+        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe)
+
+    def teacher_recipe(self, pair: Pair) -> Recipe:
+        """How a pair's teachers are trained."""
+        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher | pair.teaching)
+
+    def cast(self, pair: Pair, way: Way = plainly) -> ResolvedPair:
+        """A pair's student, and the runs that train its teachers, without distillation; `way` says how to compute."""
+        fraction = self.teacher_fraction or self.data.train_fraction
+        data, recipe = self.data.model_copy(update={"train_fraction": fraction}), self.teacher_recipe(pair)
+        teachers = teacher_runs([way(ModelSpec(name=name), recipe) for name in pair.teachers], data, recipe)
+        return ResolvedPair(pair, way(ModelSpec(name=pair.student), self.recipe_of(pair)), teachers)
+
+    def spec(self, cast: ResolvedPair, method: str, setting: dict[str, Any], seed: int, test: bool) -> Spec:
+        """A run of a method with a setting of what is searched; `recipe.` names go to the recipe.
+
+        A method that takes one teacher is given the first.
+        """
+        recipe = {k.removeprefix(RECIPE): v for k, v in setting.items() if k.startswith(RECIPE)}
+        configured = self.configured(method, {k: v for k, v in setting.items() if not k.startswith(RECIPE)})
+        return Spec(
+            method=configured.id,
+            params=configured.hyperparameters(),
+            student=cast.student,
+            teachers=tuple(map(taught_by, cast.teachers if configured.several_teachers else cast.teachers[:1])),
+            data=self.data,
+            recipe=self.recipe_of(cast.pair).model_copy(update=recipe),
+            seed=seed,
+            test=test,
+        )
+
+    def space(self, method: str) -> dict[str, BaseDistribution]:
+        """What tuning a method searches: its own hyperparameters, and the recipe's numbers of this suite."""
+        ranges, fixed = self.tuning.search.items(), self.settings.get(method, {})
+        recipe = {f"{RECIPE}{name}": FloatDistribution(r.low, r.high, log=r.log) for name, r in ranges}
+        own = self.configured(method, {}).space()
+        return {name: space for name, space in own.items() if name not in fixed} | recipe
+
+    def defaults(self, method: str) -> dict[str, Any]:
+        """The setting of trial 0: the paper's own hyperparameters and the suite's own recipe."""
+        values = self.configured(method, {}).hyperparameters()
+        values |= {f"{RECIPE}{name}": getattr(self.recipe, name) for name in self.tuning.search}
+        return {name: values[name] for name in self.space(method)}
+
+    def digest(self, precision: str) -> str:
+        """8 hexadecimal digits of the protocol: all but which methods and pairs, and how many seeds.
+
+        Args:
+            precision: that was asked for, and the kind of device that it is on.
+        """
+        protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name", "precision"})
+        for pair in self.pairs:
+            name = pair_name(pair.model_dump())
+            own = {name: pair.recipe, f"teaching of {name}": pair.teaching}
+            protocol |= {key: values for key, values in own.items() if values}
+        text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) -> tuple[Spec, ...]:
+    """The runs that train teachers, by hard labels alone; a model that comes again is trained from another seed."""
+    return tuple(
+        Spec(
+            method="student",
+            student=model,
+            data=data,
+            recipe=recipe,
+            seed=models[:place].count(model),
+        )
+        for place, model in enumerate(models)
+    )
+
+
+def taught_by(teacher: Spec) -> ModelSpec:
+    """The network that a run has trained, as another run's teacher."""
+    return teacher.student.model_copy(update={"weights": f"run:{teacher.key}"})
+
+
+def bundled() -> list[str]:
+    """Names of the suites that come with kdbench."""
+    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by name, or from a TOML file by path; one that says `extends` changes another.
+
+    Raises:
+        InputError: if there is none, or it breaks a rule.
+    """
+    try:
+        return Suite.model_validate({"name": Path(name).stem, **_values(name)})
+    except ValidationError as error:
+        raise InputError(f"suite {name}: {explain(error)}") from None
+
+
+def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
+    """What a suite's file says, on top of what it extends."""
+    if name in extended:
+        raise InputError(f"suite {name} extends itself, by {' and '.join(extended)}.")
+    if name in bundled():
+        text = (_folder() / f"{name}.toml").read_text()
+    elif Path(name).is_file():
+        text = Path(name).read_text()
+    elif name.endswith(".toml"):
+        raise InputError(f"there is no suite file {name}.")
+    else:
+        raise unknown("suite", name, bundled(), see="a path of a TOML file works too")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"suite {name} is not TOML: {error}") from None
+    base = values.pop("extends", None)
+    return values if base is None else _changed(_values(str(base), (*extended, name)), values)
+
+
+def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """A table with other values in it, tables within it likewise; lists are replaced."""
+    both = {name: (base[name], value) for name, value in values.items() if isinstance(base.get(name), dict)}
+    inner = {name: _changed(old, new) for name, (old, new) in both.items() if isinstance(new, dict)}
+    return base | values | inner
+
+
+def _folder() -> Any:
+    return resources.files("sweeps") / "suites"
