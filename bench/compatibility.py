@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from bench.configure import configure
-from bench.data.datasets import Part
-from bench.data.splits import Splits
+from bench.data.images import ImageSplits
+from bench.data.splits import Part
 from bench.networks.build import build
 from bench.record import Epoch
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
@@ -90,7 +90,7 @@ def compatibility(methods: Iterable[str], teachers: Iterable[str], students: Ite
                 yield Answer(method, teacher, student, _reason(method, teacher, student, data, _Weights(file)))
 
 
-def _reason(method: str, teacher: str, student: str, data: Splits, recorder: _Weights) -> str:
+def _reason(method: str, teacher: str, student: str, data: ImageSplits, recorder: _Weights) -> str:
     configured = configure(method, {})
     spec = Spec(
         method=configured.id,
@@ -107,11 +107,11 @@ def _reason(method: str, teacher: str, student: str, data: Splits, recorder: _We
     return ""
 
 
-def _images() -> Splits:
+def _images() -> ImageSplits:
     """Random images, every class in every part, some unlabelled."""
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4 * CLASSES, 3, SIZE, SIZE), generator=draws, dtype=torch.uint8)
     labels = torch.arange(4 * CLASSES) % CLASSES
     held_out = Part(images[:CLASSES], labels[:CLASSES])
     train = Data(images[: 2 * CLASSES], labels[: 2 * CLASSES], images[2 * CLASSES :], CLASSES)
-    return Splits(train, held_out, held_out, tuple(map(str, range(CLASSES))), (0.5,) * 3, (0.3,) * 3)
+    return ImageSplits(train, held_out, held_out, tuple(map(str, range(CLASSES))), (0.5,) * 3, (0.3,) * 3)

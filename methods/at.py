@@ -9,21 +9,8 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    Losses,
-    Method,
-    Paper,
-    Signals,
-    Step,
-    features_of,
-    fraction,
-    method,
-    non_negative,
-    one_of,
-    positive,
-    same_shape,
-    tuned,
-)
+from methods.base import Losses, Method, Paper, Signals, Step, features_of, method, tuned
+from methods.checks import fraction, non_negative, one_of, positive, same_shape
 from methods.functional import check_depths, kd_loss, matched, pooled_alike
 
 FORMS = ("sum", "max", "full")
@@ -129,7 +116,7 @@ class AT(Method):
         one_of(NORMALISATIONS, normalisation=self.normalisation)
         check_depths(self.depths, self.teacher_depths)
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """In form "full" a regressor for each of `depths` at which the channels differ."""
         if self.form != "full":
             return nn.ModuleDict()
@@ -149,7 +136,7 @@ class AT(Method):
             maps.append(attention_loss(mine, theirs, self.p, self.form, self.normalisation))
         beta = self.beta * (1 - step.progress if self.decay == "linear" else 1.0)
         losses = {
-            "ce": (1 - self.alpha) * F.cross_entropy(step.student.logits, step.labels),
+            **step.task_loss(1 - self.alpha),
             "at": beta * torch.stack(maps).sum(),
         }
         if self.alpha:

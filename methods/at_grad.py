@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, method, non_negative, require, same_shape, tuned
+from methods.base import Losses, Method, Paper, Step, method, tuned
+from methods.checks import non_negative, require, same_shape
 
 
 def gradient_attention_loss(student_grad: Tensor, teacher_grad: Tensor) -> Tensor:
@@ -74,7 +74,7 @@ class ATGrad(Method):
         """Labels, and input gradients (B, C, H, W)."""
         student, teacher = (require("input_grad", signals.input_grad) for signals in (step.student, step.teacher))
         losses = {
-            "ce": F.cross_entropy(step.student.logits, step.labels),
+            **step.task_loss(),
             "at_grad": self.beta * gradient_attention_loss(student, teacher),
         }
         if self.symmetry:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-import torch.nn.functional as F
 from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
+
+from methods.checks import require
+from methods.hooks import Hooks, StageOptions
+from methods.rows import Rows
 
 Losses = dict[str, Tensor]
 """Named scalar losses; the engine adds them up for the backward pass and logs each by its name."""
@@ -21,15 +23,16 @@ KNOWLEDGE = ("none", "response", "feature", "relation", "self-attention", "cross
 
 
 class Unsupported(Exception):
-    """A method cannot work on this pair or these data: a result with a reason, not a crash."""
+    """A method cannot work on this pair, task or data: a result with a reason, not a crash."""
 
 
 @dataclass(frozen=True)
 class Signals:
-    """What one network emits for one batch; a field that nobody asked for is None."""
+    """What one network emits for one batch of B samples; a field that nobody asked for is None."""
 
     logits: Tensor
-    """(B, K)"""
+    """(M, K), a row for each decision among K classes: M = B where a sample is one decision, as an image's class; more
+    where it is many, as a class for each pixel or token."""
     features: tuple[Tensor, ...] | None = None
     """One map a stage, (B, C_i, H_i, W_i), shallow to deep."""
     pooled: Tensor | None = None
@@ -40,6 +43,9 @@ class Signals:
     """The embedding, then the output of each transformer block: (B, N, D) each, so blocks + 1 of them."""
     qkv: tuple[tuple[Tensor, Tensor, Tensor], ...] | None = None
     """Queries, keys and values of each attention, (B, heads, N, d) each; B counts windows where attention has them."""
+    mask: Tensor | None = None
+    """(B, N), true where a token is real and not padding; None where all are. It comes with a student's `tokens` or
+    `qkv`, and is its teachers' too, as they see the same inputs."""
     input_grad: Tensor | None = None
     """(B, C, H, W), the gradient of each image's cross-entropy with respect to its pixels in [0, 1]."""
     mirrored_grad: Tensor | None = None
@@ -58,23 +64,29 @@ def _detached(value: Any) -> Any:
     return value
 
 
-SIGNALS = frozenset(field.name for field in dataclasses.fields(Signals)) - {"logits"}
-"""What a method may name in `needs`."""
+SIGNALS = frozenset(each.name for each in dataclasses.fields(Signals)) - {"logits", "mask"}
+"""The signals that a method may name in `needs`."""
+SAMPLES = frozenset({"pixels", "class_targets"})
+"""What a method may name in `needs` of the samples themselves, which it then edits or makes: inputs that are images
+(N, C, H, W) uint8, and targets of one class a sample (N,)."""
 
 
 @dataclass(frozen=True)
 class Step:
     """What a loss sees: one batch, one student, this moment."""
 
-    inputs: Tensor
-    """(B, C, H, W) in [0, 1], augmented."""
-    labels: Tensor
-    """(B,) classes, or (B, K) probabilities; a row of zeros is an image without a label."""
+    inputs: Rows
+    """As networks take them, augmented: images (B, C, H, W) in [0, 1]."""
+    targets: Rows
+    """As the task has them; where a sample is one decision (B,) classes, or (B, K) probabilities, of which a row of
+    zeros is a sample without a label."""
     student: Signals
     teachers: tuple[Signals, ...]
     """The stage's frozen teachers, then its other students; all detached."""
     auxiliary: nn.ModuleDict
     """The method's own trainable modules for this student."""
+    hard_loss: Callable[[Signals, Rows], Losses]
+    """The task's own losses of signals on hard targets; methods call `task_loss`."""
     progress: float
     """Through the stage, 0 to 1."""
     epoch: float = 0.0
@@ -90,6 +102,18 @@ class Step:
         if len(self.teachers) != 1:
             raise ValueError(f"this loss takes one teacher, but the stage has {len(self.teachers)}.")
         return self.teachers[0]
+
+    def task_loss(self, weight: float = 1.0, logits: Tensor | None = None, targets: Rows | None = None) -> Losses:
+        """The task's own losses on hard targets, as cross-entropy {"ce": ...} of a classification, times a weight.
+
+        Args:
+            weight: a factor on each.
+            logits: (M, K), other decisions than the student's.
+            targets: others than the batch's.
+        """
+        student = self.student if logits is None else dataclasses.replace(self.student, logits=logits)
+        losses = self.hard_loss(student, self.targets if targets is None else targets)
+        return {name: weight * loss for name, loss in losses.items()}
 
 
 @dataclass(frozen=True)
@@ -113,17 +137,18 @@ TEACHER = Net("teacher")
 
 @dataclass(frozen=True)
 class Data:
-    """The images a stage trains on."""
+    """The samples that a stage trains on."""
 
-    images: Tensor
-    """(N, C, H, W) uint8, or what stands for it while the images stay in their files"""
-    labels: Tensor
-    """(N,) int64 classes, or (N, K) float probabilities or logits; a row of zeros is an image without a label."""
-    unlabelled: Tensor
-    """(M, C, H, W) uint8: the rest of the training part, its labels withheld; M may be 0."""
+    inputs: Rows
+    """Images (N, C, H, W) uint8, or what stands for them while they are in their files; or as another task has them."""
+    targets: Rows
+    """(N,) int64 classes, or (N, K) float probabilities or logits, of which a row of zeros is a sample without a label;
+    or as another task has them."""
+    unlabelled: Rows
+    """Inputs of the rest of the training part, its targets withheld; there may be none."""
     classes: int
     augment: str = "none"
-    """Names of augmentations joined by "+": crop, crop-reflect, resized-crop, flip, randaugment; or none."""
+    """Names of the task's augmentations joined by "+", as crop+flip; or none."""
     magnitude: int = 9
     """Strength of randaugment, 0 to 30."""
 
@@ -131,11 +156,11 @@ class Data:
 class Networks(Protocol):
     """The networks of a run, as a stage's `data` and `prepare` may use them."""
 
-    def predict(self, net: Net, images: Tensor) -> Tensor:
-        """Logits (N, K) of a frozen network for images (N, C, H, W) uint8, without augmentation."""
+    def predict(self, net: Net, inputs: Rows) -> Tensor:
+        """Logits (M, K) of a frozen network for inputs as `Data` has them, without augmentation."""
 
     def model(self, net: Net) -> nn.Module:
-        """The timm model of a network that the stage names."""
+        """The model inside a network that the stage names, as timm built it."""
 
     def share_normalisation(self, net: Net, source: Net) -> None:
         """Makes a network normalise its input as another does."""
@@ -149,10 +174,6 @@ def as_given(data: Data, networks: Networks) -> Data:
     return data
 
 
-def nothing(networks: Networks) -> None:
-    """Leaves the networks as they are."""
-
-
 @dataclass(frozen=True)
 class Stage:
     """Train these students, from these teachers, on these data, by this loss."""
@@ -164,16 +185,7 @@ class Stage:
     epochs: float = 1.0
     """In units of the recipe's epochs: 1.0 is the whole budget of a run."""
     data: Callable[[Data, Networks], Data] = as_given
-    prepare: Callable[[Networks], None] = nothing
-    """The one place where a method may write weights, before the stage's first update."""
-    in_turn: bool = False
-    """Whether students are updated one after another, each taught by what its fellows predict by then."""
-    lr: float = 1.0
-    """A factor on the recipe's learning rate."""
-    clip_norm: float = 0.0
-    """Largest gradient norm of a student; 0 is as the recipe says."""
-    needs: frozenset[str] | None = None
-    """What its loss reads, if less than the method needs."""
+    options: StageOptions = field(default_factory=StageOptions)
 
 
 @dataclass(frozen=True)
@@ -186,24 +198,21 @@ class Paper:
     link: str = ""
 
 
-class Method:
+class Method(Hooks):
     """A distillation method; a subclass under `@method` is a frozen dataclass of its hyperparameters.
 
     A loss-only method writes `loss`. One with several stages, students or kinds of data writes `stages`. Networks of
-    its own come from `auxiliary`, and more outputs than the student's logits from `predictions`.
+    its own come from `auxiliary_modules`, and more outputs than the student's logits from `predictions`. What few
+    methods need beyond that is in `hooks.py`.
     """
 
     id: ClassVar[str]
     paper: ClassVar[Paper]
     knowledge: ClassVar[str] = "response"
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of `Signals` fields beyond the logits."""
+    """Names of `SIGNALS` beyond the logits, and of `SAMPLES`. A task that has not all of them is refused."""
     needs_teacher: ClassVar[bool] = True
     """Whether the pair's teacher takes part in training."""
-    several_teachers: ClassVar[bool] = False
-    """Whether it takes more than one teacher."""
-    composition: ClassVar[str] = ""
-    """The hyperparameter that takes a composition such as "kd+at", of the method that composes others."""
 
     def loss(self, step: Step) -> Losses:
         """The losses of one student on one batch."""
@@ -213,49 +222,28 @@ class Method:
         """What is trained, in order; by default one stage by `loss`."""
         return (Stage("train", self.loss, teachers=teachers if self.needs_teacher else ()),)
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
-        """Modules trained along with a student, sized from a probe of two images."""
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+        """Modules trained along with a student, sized from a probe of two samples."""
         return nn.ModuleDict()
 
     def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
-        """Named logits (B, K) that evaluation scores; the first is the headline.
-
-        One that is named stage_1, stage_2, ... runs the student up to that stage alone, and is costed so.
-        """
+        """Named logits (M, K) that evaluation scores; the first is the headline."""
         return {"logits": student.logits}
-
-    def hard_loss(self, step: Step) -> Losses:
-        """The losses of a fine-tuning stage: cross-entropy of the headline, unless more than it is deployed."""
-        headline = next(iter(self.predictions(step.student, step.auxiliary).values()))
-        return {"ce": F.cross_entropy(headline, step.labels)}
-
-    def labelled(self, data: Data, networks: Networks) -> Data:
-        """The data of a fine-tuning stage on hard labels: as given, unless the method withholds some."""
-        return data
-
-    def needed(self) -> frozenset[str]:
-        """`needs`, unless it depends on hyperparameters."""
-        return self.needs
-
-    def groups(self, classes: int) -> dict[str, tuple[int, ...]]:
-        """Named groups of classes whose accuracy is reported apart, as base and novel ones."""
-        return {}
 
     def hyperparameters(self) -> dict[str, Any]:
         """Every hyperparameter and its value, by name."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     @classmethod
     def space(cls) -> dict[str, BaseDistribution]:
         """The search space: the distribution of every tuned field, by name."""
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]
-        return {field.name: field.metadata["space"] for field in fields if "space" in field.metadata}
+        return {each.name: each.metadata["space"] for each in fields if "space" in each.metadata}
 
 
 REGISTRY: dict[str, type[Method]] = {}
 """Every method by its id, which is the name of its file."""
 
-S = TypeVar("S")
 T = TypeVar("T")
 M = TypeVar("M", bound=type[Method])
 
@@ -269,14 +257,16 @@ def method(cls: M) -> M:
     """Registers a method under the name of its file.
 
     Raises:
-        TypeError: if the class lacks its paper, or names an unknown signal or kind of knowledge.
+        TypeError: if the class lacks its paper, or names an unknown need or kind of knowledge.
         ValueError: if the id is taken.
     """
     cls.id = cls.__module__.rpartition(".")[2]
     if not isinstance(getattr(cls, "paper", None), Paper):
         raise TypeError(f"method {cls.id} must name its paper: paper = Paper(title, authors, year).")
-    if unknown := cls.needs - SIGNALS:
-        raise TypeError(f"method {cls.id} needs unknown signals {sorted(unknown)}; there are {sorted(SIGNALS)}.")
+    if unknown := cls.needs - SIGNALS - SAMPLES:
+        raise TypeError(
+            f"method {cls.id} needs unknown signals {sorted(unknown)}; there are {sorted(SIGNALS | SAMPLES)}."
+        )
     if cls.knowledge not in KNOWLEDGE:
         raise TypeError(f"method {cls.id}: knowledge must be one of {KNOWLEDGE}, but got {cls.knowledge!r}.")
     if cls.id in REGISTRY:
@@ -285,82 +275,6 @@ def method(cls: M) -> M:
     return cls
 
 
-def positive(**values: float) -> None:
-    """Checks that each named value is a positive number.
-
-    Raises:
-        ValueError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be positive, but got {name}={value}.")
-
-
-def non_negative(**values: float) -> None:
-    """Checks that each named value is zero or a positive number.
-
-    Raises:
-        ValueError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must not be negative, but got {name}={value}.")
-
-
-def fraction(**values: float) -> None:
-    """Checks that each named value lies between 0 and 1, both included.
-
-    Raises:
-        ValueError: naming the first that does not.
-    """
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must lie between 0 and 1, but got {name}={value}.")
-
-
-def one_of(choices: tuple[str, ...], **values: str) -> None:
-    """Checks that each named value is one of the choices.
-
-    Raises:
-        ValueError: naming the first that is not.
-    """
-    for name, value in values.items():
-        if value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, but got {name}={value}.")
-
-
-def same_shape(first: Tensor, second: Tensor) -> None:
-    """Checks that two tensors have one shape.
-
-    Raises:
-        ValueError: naming both shapes.
-    """
-    if first.shape != second.shape:
-        raise ValueError(f"shapes must be equal, but got {tuple(first.shape)} and {tuple(second.shape)}.")
-
-
-def same_batch(first: Tensor, second: Tensor, dims: int) -> None:
-    """Checks that two tensors have `dims` dimensions and one batch size.
-
-    Raises:
-        ValueError: naming both shapes.
-    """
-    if first.dim() != dims or second.dim() != dims or first.shape[0] != second.shape[0]:
-        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
-        raise ValueError(f"expected two tensors of {dims} dimensions and one batch size, but got {shapes}.")
-
-
 def features_of(signals: Signals) -> tuple[Tensor, ...]:
-    """The feature maps, which the method must have asked for by `needs`."""
+    """The feature maps, which the method must name in its `needs`."""
     return require("features", signals.features)
-
-
-def require(name: str, signal: S | None) -> S:
-    """A signal that the method must have asked for.
-
-    Raises:
-        TypeError: if it has not.
-    """
-    if signal is None:
-        raise TypeError(f"a method that reads {name} must name it in needs.")
-    return signal

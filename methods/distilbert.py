@@ -9,26 +9,10 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    STUDENT,
-    Losses,
-    Method,
-    Net,
-    Networks,
-    Paper,
-    Signals,
-    Stage,
-    Step,
-    Unsupported,
-    method,
-    non_negative,
-    nothing,
-    positive,
-    require,
-    same_shape,
-    tuned,
-)
+from methods.base import STUDENT, Losses, Method, Net, Networks, Paper, Signals, Stage, Step, Unsupported, method, tuned
+from methods.checks import non_negative, positive, require, same_shape
 from methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map
+from methods.hooks import StageOptions, nothing
 
 
 def cosine_loss(student_hidden: Tensor, teacher_hidden: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -115,9 +99,11 @@ class DistilBERT(Method):
             copy_blocks(networks.model(STUDENT), networks.model(teachers[0]))
             networks.share_normalisation(STUDENT, teachers[0])
 
-        return (Stage("train", self.loss, teachers=teachers, prepare=start if self.copy else nothing),)
+        return (
+            Stage("train", self.loss, teachers=teachers, options=StageOptions(prepare=start if self.copy else nothing)),
+        )
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """None; checks that the tokens are alike."""
         mine, theirs = require("tokens", student.tokens)[-1], require("tokens", teachers[0].tokens)[-1]
         same_tokens(mine, theirs)
@@ -132,6 +118,6 @@ class DistilBERT(Method):
         mine, theirs = require("tokens", step.student.tokens)[-1], require("tokens", step.teacher.tokens)[-1]
         return {
             "kd": self.soft_weight * kd_loss(step.student.logits, step.teacher.logits, self.temperature),
-            "ce": self.hard_weight * F.cross_entropy(step.student.logits, step.labels),
-            "cosine": self.cosine_weight * cosine_loss(mine, theirs),
+            **step.task_loss(self.hard_weight),
+            "cosine": self.cosine_weight * cosine_loss(mine, theirs, step.student.mask),
         }

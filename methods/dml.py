@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import STUDENT, Losses, Method, Net, Paper, Stage, Step, method, non_negative, one_of, tuned
+from methods.base import STUDENT, Losses, Method, Net, Paper, Stage, Step, method, tuned
+from methods.checks import non_negative, one_of
 from methods.functional import kd_loss
+from methods.hooks import StageOptions
 
 
 def mutual_loss(student_logits: Tensor, peer_logits: Sequence[Tensor]) -> Tensor:
@@ -58,11 +59,15 @@ class DML(Method):
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage, with all students."""
         peers = tuple(Net(model, copy=f"peer_{index + 1}") for index, model in enumerate(self.peer_models))
-        return (Stage("mutual", self.loss, students=(STUDENT, *peers), teachers=(), in_turn=self.in_turn),)
+        return (
+            Stage(
+                "mutual", self.loss, students=(STUDENT, *peers), teachers=(), options=StageOptions(in_turn=self.in_turn)
+            ),
+        )
 
     def loss(self, step: Step) -> Losses:
         """Labels, and the peers' predictions (B, K)."""
         return {
-            "ce": F.cross_entropy(step.student.logits, step.labels),
+            **step.task_loss(),
             "mutual": self.weight * mutual_loss(step.student.logits, [peer.logits for peer in step.teachers]),
         }

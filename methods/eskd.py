@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 
-from methods.base import Losses, Method, Net, Paper, Stage, Step, fraction, method, non_negative, positive, tuned
+from methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
+from methods.checks import fraction, non_negative, positive
 from methods.functional import kd_loss
 
 EARLY = Net("teacher", copy="early")
@@ -59,12 +59,12 @@ class ESKD(Method):
 
     def labels_alone(self, step: Step) -> Losses:
         """Cross-entropy of the logits (B, K)."""
-        return {"ce": F.cross_entropy(step.student.logits, step.labels)}
+        return step.task_loss()
 
     def loss(self, step: Step) -> Losses:
         """Soft and hard targets on logits (B, K), then hard ones alone; the soft loss is still logged, at weight 0."""
         alpha = self.alpha if still_distilling(step.progress, self.stop) else 0.0
         return {
             "kd": alpha * kd_loss(step.student.logits, step.teacher.logits, self.temperature),
-            "ce": (1 - alpha) * F.cross_entropy(step.student.logits, step.labels),
+            **step.task_loss(1 - alpha),
         }

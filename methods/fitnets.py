@@ -8,21 +8,8 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    Losses,
-    Method,
-    Net,
-    Paper,
-    Signals,
-    Stage,
-    Step,
-    features_of,
-    method,
-    non_negative,
-    positive,
-    same_shape,
-    tuned,
-)
+from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, method, tuned
+from methods.checks import non_negative, positive, same_shape
 from methods.functional import at_depth, kd_loss, pooled_alike
 
 
@@ -91,7 +78,7 @@ class FitNets(Method):
             Stage("distill", self.distill, teachers=teachers, epochs=1 - self.hint_epochs),
         )
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """The regressor, from the guided layer's channels to the hint's."""
         guided, hint = self._middle(student), self._middle(teachers[0])
         return nn.ModuleDict({"regressor": nn.Conv2d(guided.shape[1], hint.shape[1], kernel_size=3, padding=1)})
@@ -106,14 +93,14 @@ class FitNets(Method):
         """Labels, and softened logits (B, K) with the falling weight."""
         weight = self.weight_start + (self.weight_end - self.weight_start) * step.progress
         return {
-            "ce": F.cross_entropy(step.student.logits, step.labels),
+            **step.task_loss(),
             "kd": weight * kd_loss(step.student.logits, step.teacher.logits, self.temperature),
         }
 
     def joint(self, step: Step) -> Losses:
         """Labels (B,) and the hint at once."""
         hint = self.hint_weight * 2 * self.hint(step)["hint"]
-        return {"ce": F.cross_entropy(step.student.logits, step.labels), "hint": hint}
+        return {**step.task_loss(), "hint": hint}
 
     def _middle(self, signals: Signals) -> Tensor:
         features = features_of(signals)

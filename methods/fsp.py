@@ -9,22 +9,10 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    Losses,
-    Method,
-    Net,
-    Paper,
-    Signals,
-    Stage,
-    Step,
-    features_of,
-    method,
-    non_negative,
-    one_of,
-    same_shape,
-    tuned,
-)
+from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, method, tuned
+from methods.checks import non_negative, one_of, same_shape
 from methods.functional import check_depths, matched, pooled_alike
+from methods.hooks import StageOptions
 
 POOLS = ("avg", "max")
 Maps = tuple[Tensor, Tensor]
@@ -106,10 +94,10 @@ class FSP(Method):
             return (Stage("joint", self.joint, teachers=teachers),)
         return (
             Stage("fsp", self.flow, teachers=teachers, epochs=self.fsp_epochs),
-            Stage("task", self.task, teachers=(), epochs=1 - self.fsp_epochs, needs=frozenset()),
+            Stage("task", self.task, teachers=(), epochs=1 - self.fsp_epochs, options=StageOptions(needs=frozenset())),
         )
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """A 1x1 convolution for each of `depths` where the channels differ."""
         channels = [(mine.shape[1], theirs.shape[1]) for mine, theirs in self._layers(student, teachers[0])]
         return nn.ModuleDict(
@@ -136,11 +124,11 @@ class FSP(Method):
 
     def task(self, step: Step) -> Losses:
         """Cross-entropy of the logits (B, K)."""
-        return {"ce": F.cross_entropy(step.student.logits, step.labels)}
+        return step.task_loss()
 
     def joint(self, step: Step) -> Losses:
         """Both stages' losses."""
-        return self.task(step) | self.flow(step)
+        return step.task_loss() | self.flow(step)
 
     def _layers(self, student: Signals, teacher: Signals) -> list[tuple[Tensor, Tensor]]:
         return matched(features_of(student), features_of(teacher), self.depths, self.teacher_depths)

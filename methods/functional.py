@@ -10,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Data, Networks, Unsupported, same_batch, same_shape
+from methods.base import Data, Networks, Unsupported
+from methods.checks import same_batch, same_shape
+from methods.rows import count, join
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -104,14 +106,24 @@ def check_depths(depths: Sequence[float], teacher_depths: Sequence[float] = ()) 
 
 
 def with_unlabelled(data: Data, networks: Networks) -> Data:
-    """The labelled images and the unlabelled ones, whose labels are rows of zeros: a stage's `data`."""
-    labels = data.labels
-    if labels.dim() == 1:
-        labels = F.one_hot(labels, data.classes).float()
-    nothing = labels.new_zeros(len(data.unlabelled), data.classes)
-    return dataclasses.replace(
-        data, images=torch.cat([data.images, data.unlabelled]), labels=torch.cat([labels, nothing])
-    )
+    """The labelled samples and the unlabelled ones, whose targets are rows of zeros: a stage's `data`."""
+    targets = class_targets(data)
+    if targets.dim() == 1:
+        targets = F.one_hot(targets, data.classes).float()
+    nothing = targets.new_zeros(count(data.unlabelled), data.classes)
+    return dataclasses.replace(data, inputs=join([data.inputs, data.unlabelled]), targets=torch.cat([targets, nothing]))
+
+
+def class_targets(data: Data) -> Tensor:
+    """Targets of one decision a sample, (N,) classes or (N, K) rows.
+
+    Raises:
+        Unsupported: if samples have other targets.
+    """
+    targets = data.targets
+    if not isinstance(targets, Tensor) or targets.dim() > 2 or len(targets) != count(data.inputs):
+        raise Unsupported("this method edits targets of one class a sample, and these data have others.")
+    return targets
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
@@ -22,14 +21,12 @@ from methods.base import (
     Step,
     Unsupported,
     as_given,
-    fraction,
     method,
-    one_of,
-    positive,
-    same_shape,
     tuned,
 )
-from methods.functional import kd_loss
+from methods.checks import fraction, one_of, positive, same_shape
+from methods.functional import class_targets, kd_loss
+from methods.rows import take
 
 
 def logit_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -69,6 +66,7 @@ class KD(Method):
         2015,
         "https://arxiv.org/abs/1503.02531",
     )
+    role = "baseline"
     temperature: float = tuned(4.0, FloatDistribution(1.0, 20.0, log=True))
     alpha: float = tuned(0.9, FloatDistribution(0.1, 1.0))
     form: str = "kl"
@@ -81,7 +79,11 @@ class KD(Method):
         fraction(alpha=self.alpha)
         one_of(("kl", "mse"), form=self.form)
 
-    def groups(self, classes: int) -> dict[str, tuple[int, ...]]:
+    def needed(self) -> frozenset[str]:
+        """Targets that can be left out, if some are."""
+        return frozenset({"class_targets"}) if self.omit else self.needs
+
+    def class_groups(self, classes: int) -> dict[str, tuple[int, ...]]:
         """The classes that the student has seen, and those that were left out."""
         if not self.omit:
             return {}
@@ -91,7 +93,7 @@ class KD(Method):
         """One stage, on a transfer set without the omitted classes."""
         return (Stage("train", self.loss, teachers=teachers, data=self.transfer_set if self.omit else as_given),)
 
-    def labelled(self, data: Data, networks: Networks) -> Data:
+    def fine_tuning_data(self, data: Data, networks: Networks) -> Data:
         """Fine-tuning sees no omitted class either."""
         return self.transfer_set(data, networks) if self.omit else data
 
@@ -99,10 +101,10 @@ class KD(Method):
         """The labelled images of the classes that are not omitted."""
         if bad := [label for label in self.omit if not 0 <= label < data.classes]:
             raise Unsupported(f"omit names classes 0 to {data.classes - 1}, but got {bad}.")
-        kept = ~torch.isin(data.labels, torch.tensor(self.omit))
+        kept = ~torch.isin(class_targets(data), torch.tensor(self.omit))
         if not kept.any():
             raise Unsupported("omit leaves no class to learn from.")
-        return dataclasses.replace(data, images=data.images[kept], labels=data.labels[kept])
+        return dataclasses.replace(data, inputs=take(data.inputs, kept), targets=take(data.targets, kept))
 
     def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """The logits (B, K), and with omitted classes also those with their bias raised."""
@@ -118,5 +120,5 @@ class KD(Method):
         soft = kd_loss(student, teacher, self.temperature) if self.form == "kl" else logit_loss(student, teacher)
         return {
             "kd": self.alpha * soft,
-            "ce": (1 - self.alpha) * F.cross_entropy(student, step.labels),
+            **step.task_loss(1 - self.alpha),
         }

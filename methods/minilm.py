@@ -10,21 +10,10 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    Losses,
-    Method,
-    Net,
-    Paper,
-    Signals,
-    Stage,
-    Step,
-    as_given,
-    method,
-    non_negative,
-    require,
-    tuned,
-)
+from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, as_given, method, tuned
+from methods.checks import non_negative, require
 from methods.functional import check_mask, masked_mean, same_tokens, with_unlabelled
+from methods.hooks import StageOptions
 
 Pair = tuple[Tensor, Tensor]
 
@@ -117,6 +106,10 @@ class MiniLM(Method):
                 f"transfer_epochs must lie between 0 and 1, both excluded, but got {self.transfer_epochs}."
             )
 
+    def needed(self) -> frozenset[str]:
+        """Queries, keys and values; targets that can be empty too, where unlabelled samples take part."""
+        return self.needs | {"class_targets"} if self.unlabelled and not self.one_stage else self.needs
+
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """Relations, then the task; or both at once, on labelled images."""
         if self.one_stage:
@@ -124,10 +117,12 @@ class MiniLM(Method):
         data = with_unlabelled if self.unlabelled else as_given
         return (
             Stage("transfer", self.transfer, teachers=teachers, epochs=self.transfer_epochs, data=data),
-            Stage("task", self.task, teachers=(), epochs=1 - self.transfer_epochs, needs=frozenset()),
+            Stage(
+                "task", self.task, teachers=(), epochs=1 - self.transfer_epochs, options=StageOptions(needs=frozenset())
+            ),
         )
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """None; checks that the tokens are alike."""
         same_tokens(require("qkv", student.qkv)[-1][0], require("qkv", teachers[0].qkv)[-1][0])
         return nn.ModuleDict()
@@ -135,12 +130,13 @@ class MiniLM(Method):
     def transfer(self, step: Step) -> Losses:
         """Relations between the N tokens, (B, heads, N, N)."""
         mine, theirs = require("qkv", step.student.qkv)[-1], require("qkv", step.teacher.qkv)[-1]
+        mask = step.student.mask
         heads = math.gcd(mine[0].shape[1], theirs[0].shape[1])
         query, key, value = (relation_heads(each, heads) for each in mine)
         their_query, their_key, their_value = (relation_heads(each, heads) for each in theirs)
         return {
-            "attention": attention_relation_loss((query, key), (their_query, their_key)),
-            "value": self.value_weight * value_relation_loss(value, their_value),
+            "attention": attention_relation_loss((query, key), (their_query, their_key), mask),
+            "value": self.value_weight * value_relation_loss(value, their_value, mask),
         }
 
     def joint(self, step: Step) -> Losses:
@@ -149,4 +145,4 @@ class MiniLM(Method):
 
     def task(self, step: Step) -> Losses:
         """Cross-entropy of the logits (B, K)."""
-        return {"ce": F.cross_entropy(step.student.logits, step.labels)}
+        return step.task_loss()

@@ -10,21 +10,9 @@ import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor
 
-from methods.base import (
-    Data,
-    Losses,
-    Method,
-    Net,
-    Networks,
-    Paper,
-    Stage,
-    Step,
-    fraction,
-    method,
-    one_of,
-    positive,
-    tuned,
-)
+from methods.base import Data, Losses, Method, Net, Networks, Paper, Stage, Step, method, tuned
+from methods.checks import fraction, one_of, positive
+from methods.rows import join, whole
 
 NEIGHBOUR_ROWS = 1024
 """Rows of the distance matrix that are held at a time."""
@@ -122,6 +110,7 @@ class ModelCompression(Method):
         2006,
         "https://doi.org/10.1145/1150402.1150464",
     )
+    needs = frozenset({"pixels", "class_targets"})
     several_teachers = True
     probability: float = tuned(0.3, FloatDistribution(0.05, 0.9))
     local_variance: float = tuned(1.0, FloatDistribution(0.5, 10.0, log=True))
@@ -145,19 +134,19 @@ class ModelCompression(Method):
         outputs = step.student.logits
         if self.target == "probabilities":
             outputs = F.softmax(outputs, dim=1)
-        return {"mimic": F.mse_loss(outputs, step.labels)}
+        return {"mimic": F.mse_loss(outputs, whole(step.targets))}
 
     def transfer_set(self, teachers: tuple[Net, ...]) -> Callable[[Data, Networks], Data]:
         """The stage's data: synthetic images, labelled by the teachers."""
 
         def make(data: Data, networks: Networks) -> Data:
-            images, draws = torch.cat([data.images, data.unlabelled]), networks.generator("munge")
+            images, draws = whole(join([data.inputs, data.unlabelled])), networks.generator("munge")
             neighbours = nearest(images.float().flatten(1))
             knobs = (self.probability, self.local_variance, self.block, draws, neighbours)
             copies = [munge_images(images, *knobs) for _ in range(self.copies)]
             transfer = torch.cat([images, *copies] if self.originals else copies)
             outputs = torch.stack([networks.predict(teacher, transfer) for teacher in teachers])
             targets = outputs.mean(dim=0) if self.target == "logits" else outputs.softmax(dim=-1).mean(dim=0)
-            return dataclasses.replace(data, images=transfer, labels=targets, augment="none")
+            return dataclasses.replace(data, inputs=transfer, targets=targets, augment="none")
 
         return make

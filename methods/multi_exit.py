@@ -21,13 +21,11 @@ from methods.base import (
     Unsupported,
     as_given,
     features_of,
-    fraction,
     method,
-    non_negative,
-    one_of,
     tuned,
 )
-from methods.functional import kd_loss, labelled_cross_entropy, with_unlabelled
+from methods.checks import fraction, non_negative, one_of
+from methods.functional import kd_loss, with_unlabelled
 
 
 class Temperature(nn.Module):
@@ -124,11 +122,24 @@ class MultiExit(Method):
         if not 1 <= self.annealing < math.inf:
             raise ValueError(f"annealing must be finite and at least 1, but got annealing={self.annealing}.")
 
+    def needed(self) -> frozenset[str]:
+        """Feature maps; targets that can be empty too, where unlabelled samples take part."""
+        return self.needs | {"class_targets"} if self.unlabelled else self.needs
+
+    def stages_run(self, prediction: str) -> int:
+        """Of an exit or an ensemble of the first exits: as many stages as its last exit stands on."""
+        kind, _, number = prediction.partition("_")
+        return int(number) if kind in ("stage", "first") else 0
+
+    def combines_exits(self, prediction: str) -> bool:
+        """Whether a prediction is an ensemble."""
+        return prediction == "ensemble" or prediction.startswith("first_")
+
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage; no teacher but the student's own exit."""
         return (Stage("train", self.loss, teachers=(), data=with_unlabelled if self.unlabelled else as_given),)
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """An exit for every stage but the last, and the temperature."""
         inner, classes = features_of(student)[:-1], student.logits.shape[1]
         if not inner:
@@ -145,10 +156,10 @@ class MultiExit(Method):
         first = {f"first_{count}": _logarithm(probabilities[:count].mean(dim=0)) for count in some}
         return exits | first | {"ensemble": _logarithm(probabilities.mean(dim=0))}
 
-    def hard_loss(self, step: Step) -> Losses:
+    def fine_tuning_loss(self, step: Step) -> Losses:
         """Labels at every exit, as all are deployed."""
         outputs = self._exits(step.student, step.auxiliary)
-        return {"ce": torch.stack([F.cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()}
+        return _mean_task_loss(step, outputs.values())
 
     def loss(self, step: Step) -> Losses:
         """Labels at every exit, and the teacher exit's logits (B, K) for the others."""
@@ -158,13 +169,19 @@ class MultiExit(Method):
             teacher = self.predictions(step.student, step.auxiliary)["ensemble"]
         learners = [logits for name, logits in outputs.items() if name != self.teacher_exit]
         temperature = step.auxiliary["temperature"].update(teacher, self.confidence_limit, self.annealing)  # type: ignore[operator]
-        labels = torch.stack([labelled_cross_entropy(logits, step.labels) for logits in outputs.values()]).mean()
-        return {"ce": labels, "exits": self.weight * exit_loss(learners, teacher, temperature)}
+        hard = _mean_task_loss(step, outputs.values())
+        return {**hard, "exits": self.weight * exit_loss(learners, teacher, temperature)}
 
     def _exits(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Logits (B, K) of the last exit, then of each inner one."""
         inner = {f"stage_{i + 1}": auxiliary[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
         return {"last": student.logits, **inner}
+
+
+def _mean_task_loss(step: Step, exits: Iterable[Tensor]) -> Losses:
+    """The task's own losses on hard targets, the mean over exits of logits (B, K)."""
+    losses = [step.task_loss(logits=logits) for logits in exits]
+    return {name: torch.stack([each[name] for each in losses]).mean() for name in losses[0]}
 
 
 def _logarithm(probabilities: Tensor) -> Tensor:

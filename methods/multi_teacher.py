@@ -9,20 +9,8 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import (
-    Losses,
-    Method,
-    Paper,
-    Step,
-    features_of,
-    fraction,
-    method,
-    non_negative,
-    positive,
-    same_batch,
-    same_shape,
-    tuned,
-)
+from methods.base import Losses, Method, Paper, Step, features_of, method, tuned
+from methods.checks import fraction, non_negative, positive, same_batch, same_shape
 from methods.functional import at_depth
 
 
@@ -123,7 +111,7 @@ class MultiTeacher(Method):
         features = [features_of(signals) for signals in (step.student, *step.teachers)]
         student, *teachers = [layers[at_depth(len(layers), self.depth)] for layers in features]
         return {
-            "ce": (1 - self.alpha) * F.cross_entropy(logits, step.labels),
+            **step.task_loss(1 - self.alpha),
             "kd": self.alpha * averaged_kd_loss(logits, [t.logits for t in step.teachers], self.temperature),
             "triplets": self.beta * relative_dissimilarity_loss(student, teachers, self.margin),
         }

@@ -10,21 +10,10 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor
 
-from methods.base import (
-    Data,
-    Losses,
-    Method,
-    Net,
-    Networks,
-    Paper,
-    Stage,
-    Step,
-    Unsupported,
-    fraction,
-    method,
-    non_negative,
-    tuned,
-)
+from methods.base import Data, Losses, Method, Net, Networks, Paper, Stage, Step, Unsupported, method, tuned
+from methods.checks import fraction, non_negative
+from methods.functional import class_targets
+from methods.rows import count, join, take
 
 
 def select_confident(probabilities: Tensor, threshold: float, balance: bool) -> Tensor:
@@ -73,6 +62,7 @@ class NoisyStudent(Method):
         2020,
         "https://arxiv.org/abs/1911.04252",
     )
+    needs = frozenset({"class_targets"})
     threshold: float = tuned(0.3, FloatDistribution(0.0, 0.9))
     dropout: float = tuned(0.5, FloatDistribution(0.0, 0.5))
     stochastic_depth: float = tuned(0.2, FloatDistribution(0.0, 0.2))
@@ -105,24 +95,24 @@ class NoisyStudent(Method):
 
     def loss(self, step: Step) -> Losses:
         """Cross-entropy with labels and pseudo-labels (B, K)."""
-        return {"ce": F.cross_entropy(step.student.logits, step.labels)}
+        return step.task_loss()
 
     def pseudo_labels(self, teacher: Net) -> Callable[[Data, Networks], Data]:
         """The data of a round whose pseudo-labels come from `teacher`."""
 
         def label(data: Data, networks: Networks) -> Data:
-            if not len(data.unlabelled):
-                raise Unsupported("there are no unlabelled images: give a train_fraction below 1.")
+            if not count(data.unlabelled):
+                raise Unsupported("there are no unlabelled samples: give a train_fraction below 1.")
             probabilities = F.softmax(networks.predict(teacher, data.unlabelled), dim=1)
             chosen = select_confident(probabilities, self.threshold, self.balance)
             if not self.soft:
                 probabilities = F.one_hot(probabilities.argmax(dim=1), data.classes).to(probabilities.dtype)
-            labels = F.one_hot(data.labels, data.classes).to(probabilities.dtype)
+            labels = F.one_hot(class_targets(data), data.classes).to(probabilities.dtype)
             augment = data.augment if data.augment != "none" else ""
             return dataclasses.replace(
                 data,
-                images=torch.cat([data.images, data.unlabelled[chosen]]),
-                labels=torch.cat([labels, probabilities[chosen]]),
+                inputs=join([data.inputs, take(data.unlabelled, chosen)]),
+                targets=torch.cat([labels, probabilities[chosen]]),
                 augment="+".join(filter(None, (augment, "randaugment"))),
                 magnitude=self.magnitude,
             )

@@ -7,8 +7,10 @@ from collections.abc import Iterable
 import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from methods.base import Losses, Method, Net, Paper, Stage, Step, fraction, method, positive, tuned
+from methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
+from methods.checks import fraction, positive
 from methods.functional import kd_loss
+from methods.hooks import StageOptions
 
 SWITCH = CategoricalDistribution((True, False))
 
@@ -67,7 +69,14 @@ class ScheduledKD(Method):
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage, its gradients clipped if so switched."""
-        return (Stage("train", self.loss, teachers=teachers, clip_norm=self.clip_norm if self.clip else 0.0),)
+        return (
+            Stage(
+                "train",
+                self.loss,
+                teachers=teachers,
+                options=StageOptions(clip_norm=self.clip_norm if self.clip else 0.0),
+            ),
+        )
 
     def loss(self, step: Step) -> Losses:
         """Soft and hard targets on logits (B, K), as the moment weighs them."""
@@ -80,5 +89,5 @@ class ScheduledKD(Method):
             targets = F.normalize(targets, dim=1)
         return {
             "kd": alpha * kd_loss(step.student.logits, targets, temperature),
-            "ce": (1 - alpha) * F.cross_entropy(step.student.logits, step.labels),
+            **step.task_loss(1 - alpha),
         }

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, features_of, method, non_negative, tuned
+from methods.base import Losses, Method, Paper, Step, features_of, method, tuned
+from methods.checks import non_negative
 from methods.functional import check_depths, matched
 
 
@@ -58,4 +59,4 @@ class SP(Method):
         """Labels, and similarity at each of `depths`."""
         pairs = matched(features_of(step.student), features_of(step.teacher), self.depths, self.teacher_depths)
         losses = torch.stack([similarity_loss(mine, theirs) for mine, theirs in pairs])
-        return {"ce": F.cross_entropy(step.student.logits, step.labels), "sp": self.weight * losses.sum()}
+        return {**step.task_loss(), "sp": self.weight * losses.sum()}

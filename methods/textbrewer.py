@@ -28,13 +28,11 @@ from methods.base import (
     Step,
     as_given,
     method,
-    non_negative,
-    nothing,
-    one_of,
-    positive,
     tuned,
 )
-from methods.functional import labelled_cross_entropy
+from methods.checks import non_negative, one_of, positive
+from methods.hooks import StageOptions, nothing
+from methods.rows import Rows
 
 TERM = re.compile(r"(?:(?P<weight>[0-9.eE-]+)\*)?(?P<id>\w+)(?:\((?P<values>.*)\))?")
 SCHEDULES = ("constant", "linear_decay", "linear_growth")
@@ -67,7 +65,7 @@ def schedule_at(progress: float, schedule: str) -> float:
 
 @method
 class TextBrewer(Method):
-    """Loss = hard_weight * cross-entropy + weight * sum over terms of (its weight * that method's losses but "ce").
+    """Loss = hard_weight * cross-entropy + weight * sum over terms of (its weight * that method's own losses).
 
     `losses` names the terms: methods of the registry that train in one stage, joined by "+", each with an optional
     weight and hyperparameters, as "kd+0.5*at(beta=500,depths=[0.5,1])". A term's layers are its own `depths` and
@@ -116,14 +114,14 @@ class TextBrewer(Method):
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage, with the strictest gradient clipping of any term."""
-        norms = [_only_stage(term.method).clip_norm for term in terms_of(self.losses)]
+        norms = [_only_stage(term.method).options.clip_norm for term in terms_of(self.losses)]
         clip_norm = min((norm for norm in norms if norm), default=0.0)
-        return (Stage("train", self.loss, teachers=teachers, clip_norm=clip_norm),)
+        return (Stage("train", self.loss, teachers=teachers, options=StageOptions(clip_norm=clip_norm)),)
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """Every term's own modules, for each teacher that it learns from."""
         modules = {
-            _name(place, group): term.method.auxiliary(student, taught)
+            _name(place, group): term.method.auxiliary_modules(student, taught)
             for place, term in enumerate(terms_of(self.losses))
             for group, taught in enumerate(_groups(term, teachers))
         }
@@ -133,7 +131,7 @@ class TextBrewer(Method):
         """Labels, and each term by its method's id."""
         scale = self.weight * schedule_at(step.progress, self.schedule)
         hard = self.hard_weight * schedule_at(step.progress, self.hard_schedule)
-        losses = {"ce": hard * labelled_cross_entropy(step.student.logits, step.labels)}
+        losses = step.task_loss(hard)
         for place, term in enumerate(terms_of(self.losses)):
             name = term.method.id if term.method.id not in losses else f"{term.method.id}_{place + 1}"
             losses[name] = scale * term.weight * self._value(step, place, term)
@@ -149,13 +147,18 @@ class TextBrewer(Method):
             name = _name(place, group)
             auxiliary = step.auxiliary[name] if name in step.auxiliary else nn.ModuleDict()
             assert isinstance(auxiliary, nn.ModuleDict)
-            parts = _only_stage(learner).loss(dataclasses.replace(step, teachers=taught, auxiliary=auxiliary))
-            values += [torch.stack([value for part, value in parts.items() if part != "ce"]).sum()]
+            seen = dataclasses.replace(step, teachers=taught, auxiliary=auxiliary, hard_loss=no_hard_loss)
+            values += [torch.stack(list(_only_stage(learner).loss(seen).values())).sum()]
         return torch.stack(values).mean()
 
     def _temperature(self, progress: float) -> float:
         end = self.temperature_end or self.temperature
         return self.temperature + (end - self.temperature) * progress
+
+
+def no_hard_loss(student: Signals, targets: Rows) -> Losses:
+    """What a term's loss is given for the task's own, which is counted once, beside the terms."""
+    return {}
 
 
 def _name(place: int, group: int) -> str:
@@ -195,7 +198,7 @@ def _only_stage(learner: Method) -> Stage:
         ValueError: if the method does anything else.
     """
     stage, *others = learner.stages((TEACHER,))
-    if others or stage.students != (STUDENT,) or stage.data is not as_given or stage.prepare is not nothing:
+    if others or stage.students != (STUDENT,) or stage.data is not as_given or stage.options.prepare is not nothing:
         raise ValueError(f"{learner.id} is more than a loss (it has stages or data of its own) and cannot be added.")
     return stage
 

@@ -9,22 +9,8 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    Losses,
-    Method,
-    Net,
-    Paper,
-    Signals,
-    Stage,
-    Step,
-    method,
-    non_negative,
-    one_of,
-    positive,
-    require,
-    same_shape,
-    tuned,
-)
+from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, method, tuned
+from methods.checks import non_negative, one_of, positive, require, same_shape
 from methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map
 
 
@@ -114,7 +100,7 @@ class TinyBERT(Method):
             Stage("prediction", self.prediction, teachers=teachers, epochs=1 - self.intermediate_epochs),
         )
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """The projections, from the student's width to the teacher's."""
         mine, theirs = require("tokens", student.tokens), require("tokens", teachers[0].tokens)
         uniform_map(len(mine) - 1, len(theirs) - 1)
@@ -129,10 +115,10 @@ class TinyBERT(Method):
         layers = list(enumerate(uniform_map(len(mine) - 1, len(theirs) - 1)))
         hidden = step.auxiliary["hidden"]
         embedding = step.auxiliary["embedding" if "embedding" in step.auxiliary else "hidden"]
-        states = [hidden_loss(hidden(mine[m + 1]), theirs[n + 1]) for m, n in layers]
+        states = [hidden_loss(hidden(mine[m + 1]), theirs[n + 1], step.student.mask) for m, n in layers]
         scores = [self._scores(step.student, step.teacher, m, n) for m, n in layers]
         return {
-            "embedding": self.hidden_weight * hidden_loss(embedding(mine[0]), theirs[0]),
+            "embedding": self.hidden_weight * hidden_loss(embedding(mine[0]), theirs[0], step.student.mask),
             "hidden": self.hidden_weight * torch.stack(states).sum(),
             "attention": self.attention_weight * torch.stack(scores).sum(),
         }
@@ -152,4 +138,4 @@ class TinyBERT(Method):
         second = attention_scores(*require("qkv", teacher.qkv)[theirs][:2])
         if first.shape[1] != second.shape[1]:
             first, second = first.mean(dim=1, keepdim=True), second.mean(dim=1, keepdim=True)
-        return attention_score_loss(first, second)
+        return attention_score_loss(first, second, student.mask)

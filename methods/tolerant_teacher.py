@@ -8,11 +8,13 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Net, Paper, Stage, Step, fraction, method, non_negative, one_of, tuned
+from methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
+from methods.checks import fraction, non_negative, one_of
 from methods.functional import kd_loss
+from methods.rows import Rows
 
 
-def top_gap(logits: Tensor, labels: Tensor, k: int) -> Tensor:
+def top_gap(logits: Tensor, labels: Rows, k: int) -> Tensor:
     r"""Mean over the batch of $p_{(1)} - \frac{1}{k-1} \sum_{i=2}^{k} p_{(i)}$, the i-th largest softmax outputs.
 
     Args:
@@ -81,13 +83,13 @@ class TolerantTeacher(Method):
     def tolerant(self, step: Step) -> Losses:
         """Labels, and the gap between the largest outputs (B, K)."""
         logits = step.student.logits
-        gap = top_gap(logits, step.labels, min(self.top_k, logits.shape[1]))
-        return {"ce": F.cross_entropy(logits, step.labels), "gap": self.gap_weight * gap}
+        gap = top_gap(logits, step.targets, min(self.top_k, logits.shape[1]))
+        return {**step.task_loss(), "gap": self.gap_weight * gap}
 
     def loss(self, step: Step) -> Losses:
         """Labels, and the outputs (B, K) of the generation before."""
         logits = step.student.logits
         return {
-            "ce": self.label_weight * F.cross_entropy(logits, step.labels),
+            **step.task_loss(self.label_weight),
             "kd": (1 - self.label_weight) * kd_loss(logits, step.teacher.logits, temperature=1.0),
         }

@@ -9,20 +9,8 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    Losses,
-    Method,
-    Paper,
-    Signals,
-    Step,
-    features_of,
-    method,
-    non_negative,
-    positive,
-    require,
-    same_shape,
-    tuned,
-)
+from methods.base import Losses, Method, Paper, Signals, Step, features_of, method, tuned
+from methods.checks import non_negative, positive, require, same_shape
 from methods.functional import check_depths, matched, pooled_alike
 
 SMALLEST_VARIANCE = 1e-5
@@ -110,7 +98,7 @@ class VID(Method):
         if self.variance <= SMALLEST_VARIANCE:
             raise ValueError(f"variance must be above {SMALLEST_VARIANCE}, but got variance={self.variance}.")
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """A head for each of `depths`, and one for the logits."""
         pairs = matched(features_of(student), features_of(teachers[0]), self.depths, self.teacher_depths)
         heads: dict[str, nn.Module] = {
@@ -130,7 +118,7 @@ class VID(Method):
             for index, (mine, theirs) in enumerate(pairs)
         ]
         losses = {
-            "ce": F.cross_entropy(step.student.logits, step.labels),
+            **step.task_loss(),
             "vid": self.weight * torch.stack(terms).sum(),
         }
         if self.logit_weight:

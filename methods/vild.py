@@ -10,25 +10,10 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
-    Data,
-    Losses,
-    Method,
-    Net,
-    Networks,
-    Paper,
-    Signals,
-    Stage,
-    Step,
-    fraction,
-    method,
-    non_negative,
-    positive,
-    require,
-    same_shape,
-    tuned,
-)
-from methods.functional import labelled_cross_entropy, with_unlabelled
+from methods.base import Data, Losses, Method, Net, Networks, Paper, Signals, Stage, Step, method, tuned
+from methods.checks import fraction, non_negative, positive, require, same_shape
+from methods.functional import class_targets, with_unlabelled
+from methods.rows import take, whole
 
 
 def similarity_logits(embedding: Tensor, class_embeddings: Tensor, temperature: float) -> Tensor:
@@ -100,7 +85,7 @@ class ViLD(Method):
         "https://arxiv.org/abs/2104.13921",
     )
     knowledge = "cross-modal"
-    needs = frozenset({"pooled", "classifier"})
+    needs = frozenset({"pooled", "classifier", "class_targets"})
     weight: float = tuned(0.5, FloatDistribution(0.05, 50.0, log=True))
     temperature: float = tuned(0.01, FloatDistribution(0.005, 0.5, log=True))
     novel_share: float = 0.28
@@ -112,7 +97,7 @@ class ViLD(Method):
         positive(temperature=self.temperature)
         fraction(novel_share=self.novel_share)
 
-    def groups(self, classes: int) -> dict[str, tuple[int, ...]]:
+    def class_groups(self, classes: int) -> dict[str, tuple[int, ...]]:
         """The base classes and the novel ones; at least two are base."""
         base = max(2, classes - round(self.novel_share * classes))
         return {"base": tuple(range(base)), "novel": tuple(range(base, classes))}
@@ -121,7 +106,7 @@ class ViLD(Method):
         """One stage, without the labels of novel classes."""
         return (Stage("align", self.loss, teachers=teachers, data=self.base_labels),)
 
-    def auxiliary(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """The projection into the teacher's space, and the class embeddings."""
         classes = require("classifier", teachers[0].classifier)
         projection = nn.Linear(require("pooled", student.pooled).shape[1], classes.shape[1])
@@ -136,28 +121,29 @@ class ViLD(Method):
 
     def base_labels(self, data: Data, networks: Networks) -> Data:
         """The data with the labels of novel classes withheld."""
-        labels = F.one_hot(data.labels, data.classes).float()
-        labels[:, list(self.groups(data.classes)["novel"])] = 0
-        data = dataclasses.replace(data, labels=labels)
+        labels = F.one_hot(class_targets(data), data.classes).float()
+        labels[:, list(self.class_groups(data.classes)["novel"])] = 0
+        data = dataclasses.replace(data, targets=labels)
         return with_unlabelled(data, networks) if self.unlabelled else data
 
-    def hard_loss(self, step: Step) -> Losses:
+    def fine_tuning_loss(self, step: Step) -> Losses:
         """Cross-entropy among base classes (B, K')."""
-        base = list(self.groups(step.student.logits.shape[1])["base"])
+        base = list(self.class_groups(step.student.logits.shape[1])["base"])
         similarity = self.predictions(step.student, step.auxiliary)["similarity"]
-        return {"ce": F.cross_entropy(similarity[:, base], step.labels)}
+        return step.task_loss(logits=similarity[:, base])
 
-    def labelled(self, data: Data, networks: Networks) -> Data:
+    def fine_tuning_data(self, data: Data, networks: Networks) -> Data:
         """Fine-tuning sees images of base classes alone."""
-        base = torch.isin(data.labels, torch.tensor(self.groups(data.classes)["base"]))
-        return dataclasses.replace(data, images=data.images[base], labels=data.labels[base])
+        base = torch.isin(class_targets(data), torch.tensor(self.class_groups(data.classes)["base"]))
+        return dataclasses.replace(data, inputs=take(data.inputs, base), targets=take(data.targets, base))
 
     def loss(self, step: Step) -> Losses:
         """Labels among base classes (B, K'), and the teacher's embedding (B, D)."""
-        base = list(self.groups(step.labels.shape[1])["base"])
+        targets = whole(step.targets)
+        base = list(self.class_groups(targets.shape[1])["base"])
         similarity = self.predictions(step.student, step.auxiliary)["similarity"]
         embedding = step.auxiliary["projection"](require("pooled", step.student.pooled))
         return {
-            "ce": labelled_cross_entropy(similarity[:, base], step.labels[:, base]),
+            **step.task_loss(logits=similarity[:, base], targets=targets[:, base]),
             "embedding": self.weight * embedding_loss(embedding, require("pooled", step.teacher.pooled)),
         }

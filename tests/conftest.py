@@ -12,10 +12,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench.data.splits import Splits, load
+from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.record import Epoch, Stopped
 from bench.spec import DataSpec, ModelSpec
+from bench.tasks import load
 
 torch.set_num_threads(1)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="kdbench-")  # what a machine remembers, for these tests alone

@@ -10,9 +10,10 @@ import torch
 
 from bench.compatibility import FAMILIES, compatibility
 from bench.configure import configure
-from bench.data.splits import Splits, load
+from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from bench.tasks import load
 from bench.training.engine import run
 from methods import REGISTRY
 from tests.conftest import Memory

@@ -1,4 +1,4 @@
-"""Augmented batches of a stage's data, drawn from named seeds."""
+"""Batches of a stage's data, in an order drawn from named seeds."""
 
 from __future__ import annotations
 
@@ -10,78 +10,79 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.data.augment import Augment, check_augment
-from bench.data.datasets import content
-from bench.data.image_files import FileBatches, ImageFiles
-from bench.seeds import generator, seed_of
+from bench.data.splits import content
+from bench.seeds import generator
 from methods.base import Data
+from methods.rows import Rows, count, take
 
 
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches of an epoch; a last batch of one image, which batch norm cannot take, is left out."""
-    return max(1, images // batch_size + (images % batch_size > 1))
+def steps_per_epoch(samples: int, batch_size: int) -> int:
+    """Batches of an epoch; a last batch of one sample, which batch norm cannot take, is left out."""
+    return max(1, samples // batch_size + (samples % batch_size > 1))
 
 
 class Batch(NamedTuple):
     """What one update sees."""
 
-    inputs: Tensor
-    """(B, C, H, W) in [0, 1], augmented"""
-    labels: Tensor
-    """(B,) or (B, K)"""
+    inputs: Rows
+    """As networks take them, augmented: images (B, C, H, W) in [0, 1]."""
+    targets: Rows
+    """As `methods.base.Step` has them."""
     indices: Tensor
-    """(B,) int64 on the CPU: which images of the stage's data these are"""
+    """(B,) int64 on the CPU: which samples of the stage's data these are."""
 
 
-class Views:
-    """Augmented batches of a stage's data; what is drawn depends on the seed and the epoch alone."""
+class Batches:
+    """Batches of a stage's data; what is drawn depends on the seed and the epoch alone. A task says how they look."""
 
-    images: Tensor
-    """(N, C, H, W) uint8 as they are, on the device; or `ImageFiles`"""
+    inputs: Rows
+    """As they are in the data, on the device where they fit."""
 
     def __init__(self, data: Data, batch_size: int, steps: int, device: torch.device) -> None:
-        """Moves images in memory to the device once.
+        """Moves targets to the device once; those of a task that keeps inputs there do so with them.
 
         Args:
             data: what to draw from.
-            batch_size: images of a batch.
-            steps: batches of an epoch; with fewer images the last is short, with more a part is drawn each epoch.
+            batch_size: samples of a batch.
+            steps: batches of an epoch; with fewer samples the last is short, with more a part is drawn each epoch.
             device: where batches are made.
         """
         self.data, self.batch_size, self.steps, self.device = data, batch_size, steps, device
-        self.names = check_augment(data.augment, data.images.shape[-1])
-        self.labels = data.labels.to(device)
-        self.used = min(len(data.images), batch_size * steps)
+        self.samples = count(data.inputs)
+        self.used = min(self.samples, batch_size * steps)
+        """Samples of an epoch."""
         if self.used > batch_size and self.used % batch_size == 1:
             self.used -= 1
-        self.files: FileBatches | None = None
-        self.images = data.images
-        if isinstance(data.images, ImageFiles):
-            boxes = "resized-crop" in self.names
-            self.files = FileBatches(data.images, batch_size, self.used, boxes, device)
-        else:
-            self.images = data.images.to(device)
+        self.inputs, self.targets = data.inputs, on(device, data.targets)
 
     @property
     def fixed(self) -> bool:
-        """Whether an image looks the same in every epoch."""
-        return set(self.names) == {"none"}
+        """Whether a sample looks the same in every epoch."""
+        return True
+
+    @property
+    def decisive(self) -> tuple[object, ...]:
+        """What decides how samples look but their values, the seed and the epoch."""
+        return (self.batch_size, self.steps)
 
     @functools.cached_property
     def stream(self) -> str:
-        """16 hexadecimal digits for all that decides what batches show but the seed and the epoch; not for labels."""
-        decisive = (content(self.data.images), self.names, self.data.magnitude, self.batch_size, self.steps)
-        return hashlib.sha256(repr(decisive).encode()).hexdigest()[:16]
+        """16 hexadecimal digits for all that decides what batches show but the seed and the epoch; not for targets."""
+        return hashlib.sha256(repr((content(self.data.inputs), *self.decisive)).encode()).hexdigest()[:16]
+
+    def order(self, seed: int, number: int) -> Tensor:
+        """Which samples (used,) an epoch shows, int64 on the CPU, one after another."""
+        return torch.randperm(self.samples, generator=generator(seed, "order", number))[: self.used]
 
     def epoch(self, seed: int, number: int) -> Iterator[Batch]:
-        """Batches of one epoch."""
-        order = torch.randperm(len(self.data.images), generator=generator(seed, "order", number))[: self.used]
-        if self.files:
-            names = tuple(name for name in self.names if name != "resized-crop")
-            batches = self.files.epoch(order, seed_of(seed, "views", number))
-        else:
-            names = self.names
-            batches = (self.images[chosen.to(self.device)] for chosen in order.split(self.batch_size))
-        augment = Augment(names, self.data.magnitude, seed, number)
-        for chosen, batch in zip(order.split(self.batch_size), batches, strict=True):
-            yield Batch(augment(batch).float().div_(255), self.labels[chosen.to(self.device)], chosen)
+        """Batches of one epoch, as they are."""
+        for chosen in self.order(seed, number).split(self.batch_size):
+            there = chosen.to(self.device)
+            yield Batch(on(self.device, take(self.inputs, there)), take(self.targets, there), chosen)
+
+
+def on(device: torch.device, rows: Rows) -> Rows:
+    """Samples on a device; those in files stay there."""
+    if isinstance(rows, dict):
+        return {name: tensor.to(device) for name, tensor in rows.items()}
+    return rows.to(device) if isinstance(rows, Tensor) else rows

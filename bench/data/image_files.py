@@ -21,6 +21,7 @@ from bench.data.augment import crop_boxes
 from bench.errors import InputError
 from bench.seeds import generator
 from methods.base import Unsupported
+from methods.rows import FileRows
 
 MOST_WORKERS = 16
 """Processes that decode for one run."""
@@ -38,21 +39,8 @@ def loader_workers() -> int:
     return max(1, min(MOST_WORKERS, torch.get_num_threads() - 1))
 
 
-def _refused(use: str) -> Unsupported:
-    return Unsupported(
-        f"images that do not fit into memory are read in batches from their files, which does not allow {use}: "
-        "a smaller --image-size may fit."
-    )
-
-
 class ImageFiles:
-    """N images in files, resized on reading: in the place of a tensor (N, 3, S, S) uint8 that would be too large.
-
-    It has a length and a shape, takes a mask, indices or a slice, and is joined to others by `torch.cat`; `split`
-    decodes it in batches, `to` and `float` as a whole if that is small enough. It refuses what else a tensor can do.
-    """
-
-    dtype, device = torch.uint8, torch.device("cpu")
+    """N images in files, resized on reading: in the place of a tensor (N, 3, S, S) uint8 that would be too large."""
 
     def __init__(self, root: Path, entries: NDArray[np.void], size: int, limit: int) -> None:
         """Reads nothing yet.
@@ -80,43 +68,29 @@ class ImageFiles:
         """N."""
         return len(self.entries)
 
-    def __getitem__(self, chosen: Tensor | slice) -> ImageFiles:
-        """The images of a mask (N,) bool, of indices (M,) int64, or of a slice.
+    def take(self, chosen: Tensor | slice) -> ImageFiles:
+        """The images of a mask (N,) bool, of indices (M,) int64, or of a slice."""
+        places = chosen if isinstance(chosen, slice) else chosen.cpu().numpy()
+        return ImageFiles(self.root, self.entries[places], self.size, self.limit)
+
+    def joined(self, others: Sequence[FileRows]) -> ImageFiles:
+        """These images, then those of others.
 
         Raises:
-            Unsupported: if it is anything else.
+            Unsupported: if they are of another folder or size.
         """
-        if isinstance(chosen, Tensor) and chosen.dim() == 1:
-            return ImageFiles(self.root, self.entries[chosen.cpu().numpy()], self.size, self.limit)
-        if isinstance(chosen, slice):
-            return ImageFiles(self.root, self.entries[chosen], self.size, self.limit)
-        raise _refused(f"an index of type {type(chosen).__name__}")
+        parts = [self, *(other for other in others if isinstance(other, ImageFiles))]
+        if len(parts) <= len(others) or len({(part.root, part.size) for part in parts}) > 1:
+            raise Unsupported("images left in their files can be joined with those of one folder and size alone.")
+        return ImageFiles(self.root, np.concatenate([part.entries for part in parts]), self.size, self.limit)
 
-    def __getattr__(self, name: str) -> Any:
-        """Refuses what a tensor has and these have not."""
-        if hasattr(Tensor, name) and not name.startswith("__"):
-            raise _refused(f"Tensor.{name}")
-        raise AttributeError(f"{type(self).__name__} has no {name}.")
-
-    @classmethod
-    def __torch_function__(
-        cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> ImageFiles:
-        """Joins images of one folder and size by `torch.cat`, and refuses any other function."""
-        parts = args[0] if function is torch.cat and len(args) == 1 and not kwargs else ()
-        if not parts or not all(isinstance(part, cls) for part in parts):
-            raise _refused(f"{getattr(function, '__name__', function)} of them")
-        if len({(part.root, part.size) for part in parts}) > 1:
-            raise _refused("joining those of two folders or sizes")
-        return cls(parts[0].root, np.concatenate([part.entries for part in parts]), parts[0].size, parts[0].limit)
-
-    def split(self, count: int) -> Iterator[Tensor]:
-        """Pixels (count, 3, S, S) uint8 of one batch after another.
+    def split(self, size: int) -> Iterator[Tensor]:
+        """Pixels (size, 3, S, S) uint8 of one batch after another.
 
         Raises:
             InputError: if a file is not an image.
         """
-        return _in_threads(self.pixels, range(len(self)), count, self.size)
+        return _in_threads(self.pixels, range(len(self)), size, self.size)
 
     def pixels(self, place: int) -> Tensor:
         """One image (3, S, S) uint8: its shorter side resized to S, and its centre."""
@@ -149,26 +123,19 @@ class ImageFiles:
             raise InputError(f"{file} cannot be decoded as an image: {str(error).splitlines()[0]}") from None
         return image
 
-    def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """`Tensor.to` of all pixels (N, 3, S, S) uint8.
+    def whole(self) -> Tensor:
+        """All pixels (N, 3, S, S) uint8.
 
         Raises:
             Unsupported: if they do not fit into memory.
         """
-        return self._whole(self.nbytes).to(*args, **kwargs)
-
-    def float(self) -> Tensor:
-        """All pixels (N, 3, S, S) as float32.
-
-        Raises:
-            Unsupported: if they do not fit into memory.
-        """
-        return self._whole(4 * self.nbytes).float()
-
-    def _whole(self, needed: int) -> Tensor:
-        if needed > self.limit:
-            raise _refused(f"{needed / 2**30:.2g} GiB of pixels at once, of which {self.limit / 2**30:.2g} are free")
-        images = torch.empty(self.shape, dtype=self.dtype)
+        if self.nbytes > self.limit:
+            raise Unsupported(
+                f"images that do not fit into memory are read in batches from their files, which does not allow "
+                f"{self.nbytes / 2**30:.2g} GiB of pixels at once, of which {self.limit / 2**30:.2g} are free: a "
+                "smaller --image-size may fit."
+            )
+        images = torch.empty(self.shape, dtype=torch.uint8)
         for place, pixels in zip(images.split(DECODED), self.split(DECODED), strict=True):
             place.copy_(pixels)
         return images

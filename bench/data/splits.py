@@ -2,101 +2,143 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from bench.data.datasets import Part, read
 from bench.data.image_files import ImageFiles
 from bench.errors import InputError
-from bench.seeds import generator, seed_of
+from bench.seeds import seed_of
 from bench.spec import DataSpec
 from methods.base import Data
+from methods.rows import Rows, count, take, whole
 
 EVALUATION_BATCH = 128
-"""Larger batches are no faster on CPUs, where their activations fault pages in anew each time."""
-SAMPLED = 2000
-"""Images in files from which the mean and the standard deviation are estimated."""
+"""Samples of a batch where nothing is trained. Larger ones are no faster on CPUs, where their activations fault pages
+in anew each time."""
+
+
+class Part(NamedTuple):
+    """Samples with their targets: a part of a data set."""
+
+    inputs: Rows
+    """As the task has them: images (N, C, H, W) uint8, or `ImageFiles`, which stand for them."""
+    targets: Rows
+    """As the task has them: classes (N,) int64."""
+
+
+class Source(NamedTuple):
+    """A data set as it comes: one part, and a test part if it has its own."""
+
+    train: Part
+    test: Part | None
+    classes: tuple[str, ...]
+    fingerprint: str
 
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set split for one run: train (labelled and unlabelled), validation and test."""
+    """A data set split for one run."""
 
     train: Data
     validation: Part
     test: Part
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    """Of the labelled training images in [0, 1], for each channel."""
-    std: tuple[float, ...]
-
-    @property
-    def channels(self) -> int:
-        """Channels of an image."""
-        return self.train.images.shape[1]
-
-    @property
-    def size(self) -> int:
-        """Height and width of an image in pixels."""
-        return self.train.images.shape[-1]
 
 
-def load(spec: DataSpec, data_dir: Path) -> Splits:
-    """Reads and splits a data set: stratified, seeded by `split_seed`, the same for every run.
+def divided(source: Source, spec: DataSpec, strata: Tensor | None) -> Splits:
+    """A data set split in three, and its training part in labelled and unlabelled: seeded, the same for every run.
 
     Args:
-        spec: what to read and how to split it.
-        data_dir: where files are looked for, and downloads kept.
+        source: the data set.
+        spec: shares and seed.
+        strata: (N,) int64 of `source.train`: what every part keeps in proportion; None for nothing.
 
     Raises:
-        InputError: if the data are unknown, missing, changed since the spec was made, or too few to split.
+        InputError: if the data are too few to split.
     """
-    source = read(spec.name, spec.image_size, data_dir)
-    if spec.fingerprint and spec.fingerprint != source.fingerprint:
+    rest, test = np.arange(count(source.train.inputs)), source.test
+    if test is None:
+        rest, held_out = _divided(rest, spec.test, spec, strata, "test")
+        test = _chosen(source.train, held_out)
+    train, validation = _divided(rest, spec.validation, spec, strata, "validation")
+    labelled, withheld = train, train[:0]
+    if spec.train_fraction < 1:
+        labelled, withheld = _divided(train, 1 - spec.train_fraction, spec, strata, "labelled")
+    given = _chosen(source.train, labelled)
+    unlabelled = take(source.train.inputs, torch.from_numpy(withheld))
+    return Splits(
+        Data(given.inputs, given.targets, unlabelled, len(source.classes)),
+        _chosen(source.train, validation),
+        test,
+        source.classes,
+    )
+
+
+Indices = np.ndarray[Any, np.dtype[np.int64]]
+
+
+def _divided(
+    places: Indices, share: float, spec: DataSpec, strata: Tensor | None, name: str
+) -> tuple[Indices, Indices]:
+    """Places without a share, and the share; each in the data set's order."""
+    seed = seed_of(spec.split_seed, "split", name) % 2**32
+    kept = None if strata is None else strata.numpy()[places]
+    try:
+        first, second = train_test_split(places, test_size=share, random_state=seed, stratify=kept)
+    except ValueError as error:
+        raise InputError(f"cannot split {len(places)} samples of {spec.name} for {name}: {error}") from None
+    return np.sort(first), np.sort(second)
+
+
+def _chosen(part: Part, places: Indices) -> Part:
+    indices = torch.from_numpy(places)
+    return Part(take(part.inputs, indices), take(part.targets, indices))
+
+
+def check_fingerprint(spec: DataSpec, fingerprint: str, place: object) -> None:
+    """Checks that data are those that a run was specified for.
+
+    Raises:
+        InputError: if they have changed since.
+    """
+    if spec.fingerprint and spec.fingerprint != fingerprint:
         raise InputError(
-            f"the data {spec.name} in {data_dir} have fingerprint {source.fingerprint}, but this run was made with "
+            f"the data {spec.name} in {place} have fingerprint {fingerprint}, but this run was made with "
             f"{spec.fingerprint}: the files have changed. Put the old ones back, or start the run anew."
         )
-    rest, test = source.train, source.test
-    if test is None:
-        rest, test = _divide(rest, spec.test, spec, "test")
-    train, validation = _divide(rest, spec.validation, spec, "validation")
-    unlabelled = train.images[:0]
-    if spec.train_fraction < 1:
-        train, withheld = _divide(train, 1 - spec.train_fraction, spec, "labelled")
-        unlabelled = withheld.images
-    data = Data(train.images, train.labels, unlabelled, len(source.classes))
-    return Splits(data, validation, test, source.classes, *_statistics(train.images))
 
 
-def _statistics(images: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel in [0, 1]; of images in files, those of a seeded sample."""
-    if not isinstance(images, ImageFiles):
-        pixels = images.float() / 255
-        mean, std = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
-    else:
-        sample = images[torch.randperm(len(images), generator=generator("statistics"))[:SAMPLED]]
-        mean, square = torch.zeros(2, 3, dtype=torch.float64)
-        for pixels in sample.split(EVALUATION_BATCH):
-            values = pixels.double() / 255
-            mean += values.mean(dim=(2, 3)).sum(dim=0) / len(sample)
-            square += values.square().mean(dim=(2, 3)).sum(dim=0) / len(sample)
-        std = (square - mean.square()).sqrt()
-    return tuple(mean.tolist()), tuple(std.clamp_min(1e-3).tolist())
+def fingerprint(classes: tuple[str, ...], parts: tuple[Part | None, ...]) -> str:
+    """16 hexadecimal digits for the names of the classes, and the inputs and targets of every part."""
+    digest = hashlib.sha256("\n".join(classes).encode())
+    for part in parts:
+        for rows in part or ():
+            update(digest, rows, ("name", "bytes"))
+    return digest.hexdigest()[:16]
 
 
-def _divide(part: Part, share: float, spec: DataSpec, name: str) -> tuple[Part, Part]:
-    """A part without a stratified share, and the share; each in the data set's order."""
-    indices, labels = np.arange(len(part.labels)), part.labels.numpy()
-    seed = seed_of(spec.split_seed, "split", name) % 2**32
-    try:
-        first, second = train_test_split(indices, test_size=share, random_state=seed, stratify=labels)
-    except ValueError as error:
-        raise InputError(f"cannot split {len(indices)} images of {spec.name} for {name}: {error}") from None
-    first, second = (torch.from_numpy(np.sort(chosen)) for chosen in (first, second))
-    return Part(part.images[first], part.labels[first]), Part(part.images[second], part.labels[second])
+def content(rows: Rows) -> str:
+    """32 hexadecimal digits for the values of inputs; for the state on disk of those that are in files."""
+    digest = hashlib.sha256()
+    update(digest, rows, ("name", "bytes", "modified"))
+    return digest.hexdigest()[:32]
+
+
+def update(digest: Any, rows: Rows, fields: tuple[str, ...]) -> None:
+    """Adds shapes and values to a digest; of images in files, not the pixels but these fields of each."""
+    if isinstance(rows, dict):
+        for name in sorted(rows):
+            digest.update(name.encode())
+            update(digest, rows[name], fields)
+        return
+    assert isinstance(rows, Tensor | ImageFiles)
+    digest.update(str(tuple(rows.shape)).encode())
+    files = rows if isinstance(rows, ImageFiles) else None
+    for array in [files.entries[field] for field in fields] if files else [whole(rows).cpu().numpy()]:
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))

@@ -1,178 +1,172 @@
-"""What a trained student is worth: accuracy, calibration, agreement with the teacher, size and speed."""
+"""What a student predicts, and what that costs: parameters, multiply-adds, latency."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import math
-import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
-)
 
-from bench.data.datasets import Part
-from bench.data.splits import EVALUATION_BATCH
+from bench.data.splits import EVALUATION_BATCH, Part
 from bench.networks.network import Network
-from bench.networks.signals import GRADIENTS, observe
-from methods.base import Method
+from bench.networks.signals import GRADIENTS
+from methods.base import SIGNALS, Method, Signals
+from methods.rows import Rows, split, take
 
 LATENCY_RUNS = 30
 
 
+class ObservingTask(Protocol):
+    """What evaluation needs of the task; `bench.tasks.Task` has it."""
+
+    def prepared(self, inputs: Rows, device: torch.device) -> Rows:
+        """Inputs as networks take them."""
+
+    def observe(
+        self, network: Network, inputs: Rows, targets: Rows | None, needs: frozenset[str], training: bool = False
+    ) -> Signals:
+        """Signals of a network."""
+
+
 @torch.no_grad()
-def predict(method: Method, network: Network, auxiliary: nn.ModuleDict, part: Part) -> dict[str, Tensor]:
-    """Logits (N, K) of every named prediction of a method, on the CPU in float32, in evaluation mode."""
+def predict(
+    task: ObservingTask, method: Method, network: Network, auxiliary: nn.ModuleDict, part: Part
+) -> dict[str, Tensor]:
+    """Logits (M, K) of every named prediction of a method, on the CPU in float32, in evaluation mode."""
     network.eval()
     auxiliary.eval()
-    device = network.mean.device
-    needs = method.needed() - GRADIENTS
+    needs = evaluation_needs(method)
     outputs: dict[str, list[Tensor]] = {}
-    for images, labels in zip(*(tensor.split(EVALUATION_BATCH) for tensor in part), strict=True):
-        inputs = images.to(device).float().div_(255)
-        signals = observe(network, inputs, labels.to(device), needs)
+    for batch in split(part.inputs, EVALUATION_BATCH):
+        signals = task.observe(network, task.prepared(batch, network.device), None, needs)
         for name, logits in method.predictions(signals, auxiliary).items():
             outputs.setdefault(name, []).append(logits.float().cpu())
     return {name: torch.cat(batches) for name, batches in outputs.items()}
 
 
-def score(
-    logits: Tensor,
-    labels: Tensor,
-    teacher_logits: Tensor | None = None,
-    groups: Mapping[str, tuple[int, ...]] | None = None,
-) -> dict[str, float]:
-    """Metrics of one prediction.
-
-    Args:
-        logits: (N, K)
-        labels: (N,)
-        teacher_logits: (N, K) of the pair's teacher, if there is one.
-        groups: classes by name of a group, which are scored apart too.
-
-    Returns:
-        accuracy and top5 (with more than 5 classes) as shares; nll in nats; calibration_error (expected, 15 bins);
-        with a teacher: agreement (share of equal decisions) and teacher_kl (KL(teacher || student) in nats);
-        accuracy_NAME of each group that has images, among all classes.
-    """
-    classes = logits.shape[1]
-    probabilities = logits.softmax(dim=1)
-    metrics = {
-        "accuracy": multiclass_accuracy(logits, labels, classes, average="micro"),
-        "nll": F.cross_entropy(logits, labels),
-        "calibration_error": multiclass_calibration_error(probabilities, labels, classes, n_bins=15),
-    }
-    if classes > 5:
-        metrics["top5"] = multiclass_accuracy(logits, labels, classes, average="micro", top_k=5)
-    if teacher_logits is not None:
-        metrics["agreement"] = (logits.argmax(dim=1) == teacher_logits.argmax(dim=1)).float().mean()
-        log_student, log_teacher = logits.log_softmax(dim=1), teacher_logits.log_softmax(dim=1)
-        metrics["teacher_kl"] = F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True)
-    correct = (logits.argmax(dim=1) == labels).float()
-    for name, members in (groups or {}).items():
-        chosen = torch.isin(labels, torch.tensor(members))
-        if chosen.any():
-            metrics[f"accuracy_{name}"] = correct[chosen].mean()
-    return {name: float(value) for name, value in metrics.items()}
-
-
-def scored(
-    predictions: dict[str, Tensor],
-    method: Method,
-    network: Network,
-    auxiliary: nn.ModuleDict,
-    part: Part,
-    teacher_logits: Tensor | None,
-    groups: Mapping[str, tuple[int, ...]],
-) -> dict[str, dict[str, float]]:
-    """`score` of each named prediction, and its multiply_adds where some are named stage_K or first_K.
-
-    These run K stages and the others the whole network; to either comes what a prediction uses of the auxiliary.
-    """
-    scores = {name: score(logits, part.labels, teacher_logits, groups) for name, logits in predictions.items()}
-    stages = {name: int(found[1]) for name in predictions if (found := re.fullmatch(r"(?:stage|first)_(\d+)", name))}
-    heads = head_costs(method, network, auxiliary, part.images) if stages else {}
-    for name in predictions if stages else ():
-        body = multiply_adds(network, part.images, stages.get(name, 0))
-        scores[name]["multiply_adds"] = float(body + heads[name])
-    return scores
+def evaluation_needs(method: Method) -> frozenset[str]:
+    """Signals that a method's predictions may read; gradients are of use in training alone."""
+    return (method.needed() & SIGNALS) - GRADIENTS
 
 
 def sizes(
-    method: Method, student: Network, auxiliary: nn.ModuleDict, teacher: Network | None, images: Tensor
+    task: ObservingTask,
+    method: Method,
+    student: Network,
+    auxiliary: nn.ModuleDict,
+    teacher: Network | None,
+    inputs: Rows,
 ) -> dict[str, float]:
     """Parameters and multiply-adds of the student and of its teacher, and the student's latency.
 
-    The student's parameters are those that its headline prediction uses, in the network and in the auxiliary;
+    The student's parameters are those that its headline prediction uses, in the network and in the auxiliary modules;
     multiply-adds and latency are the network's.
 
     Args:
+        task: what the networks are for.
         method: gives the prediction.
         student: what would be deployed.
         auxiliary: the method's modules for it.
         teacher: what it is compared with.
-        images: (N, C, H, W) uint8; the first is used.
+        inputs: of a part; the first sample is used.
     """
-    values = {
-        "parameters": float(used_parameters(method, student, auxiliary, images)),
-        "multiply_adds": multiply_adds(student, images),
-    }
+    costs = Costs(task, method, student, auxiliary, inputs)
+    values = {"parameters": float(costs.used_parameters()), "multiply_adds": costs.multiply_adds()}
     if teacher:
         values["teacher_parameters"] = teacher.parameter_count()
-        values["teacher_multiply_adds"] = multiply_adds(teacher, images)
-    return values | {"latency_ms": latency(student, images)}
+        values["teacher_multiply_adds"] = Costs(task, method, teacher, auxiliary, inputs).multiply_adds()
+    return values | {"latency_ms": costs.latency()}
 
 
-def used_parameters(method: Method, student: Network, auxiliary: nn.ModuleDict, images: Tensor) -> int:
-    """How many trainable numbers the headline prediction depends on."""
-    parameters = [p for p in nn.ModuleList([student.eval(), auxiliary.eval()]).parameters() if p.requires_grad]
-    image = images[:1].to(student.mean.device).float() / 255
-    labels = torch.zeros(1, dtype=torch.long, device=image.device)
-    signals = observe(student, image, labels, method.needed() - GRADIENTS, training=True)
-    headline = next(iter(method.predictions(signals, auxiliary).values()))
-    grads = torch.autograd.grad(headline.sum(), parameters, allow_unused=True)
-    return sum(p.numel() for p, grad in zip(parameters, grads, strict=True) if grad is not None)
+@dataclass(frozen=True)
+class Costs:
+    """Costs of a network for one sample in evaluation mode."""
 
+    task: ObservingTask
+    method: Method
+    network: Network
+    auxiliary: nn.ModuleDict
+    inputs: Rows
+    """Of a part; the first sample is used."""
 
-def confusion(logits: Tensor, labels: Tensor) -> list[list[int]]:
-    """Counts of images: rows are classes, columns decisions."""
-    matrix: list[list[int]] = multiclass_confusion_matrix(logits, labels, logits.shape[1]).tolist()
-    return matrix
+    def of_predictions(self, names: list[str]) -> dict[str, float]:
+        """Multiply-adds of each named prediction, where the method says how many stages each runs; else nothing.
 
+        To the stages comes what a prediction uses of the auxiliary modules.
+        """
+        stages = {name: self.method.stages_run(name) for name in names}
+        if all(count is None for count in stages.values()):
+            return {}
+        heads = self._heads()
+        return {name: float(self.multiply_adds(count or 0) + heads[name]) for name, count in stages.items()}
 
-@torch.no_grad()
-def head_costs(method: Method, network: Network, auxiliary: nn.ModuleDict, images: Tensor) -> dict[str, int]:
-    """Multiply-adds for one image of those modules of the method that each named prediction depends on.
+    def multiply_adds(self, stages: int = 0) -> int:
+        """Of convolutions and matrix products, for so many stages without the classifier; 0 is the whole network."""
+        sample, network = self._sample(), self.network.eval()
+        if not stages:
+            return _multiply_adds(network, sample)
+        model: Any = network.model
+        passed = functools.partial(model.forward_intermediates, indices=[stages - 1], stop_early=True)
+        return _multiply_adds(passed, network.normalised(sample))
 
-    A prediction depends on a module if it is NaN where the module's output is.
-    """
-    image = images[:1].to(network.mean.device).float() / 255
-    labels = torch.zeros(1, dtype=torch.long, device=image.device)
-    signals = observe(network.eval(), image, labels, method.needed() - GRADIENTS)
-    calls: list[tuple[nn.Module, Any]] = []
-    with contextlib.ExitStack() as hooks:
-        for module in auxiliary.eval().values():
-            note = module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs)))
-            hooks.callback(note.remove)
-        costs = dict.fromkeys(method.predictions(signals, auxiliary), 0)
-    for module, inputs in calls:
-        cost = _multiply_adds(module, *inputs)
-        spoil = module.register_forward_hook(lambda module, inputs, output: output * math.nan)
-        for name, logits in method.predictions(signals, auxiliary).items():
-            costs[name] += cost if logits.isnan().any() else 0
-        spoil.remove()
-    return costs
+    def used_parameters(self) -> int:
+        """How many trainable numbers the headline prediction depends on."""
+        modules = nn.ModuleList([self.network.eval(), self.auxiliary.eval()])
+        parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
+        signals = self._observed(training=True)
+        headline = next(iter(self.method.predictions(signals, self.auxiliary).values()))
+        grads = torch.autograd.grad(headline.sum(), parameters, allow_unused=True)
+        return sum(p.numel() for p, grad in zip(parameters, grads, strict=True) if grad is not None)
+
+    @torch.no_grad()
+    def latency(self) -> float:
+        """Milliseconds: the median of 30 runs after 5, as the machine was."""
+        network, sample, times = self.network.eval(), self._sample(), []
+        for _ in range(LATENCY_RUNS + 5):
+            start = time.perf_counter()
+            with network.precision():
+                network(sample)
+            if network.device.type == "cuda":
+                torch.cuda.synchronize(network.device)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times[5:]) * 1000
+
+    @torch.no_grad()
+    def _heads(self) -> dict[str, int]:
+        """Multiply-adds of those auxiliary modules that each named prediction depends on.
+
+        A prediction depends on a module if it is NaN where the module's output is.
+        """
+        self.network.eval()
+        signals = self._observed()
+        calls: list[tuple[nn.Module, Any]] = []
+        with contextlib.ExitStack() as hooks:
+            for module in self.auxiliary.eval().values():
+                note = module.register_forward_pre_hook(lambda module, inputs: calls.append((module, inputs)))
+                hooks.callback(note.remove)
+            costs = dict.fromkeys(self.method.predictions(signals, self.auxiliary), 0)
+        for module, inputs in calls:
+            cost = _multiply_adds(module, *inputs)
+            spoil = module.register_forward_hook(lambda module, inputs, output: output * math.nan)
+            for name, logits in self.method.predictions(signals, self.auxiliary).items():
+                costs[name] += cost if logits.isnan().any() else 0
+            spoil.remove()
+        return costs
+
+    def _sample(self) -> Any:
+        return self.task.prepared(take(self.inputs, slice(0, 1)), self.network.device)
+
+    def _observed(self, training: bool = False) -> Signals:
+        return self.task.observe(self.network, self._sample(), None, evaluation_needs(self.method), training)
 
 
 @torch.no_grad()
@@ -181,41 +175,3 @@ def _multiply_adds(function: Callable[..., Any], *inputs: Any) -> int:
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         function(*inputs)
     return int(counter.get_total_flops()) // 2
-
-
-def multiply_adds(network: Network, images: Tensor, stages: int = 0) -> int:
-    """Multiply-adds for one image in evaluation mode, of convolutions and matrix products.
-
-    Args:
-        network: what is counted.
-        images: (N, C, H, W) uint8; the first is used.
-        stages: how many of its stages are run, without its classifier; 0 is the whole network.
-    """
-    image = images[:1].to(network.mean.device).float() / 255
-    model: Any = network.eval().model
-    if not stages:
-        return _multiply_adds(network, image)
-    passed = functools.partial(model.forward_intermediates, indices=[stages - 1], stop_early=True)
-    return _multiply_adds(passed, network.normalised(image))
-
-
-@torch.no_grad()
-def latency(network: Network, images: Tensor) -> float:
-    """Milliseconds for one image in evaluation mode: the median of 30 runs after 5, as the machine was.
-
-    Args:
-        network: what is timed, on its device.
-        images: (N, C, H, W) uint8; the first is used.
-    """
-    network.eval()
-    device = network.mean.device
-    image = images[:1].to(device).float() / 255
-    times = []
-    for _ in range(LATENCY_RUNS + 5):
-        start = time.perf_counter()
-        with network.precision():
-            network(image)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[5:]) * 1000

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import bench.networks.zoo  # noqa: F401  (registers the literature's networks)
-from bench.data.splits import Splits
+from bench.data.images import ImageSplits
 from bench.errors import InputError, unknown
 from bench.networks.network import Network
 from bench.spec import ModelSpec
@@ -27,7 +27,7 @@ def check_model(name: str) -> None:
         raise unknown("model", name, timm.list_models())
 
 
-def build(spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = None) -> Network:
+def build(spec: ModelSpec, data: ImageSplits, model_args: dict[str, Any] | None = None) -> Network:
     """A network for these data, with timm's pretrained weights if the spec asks for them, else random ones.
 
     Args:
@@ -61,7 +61,7 @@ def build(spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = Non
 
 
 @torch.no_grad()
-def _probe(network: Network, name: str, data: Splits) -> None:
+def _probe(network: Network, name: str, data: ImageSplits) -> None:
     """Runs a network on one image: some can be built for a size that they cannot take."""
     try:
         logits = network.eval()(torch.zeros(1, data.channels, data.size, data.size))

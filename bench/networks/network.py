@@ -74,6 +74,11 @@ class Network(nn.Module):
         logits: Tensor = self.model(self.normalised(images))
         return logits
 
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.mean.device
+
     def parameter_count(self) -> int:
         """Trainable numbers."""
         return sum(parameter.numel() for parameter in self.parameters())

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 
-from bench.data.splits import Splits
+from bench.data.images import ImageSplits, shape
 from bench.environment import hardware
 from bench.errors import InputError
 from bench.networks.build import build
@@ -46,7 +46,7 @@ TRIED = 600.0
 
 
 def chosen(
-    model: ModelSpec, data: Splits, recipe: Recipe, precision: str, device: torch.device, memory: Path
+    model: ModelSpec, data: ImageSplits, recipe: Recipe, precision: str, device: torch.device, memory: Path
 ) -> ModelSpec:
     """A model with the way in which it is computed: measured once for each model and device, then remembered.
 
@@ -74,7 +74,9 @@ def chosen(
     return model.model_copy(update={"compute": compute})
 
 
-def _best(name: str, model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device, memory: Path) -> Compute:
+def _best(
+    name: str, model: ModelSpec, data: ImageSplits, recipe: Recipe, device: torch.device, memory: Path
+) -> Compute:
     """The way that measurements speak for; those that are missing are made and remembered."""
     known = _known(memory).get(name) or _known(everywhere()).get(name)
     measured = _remembered(memory, name, known or _eager(model, data, recipe, device))
@@ -84,7 +86,7 @@ def _best(name: str, model: ModelSpec, data: Splits, recipe: Recipe, device: tor
         if seconds[index] < GAIN * seconds[best]:
             best = index
     compute = CANDIDATES[best]
-    steps = recipe.epochs * len(data.train.images) / recipe.batch_size
+    steps = recipe.epochs * shape(data.train.inputs)[0] / recipe.batch_size
     if steps * seconds[best] > TRIED:
         if "compiled" not in measured:
             compiled = {"compiled": _compiled(model, compute, data, recipe, device)}
@@ -110,7 +112,7 @@ def check_precision(precision: str) -> None:
         raise InputError(f"precision must be auto, fp32 or bf16, but got {precision!r}.")
 
 
-def _eager(model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _eager(model: ModelSpec, data: ImageSplits, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Least seconds of a training step in each of the ways, measured in turn so that a busy moment meets them all."""
     steps = [_step(model, way, data, recipe, device) for way in CANDIDATES]
     times: list[list[float]] = [[] for _ in steps]
@@ -124,7 +126,7 @@ def _eager(model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device)
 
 
 def _compiled(
-    model: ModelSpec, compute: Compute, data: Splits, recipe: Recipe, device: torch.device
+    model: ModelSpec, compute: Compute, data: ImageSplits, recipe: Recipe, device: torch.device
 ) -> tuple[float, float]:
     """Seconds that compiling takes, and the median of a compiled step; never worth it if the compiler fails."""
     step = _step(model, compute.model_copy(update={"compiled": True}), data, recipe, device)
@@ -135,13 +137,15 @@ def _compiled(
         return float("1e9"), float("1e9")
 
 
-def _step(model: ModelSpec, compute: Compute, data: Splits, recipe: Recipe, device: torch.device) -> Callable[[], None]:
+def _step(
+    model: ModelSpec, compute: Compute, data: ImageSplits, recipe: Recipe, device: torch.device
+) -> Callable[[], None]:
     """One update by cross-entropy on noise."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network: Network = build(model.model_copy(update={"compute": compute}), data).to(device)
-        shape = (recipe.batch_size, data.channels, data.size, data.size)
-        images, labels = torch.rand(shape).to(device), torch.zeros(recipe.batch_size, dtype=torch.long, device=device)
+        size = (recipe.batch_size, data.channels, data.size, data.size)
+        images, labels = torch.rand(size).to(device), torch.zeros(recipe.batch_size, dtype=torch.long, device=device)
     trainee = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), recipe, 1000)
     trainee.train()
 

@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from bench.data.splits import EVALUATION_BATCH, Splits
-from bench.networks.build import build
 from bench.networks.checkpoints import load_weights
 from bench.networks.network import Network
 from bench.seeds import generator, seed_of
 from bench.spec import ModelSpec
 from methods.base import Net, Unsupported
+from methods.rows import Rows, count, split
 
-Recall = Callable[[str, Tensor, Callable[[], Tensor]], tuple[Tensor, bool]]
-"""Takes a network's identity, images, and what predicts them; gives the logits, and whether they were known before."""
+Recall = Callable[[str, Rows, Callable[[], Tensor]], tuple[Tensor, bool]]
+"""Takes a network's identity, inputs, and what predicts them; gives the logits, and whether they were known before."""
 
 
-class Networks:
+class NetworkTask(Protocol):
+    """What networks need of their task; `bench.tasks.Task` has it."""
+
+    def build(self, spec: ModelSpec, data: Splits, model_args: dict[str, object] | None = None) -> Network:
+        """A network for these data."""
+
+    def prepared(self, inputs: Rows, device: torch.device) -> Rows:
+        """Inputs as networks take them."""
+
+
+class RunNetworks:
     """The networks of one run, by the names of their Nets.
 
     Rule 1 of the engine: a Net first named as a student starts from weights seeded by its name (or pretrained ones);
@@ -30,7 +41,8 @@ class Networks:
 
     def __init__(
         self,
-        models: dict[str, ModelSpec],
+        task: NetworkTask,
+        models: Mapping[str, ModelSpec],
         data: Splits,
         seed: int,
         device: torch.device,
@@ -40,6 +52,7 @@ class Networks:
         """Starts without any network.
 
         Args:
+            task: builds networks.
             models: the spec's models by name.
             data: what the networks are built for.
             seed: of random weights.
@@ -47,12 +60,12 @@ class Networks:
             weights: gives the safetensors file of a stored network.
             recall: gives what stored networks have predicted before.
         """
-        self.models, self.data, self.seed, self.device, self._weights = models, data, seed, device, weights
-        self.recall = recall
+        self.task, self.models, self.data, self.seed, self.device = task, models, data, seed, device
+        self._weights, self.recall = weights, recall
         self.built: dict[str, Network] = {}
         self.trained: list[str] = []
         self.asked, self.cached, self.seconds = 0, 0, 0.0
-        """Images that predictions were asked for, those of them that were at hand, and the time that the rest took."""
+        """Samples that predictions were asked for, those of them that were at hand, and the time that the rest took."""
 
     def student(self, net: Net) -> Network:
         """A network to train."""
@@ -60,14 +73,15 @@ class Networks:
             self.trained.append(net.name)
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed_of(self.seed, "weights", net.name))
-                self.built[net.name] = build(self._model(net), self.data, dict(net.model_args)).to(self.device)
+                built = self.task.build(self._model(net), self.data, dict(net.model_args))
+                self.built[net.name] = built.to(self.device)
         return self.built[net.name].requires_grad_(True)
 
     def teacher(self, net: Net) -> Network:
         """A network to learn from, frozen and in evaluation mode."""
         if net.name not in self.built:
             model = self._model(net)
-            network = build(model, self.data)
+            network = self.task.build(model, self.data)
             load_weights(network, self._weights(model.weights), model.name)
             self.built[net.name] = network.to(self.device)
         return self.built[net.name].requires_grad_(False).eval()
@@ -82,16 +96,16 @@ class Networks:
             digest.update(name.encode() + tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def predict(self, net: Net, images: Tensor) -> Tensor:
-        """Logits (N, K) on the CPU of a frozen network for images (N, C, H, W) uint8."""
+    def predict(self, net: Net, inputs: Rows) -> Tensor:
+        """Logits (M, K) on the CPU of a frozen network for inputs as the data have them."""
         network, identity, start = self.teacher(net), self.identity(net), time.perf_counter()
-        logits, known = self.recall(identity, images, lambda: _predictions(network, images))
-        self.asked, self.cached = self.asked + len(images), self.cached + known * len(images)
+        logits, known = self.recall(identity, inputs, lambda: self._predictions(network, inputs))
+        self.asked, self.cached = self.asked + count(inputs), self.cached + known * count(inputs)
         self.seconds += 0 if known else time.perf_counter() - start
         return logits
 
     def model(self, net: Net) -> nn.Module:
-        """The timm model of a network that has been built."""
+        """The model inside a network that has been built."""
         return self.built[net.name].model
 
     def share_normalisation(self, net: Net, source: Net) -> None:
@@ -115,10 +129,8 @@ class Networks:
             raise Unsupported(f"this method needs a {net.model}, and the run has none.")
         return self.models[net.model]
 
-
-@torch.no_grad()
-def _predictions(network: Network, images: Tensor) -> Tensor:
-    device = network.mean.device
-    with network.precision():
-        batches = images.split(EVALUATION_BATCH)
-        return torch.cat([network(batch.to(device).float() / 255).float().cpu() for batch in batches])
+    @torch.no_grad()
+    def _predictions(self, network: Network, inputs: Rows) -> Tensor:
+        with network.precision():
+            batches = split(inputs, EVALUATION_BATCH)
+            return torch.cat([network(self.task.prepared(batch, self.device)).float().cpu() for batch in batches])

@@ -29,7 +29,7 @@ UNTAPPED = frozenset({"features", "classifier"})
 def observe(
     network: Network,
     images: Tensor,
-    labels: Tensor,
+    labels: Tensor | None,
     needs: frozenset[str],
     training: bool = False,
 ) -> Signals:
@@ -38,7 +38,7 @@ def observe(
     Args:
         network: in the mode (train or eval) that the caller chose.
         images: (B, C, H, W) in [0, 1].
-        labels: (B,) classes or (B, K) probabilities; used for input gradients alone.
+        labels: (B,) classes or (B, K) probabilities, for input gradients; None where these are not needed.
         needs: names of Signals fields beyond the logits.
         training: whether the result is differentiated, as a student's is.
 
@@ -66,8 +66,9 @@ def observe(
     return signals if training else signals.detached()
 
 
-def _input_grad(logits: Tensor, labels: Tensor, images: Tensor, training: bool) -> Tensor:
+def _input_grad(logits: Tensor, labels: Tensor | None, images: Tensor, training: bool) -> Tensor:
     """Gradient (B, C, H, W) of each image's own cross-entropy."""
+    assert labels is not None, "input gradients are of a loss on labels"
     loss = F.cross_entropy(logits, labels, reduction="sum")
     (grad,) = torch.autograd.grad(loss, images, create_graph=training)
     return grad

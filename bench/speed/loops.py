@@ -20,18 +20,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2 as transforms
 
 from bench.configure import configure
-from bench.data.datasets import Part
-from bench.data.splits import Splits
+from bench.data.images import ImageSplits
+from bench.data.splits import Part
 from bench.errors import InputError
 from bench.networks.build import build
 from bench.networks.network import Network
 from bench.networks.signals import observe
 from bench.record import Epoch
 from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
+from bench.tasks import task_of
 from bench.teachers.backends import Memory
 from bench.teachers.cache import TeacherCache
 from bench.training.engine import updates
-from methods.base import TEACHER, Data, Method, Step
+from methods.base import SIGNALS, TEACHER, Data, Method, Step
+from methods.rows import take, whole
 
 CLASSES, SIZE = 100, 32
 Updates = Generator[None, None, object]
@@ -49,7 +51,7 @@ class Setting:
     """Of an epoch."""
     device: torch.device
 
-    def data(self) -> Splits:
+    def data(self) -> ImageSplits:
         """Noise; speed does not depend on what is seen."""
         draws = torch.Generator().manual_seed(0)
 
@@ -59,7 +61,9 @@ class Setting:
 
         train, rest = part(self.batches * self.batch_size), part(2)
         names, flat = tuple(map(str, range(CLASSES))), (0.5, 0.5, 0.5)
-        return Splits(Data(*train, train.images[:0], CLASSES), rest, rest, names, flat, (0.25, 0.25, 0.25))
+        return ImageSplits(
+            Data(*train, take(train.inputs, slice(0)), CLASSES), rest, rest, names, flat, (0.25, 0.25, 0.25)
+        )
 
     def recipe(self, lr: float = 0.05) -> Recipe:
         """As the field trains on CIFAR-100."""
@@ -83,8 +87,10 @@ def plain(setting: Setting, workers: int) -> Loop:
     method = one_stage(setting.method)
     batches = _loaded(data, setting, workers)
     probe = torch.zeros(2, 3, SIZE, SIZE, device=device), torch.zeros(2, dtype=torch.long, device=device)
-    needs = method.needed()
-    auxiliary = method.auxiliary(*(observe(student.eval(), *probe, needs), (observe(teacher.eval(), *probe, needs),)))
+    needs, hard_loss = method.needed() & SIGNALS, task_of("image").loss
+    auxiliary = method.auxiliary_modules(
+        *(observe(student.eval(), *probe, needs), (observe(teacher.eval(), *probe, needs),))
+    )
     auxiliary = auxiliary.to(device)
     parameters = [*student.parameters(), *auxiliary.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -94,7 +100,9 @@ def plain(setting: Setting, workers: int) -> Loop:
         images, labels = (tensor.to(device) for tensor in next(batches))
         taught = observe(teacher, images, labels, needs)
         seen = observe(student, images, labels, needs, training=True)
-        loss = torch.stack(list(method.loss(Step(images, labels, seen, (taught,), auxiliary, 0.5)).values())).sum()
+        loss = torch.stack(
+            list(method.loss(Step(images, labels, seen, (taught,), auxiliary, hard_loss, 0.5)).values())
+        ).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -116,7 +124,7 @@ def one_stage(name: str) -> Method:
     return method
 
 
-def _network(model: ModelSpec, data: Splits, device: torch.device) -> Network:
+def _network(model: ModelSpec, data: ImageSplits, device: torch.device) -> Network:
     return build(model.model_copy(update={"compute": Compute()}), data).to(device)
 
 
@@ -124,7 +132,8 @@ class _Pictures(Dataset[tuple[Tensor, Any]]):
     """Images as PIL reads them, through transforms; as torchvision's CIFAR100."""
 
     def __init__(self, part: Data, indexed: bool) -> None:
-        self.pixels, self.labels, self.indexed = part.images.permute(0, 2, 3, 1).numpy(), part.labels.tolist(), indexed
+        self.pixels, self.labels = whole(part.inputs).permute(0, 2, 3, 1).numpy(), whole(part.targets).tolist()
+        self.indexed = indexed
         steps = [transforms.RandomCrop(SIZE, padding=4), transforms.RandomHorizontalFlip()]
         self.transform = transforms.Compose([transforms.ToPILImage(), *steps, transforms.PILToTensor()])
         self.scale = transforms.ToDtype(torch.float32, scale=True)
@@ -137,7 +146,7 @@ class _Pictures(Dataset[tuple[Tensor, Any]]):
         return (image, self.labels[index], index) if self.indexed else (image, self.labels[index])
 
 
-def _loaded(data: Splits, setting: Setting, workers: int, indexed: bool = False) -> Iterator[Any]:
+def _loaded(data: ImageSplits, setting: Setting, workers: int, indexed: bool = False) -> Iterator[Any]:
     """Batches without end."""
     loader: DataLoader[Any] = DataLoader(
         _Pictures(data.train, indexed),

@@ -1,4 +1,4 @@
-"""What one epoch adds up to: mean losses, and accuracy on the labelled images."""
+"""What one epoch adds up to: mean losses, and the primary metric on its augmented batches."""
 
 from __future__ import annotations
 
@@ -6,44 +6,40 @@ import math
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+
+from methods.rows import Rows
 
 
 class EpochAverages:
     """Sums over the batches of an epoch, kept on the device until they are read."""
 
-    def __init__(self, device: torch.device) -> None:
-        """Starts at nothing."""
+    def __init__(self, metric: Metric, device: torch.device) -> None:
+        """Starts at nothing.
+
+        Args:
+            metric: the task's primary one, updated batch by batch.
+            device: where batches are.
+        """
+        self.metric = metric.to(device)
         self.sums: dict[str, Tensor] = {}
-        self.counts = torch.zeros(2, device=device)
-        self.images = 0
+        self.samples = 0
 
-    def add(self, losses: dict[str, Tensor], logits: Tensor, labels: Tensor) -> None:
-        """Takes a batch: its losses by name, and the headline's logits (B, K) with the labels (B,) or (B, K)."""
+    def add(self, losses: dict[str, Tensor], logits: Tensor, targets: Rows, samples: int) -> None:
+        """Takes a batch of so many samples: its losses by name, and the headline's logits (M, K) with the targets."""
         for name, value in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach() * len(logits)
-        self.counts += correct(logits, labels)
-        self.images += len(logits)
+            self.sums[name] = self.sums.get(name, 0) + value.detach() * samples
+        self.metric.update(logits, targets)
+        self.samples += samples
 
-    def means(self) -> dict[str, float]:
-        """Mean losses over images."""
-        return {name: float(value) / self.images for name, value in self.sums.items()}
+    def losses(self) -> dict[str, float]:
+        """Mean losses over samples."""
+        return {name: float(value) / self.samples for name, value in self.sums.items()}
 
     def infinite(self) -> list[str]:
         """The losses that are no finite number, as text."""
-        return [f"{name} is {value}" for name, value in self.means().items() if not math.isfinite(value)]
+        return [f"{name} is {value}" for name, value in self.losses().items() if not math.isfinite(value)]
 
-    def accuracy(self) -> float:
-        """Share of the labelled images that were classified as their label; 0 if none was labelled."""
-        return float(self.counts[0] / self.counts[1].clamp_min(1))
-
-
-def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """How many labelled images of a batch are classified as their (largest) label, and how many are labelled.
-
-    Args:
-        logits: (B, K)
-        labels: (B,) classes, or (B, K), where a row of zeros is an image without a label.
-    """
-    labelled = torch.ones_like(labels, dtype=torch.bool) if labels.dim() == 1 else labels.ne(0).any(dim=1)
-    classes = labels if labels.dim() == 1 else labels.argmax(dim=1)
-    return torch.stack([((logits.argmax(dim=1) == classes) & labelled).sum(), labelled.sum()])
+    def value(self) -> float:
+        """The primary metric over the epoch."""
+        return float(self.metric.compute())

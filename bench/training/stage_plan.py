@@ -1,29 +1,66 @@
-"""How a run's epochs are divided among its stages, and the fine-tuning that may follow them."""
+"""The stages of a run, how its epochs are divided among them, and the fine-tuning that may follow."""
 
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 
 from bench.networks.signals import GRADIENTS
 from bench.spec import Recipe
-from methods.base import Method, Stage
+from methods.base import SIGNALS, Method, Net, Stage
+from methods.hooks import StageOptions
 
 
-def finetuned(method: Method, stages: list[Stage], recipe: Recipe) -> list[Stage]:
-    """The stages, shortened by the recipe's share of fine-tuning, then one on hard labels alone with a lower rate."""
+@dataclass(frozen=True)
+class StagePlan:
+    """What is trained, in order, and for how long."""
+
+    stages: tuple[Stage, ...]
+    epochs: tuple[int, ...]
+    """Whole epochs of each stage."""
+    needs: frozenset[str]
+    """Signals that the method needs; a stage may need fewer."""
+
+    @classmethod
+    def of(cls, method: Method, recipe: Recipe, teachers: tuple[Net, ...]) -> StagePlan:
+        """The stages of a method under a recipe, with fine-tuning at the end if the recipe asks for it."""
+        stages = fine_tuned(method, list(method.stages(teachers)), recipe)
+        epochs = stage_epochs([stage.epochs for stage in stages], recipe.epochs)
+        return cls(tuple(stages), tuple(epochs), method.needed() & SIGNALS)
+
+    @property
+    def total(self) -> int:
+        """Epochs of the whole run."""
+        return sum(self.epochs)
+
+    def needs_of(self, stage: Stage) -> frozenset[str]:
+        """Signals that a stage's loss reads beyond the logits."""
+        return self.needs if stage.options.needs is None else stage.options.needs & SIGNALS
+
+    def result(self) -> tuple[Net, list[int]]:
+        """The network that is the run's result, and the numbers of the epochs that train it."""
+        net, number = self.stages[-1].students[0], 0
+        numbers: list[int] = []
+        for stage, length in zip(self.stages, self.epochs, strict=True):
+            if net in stage.students:
+                numbers += range(number + 1, number + length + 1)
+            number += length
+        return net, numbers
+
+
+def fine_tuned(method: Method, stages: list[Stage], recipe: Recipe) -> list[Stage]:
+    """The stages, shortened by the recipe's share of fine-tuning, then one on hard targets alone with a lower rate."""
     if not recipe.finetune:
         return stages
-
     shorter = [dataclasses.replace(stage, epochs=stage.epochs * (1 - recipe.finetune)) for stage in stages]
     last = Stage(
         "finetune",
-        method.hard_loss,
+        method.fine_tuning_loss,
         stages[-1].students,
         (),
         epochs=recipe.finetune,
-        data=method.labelled,
-        lr=recipe.finetune_lr,
-        needs=method.needed() - GRADIENTS,
+        data=method.fine_tuning_data,
+        options=StageOptions(lr=recipe.finetune_lr, needs=method.needed() - GRADIENTS),
     )
     return [*shorter, last]
 

@@ -1,4 +1,4 @@
-"""A student in a stage, with what trains it: its auxiliary, optimizer and learning-rate schedule."""
+"""A student in a stage, with what trains it: its auxiliary modules, optimizer and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ OPTIMIZERS = {"sgd": "momentum", "nesterov": "sgd"}
 """timm's names where they differ from ours: timm's "sgd" is Nesterov's."""
 FUSED = frozenset({"sgd", "nesterov", "adam", "adamw"})
 """Optimizers of which torch has one kernel for all parameters."""
+
+Weights = dict[str, dict[str, Any]]
+"""State dicts of a "network" and of its "auxiliary" modules."""
 
 
 @dataclass
@@ -46,6 +49,11 @@ class TrainState:
         )
         return cls(net, network, auxiliary, optimizer, schedule(optimizer, recipe, updates), recipe.clip_norm)
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the next update."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def train(self) -> None:
         """Puts the student into training mode."""
         self.network.train()
@@ -59,15 +67,15 @@ class TrainState:
         self.optimizer.step()
         self.scheduler.step_update(number)
 
-    def state(self, clone: bool = False) -> dict[str, dict[str, Any]]:
-        """The weights of the student and its auxiliary."""
+    def copied_weights(self) -> Weights:
+        """Copies of the weights of the student and its auxiliary modules."""
         states = {"network": self.network.state_dict(), "auxiliary": self.auxiliary.state_dict()}
-        return {n: {k: v.clone() if clone else v for k, v in state.items()} for n, state in states.items()}
+        return {name: {key: value.clone() for key, value in state.items()} for name, state in states.items()}
 
-    def load(self, state: dict[str, dict[str, Any]]) -> None:
+    def load(self, weights: Weights) -> None:
         """Takes the weights back."""
-        self.network.load_state_dict(state["network"])
-        self.auxiliary.load_state_dict(state["auxiliary"])
+        self.network.load_state_dict(weights["network"])
+        self.auxiliary.load_state_dict(weights["auxiliary"])
 
 
 def schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, updates: int) -> Scheduler:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from bench.atomic import write
 from bench.configure import method_of
-from bench.data.splits import Splits, load
+from bench.data.images import ImageSplits
+from bench.data.splits import Splits
 from bench.errors import InputError
 from bench.evaluation.concepts import (
     Concepts,
@@ -37,14 +38,16 @@ from bench.evaluation.concepts import (
     stage_feature,
 )
 from bench.networks.network import Network
-from bench.networks.run_networks import Networks
+from bench.networks.run_networks import RunNetworks
 from bench.record import Epoch
 from bench.spec import Spec
 from bench.spec import explain as explain_error
+from bench.tasks import load, task_of
 from bench.teachers.cache import TeacherCache
 from bench.training.engine import run as repeat
-from bench.training.stage_plan import finetuned, stage_epochs
+from bench.training.stage_plan import StagePlan
 from methods.base import Net, Unsupported
+from methods.rows import whole
 from results.pages.explanation import INK, Explained
 from results.store.run_store import RunStore, StoredRun
 from sweeps.cli.single import Live
@@ -175,10 +178,12 @@ class Snapshots:
 def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.device, settings: Settings) -> Explained:
     spec = _spec(run)
     data, title = load(spec.data, data_dir), f"{spec.method} {run.key[:8]}"
+    if not isinstance(data, ImageSplits):
+        raise InputError(f"concepts are pixels of classified images, but {run.key} is of the task {spec.data.task}.")
     net, trained = _student(spec)
-    network = Networks(
-        {"student": spec.student}, data, spec.seed, device, store.weights, TeacherCache().predictions
-    ).student(net)
+    recall = TeacherCache().predictions
+    models = {"student": spec.student}
+    network = RunNetworks(task_of(spec.data.task), models, data, spec.seed, device, store.weights, recall).student(net)
     try:
         feature, stage, stages = stage_feature(network, settings.depth)
     except Unsupported as reason:
@@ -187,7 +192,7 @@ def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.devi
     snapshots = Snapshots(store, net.name, spaced(trained, settings.snapshots), Live(f"{title} again"))
     same = _repeated(run, spec, data, snapshots, device)
     states = [snapshots.weights_at[number] for number in snapshots.epochs]
-    images = _drawn(data.test.images, settings.images)
+    images = _drawn(whole(data.test.inputs), settings.images)
     mask, foreground = (INK, ink(images)) if data.channels == 1 else ("central half", centre(images))
     found = []
     for _ in _loaded(network, states, f"{title} concepts"):
@@ -239,15 +244,7 @@ def _spec(run: StoredRun) -> Spec:
 def _student(spec: Spec) -> tuple[Net, list[int]]:
     """The network that is the run's result, and the numbers of the epochs that train it."""
     teachers = tuple(Net(f"teacher_{index + 1}" if index else "teacher") for index in range(len(spec.teachers)))
-    method = method_of(spec)
-    stages = finetuned(method, list(method.stages(teachers)), spec.recipe)
-    net, number = stages[-1].students[0], 0
-    numbers: list[int] = []
-    for stage, length in zip(stages, stage_epochs([s.epochs for s in stages], spec.recipe.epochs), strict=True):
-        if net in stage.students:
-            numbers += range(number + 1, number + length + 1)
-        number += length
-    return net, numbers
+    return StagePlan.of(method_of(spec), spec.recipe, teachers).result()
 
 
 def spaced(numbers: Sequence[int], count: int) -> list[int]:

@@ -13,15 +13,15 @@ from rich.console import Console
 
 from bench.configure import configure
 from bench.data.augment import check_augment
-from bench.data.datasets import DATASETS, FOLDER, default_augment, read
-from bench.data.splits import load
+from bench.data.images import DATASETS, FOLDER, default_augment
 from bench.environment import command, pick_device
 from bench.errors import InputError
-from bench.networks.build import build, check_model
+from bench.networks.build import check_model
 from bench.networks.checkpoints import import_checkpoint
 from bench.networks.precision import check_precision, chosen
 from bench.record import Epoch
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, explain, read_value
+from bench.tasks import load, read, task_of
 from bench.teachers.backends import DEFAULT_CACHE, parse_backend
 from bench.teachers.cache import TeacherCache
 from methods import REGISTRY
@@ -74,14 +74,14 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
     recipe = _recipe(request, request.epochs)
     store = RunStore(root)
     cache = TeacherCache(parse_backend(request.cache, root / "cache", device))
-    fingerprint = read(data.name, data.image_size, data_dir).fingerprint
+    fingerprint = read(data, data_dir).fingerprint
     data = data.model_copy(update={"fingerprint": fingerprint})
     splits, recipe_of_teachers = load(data, data_dir), _recipe(request, request.teacher_epochs or request.epochs)
     recipe_of_teachers = recipe_of_teachers.model_copy(update={"finetune": 0.0})
 
     def model_of(name: str, args: dict[str, str], trained_by: Recipe) -> ModelSpec:
         asked = ModelSpec(name=name, args={name: read_value(value) for name, value in args.items()})
-        build(asked, splits)
+        task_of(data.task).build(asked, splits)
         return chosen(asked, splits, trained_by, request.precision, device, root / "compute.json")
 
     student = model_of(request.student, request.student_args, recipe)
@@ -89,7 +89,7 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
     teachers: list[ModelSpec] = []
     if request.teacher_weights:
         for teacher, path in zip(models, request.teacher_weights, strict=True):
-            file = import_checkpoint(path, build(teacher, splits), teacher.name)
+            file = import_checkpoint(path, task_of(data.task).build(teacher, splits), teacher.name)
             teachers.append(teacher.model_copy(update={"weights": store.import_weights(file)}))
     else:
         for trained in teacher_runs(models, data, recipe_of_teachers):

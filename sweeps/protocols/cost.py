@@ -19,9 +19,9 @@ import torch.nn.functional as F
 
 from bench.atomic import write
 from bench.configure import method_of
-from bench.data.datasets import Part
+from bench.data.images import ImageSplits
 from bench.data.info import DataInfo, data_info, training_images
-from bench.data.splits import Splits
+from bench.data.splits import Part
 from bench.environment import hardware
 from bench.networks.build import build
 from bench.networks.precision import timed
@@ -114,7 +114,7 @@ class Speeds:
         shape = (1, info.channels, info.size, info.size)
         image, label = torch.zeros(shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
         part, flat = Part(image, label), (0.5,) * info.channels
-        data = Splits(Data(image, label, image[:0], info.classes), part, part, (), flat, flat)
+        data = ImageSplits(Data(image, label, image[:0], info.classes), part, part, (), flat, flat)
         with torch.random.fork_rng(devices=[]):
             network = build(model, data).to(self.device)
         if asked:

@@ -12,13 +12,14 @@ import timm
 import torch
 
 from bench.data.info import check_data
-from bench.data.splits import Splits, load
+from bench.data.splits import Splits
 from bench.environment import pick_device
 from bench.errors import InputError
 from bench.networks.build import build
 from bench.networks.precision import chosen
 from bench.record import Epoch
 from bench.spec import ModelSpec, Recipe
+from bench.tasks import load
 from results.analysis.leaderboard import leaderboard
 from results.analysis.reproduction import Reproduction, reproduction_of_plan
 from results.analysis.reproduction import reproduction_of as beside

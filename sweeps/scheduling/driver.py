@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 import torch
 from filelock import FileLock, Timeout
 
-from bench.data.splits import load
 from bench.environment import pick_device
 from bench.errors import InputError
 from bench.networks.build import check_model
 from bench.networks.precision import chosen
 from bench.record import Epoch
 from bench.spec import ModelSpec, Recipe, Spec
+from bench.tasks import load
 from results.analysis.leaderboard import Board, leaderboard
 from results.analysis.reproduction import Reproduction
 from results.store.plan import Plan, Planned, pair_name
@@ -86,9 +86,9 @@ def sweep(
 
 def plan_of(suite: Suite, store: RunStore, machine: Machine) -> Plan:
     """The plan of a suite in a store; reads the data to know their fingerprint."""
-    from bench.data.datasets import read
+    from bench.tasks import read
 
-    fingerprint = read(suite.data.name, suite.data.image_size, machine.data_dir).fingerprint
+    fingerprint = read(suite.data, machine.data_dir).fingerprint
     suite = suite.model_copy(update={"data": suite.data.model_copy(update={"fingerprint": fingerprint})})
     load(suite.data, machine.data_dir)
     digest = suite.digest(f"{machine.precision} on {pick_device(machine.device).type}")

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from bench.data.splits import load
 from bench.environment import pick_device
 from bench.errors import InputError
 from bench.record import Epoch, Stopped, plain
 from bench.spec import Spec
+from bench.tasks import load
 from bench.teachers.backends import DEFAULT_CACHE, parse_backend
 from bench.teachers.cache import TeacherCache
 from bench.training.engine import updates

@@ -16,12 +16,13 @@ import torch
 
 import bench.networks.precision
 import bench.training.engine
-from bench.data.splits import Splits, load
+from bench.data.splits import Splits
 from bench.errors import InputError
 from bench.networks.build import build
 from bench.networks.precision import CANDIDATES, GAIN, chosen, timed
 from bench.networks.signals import observe
 from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
+from bench.tasks import load
 from bench.teachers.backends import Memory as CacheBackend
 from bench.teachers.cache import TeacherCache
 from tests.conftest import Memory

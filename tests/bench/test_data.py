@@ -5,17 +5,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+import bench.data.datasets
 import pytest
 import torch
+from bench.data.datasets import Source
 from torch import Tensor
 from torchvision.io import write_png
 
-import bench.data.datasets
 from bench.data.batches import Views, steps_per_epoch
-from bench.data.datasets import FOLDER, Part, Source, content, read
-from bench.data.splits import load
+from bench.data.images import FOLDER
+from bench.data.splits import Part, content
 from bench.errors import InputError
 from bench.spec import DataSpec
+from bench.tasks import load, read
 from methods.base import Data
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -10,24 +10,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import bench.data.datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from bench.data.datasets import Source
 from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 from torchvision.transforms.v2.functional import resize
 
-import bench.data.datasets
 import bench.training.engine
 from bench.data.augment import crop_boxes
 from bench.data.batches import Batch, Views
-from bench.data.datasets import FOLDER, Source, content, read
 from bench.data.image_files import MOST_WORKERS, FileBatches, ImageFiles, loader_workers
-from bench.data.splits import Splits, load
+from bench.data.images import FOLDER
+from bench.data.splits import Splits, content
 from bench.errors import InputError
 from bench.seeds import generator
 from bench.spec import DataSpec, ModelSpec
+from bench.tasks import load, read
 from methods.base import Data, Unsupported
 from methods.functional import with_unlabelled
 from tests.conftest import Memory

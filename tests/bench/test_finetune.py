@@ -13,7 +13,6 @@ from torch import Tensor
 import bench.training.engine
 from bench.data.splits import Splits
 from bench.record import Stopped
-from bench.training.averages import correct
 from methods.base import Losses, Stage, Step
 from tests.methods.options import CNN, CPU, carried_out, memory_of, spec_of, started, through, vit, watched
 

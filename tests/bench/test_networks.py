@@ -15,7 +15,6 @@ from bench.errors import InputError
 from bench.networks.build import build
 from bench.networks.checkpoints import import_checkpoint, load_weights
 from bench.networks.network import Network
-from bench.networks.run_networks import Networks
 from bench.networks.signals import observe
 from bench.spec import ModelSpec
 from bench.teachers.cache import TeacherCache

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.data.splits import Splits, load
+from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.networks.network import Network
 from bench.networks.signals import observe
 from bench.spec import Compute, DataSpec, ModelSpec
+from bench.tasks import load
 from methods.base import Signals, Unsupported
 
 TINY = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}

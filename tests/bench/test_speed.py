@@ -74,7 +74,7 @@ def test_every_loop_trains(method: str) -> None:
 
 
 def test_cached_loop_does_not_run_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.teachers.cache import FrozenTeacher
+    from bench.teachers.frozen import FrozenTeacher
 
     asked: list[int] = []
     ask = FrozenTeacher._ask

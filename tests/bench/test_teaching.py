@@ -19,12 +19,13 @@ import bench.training.engine
 from bench.data.batches import Views
 from bench.data.splits import EVALUATION_BATCH, Splits
 from bench.networks.build import build
-from bench.networks.run_networks import Networks
 from bench.record import Outcome, Stopped
 from bench.spec import Compute, ModelSpec, Spec
 from bench.teachers.backends import CacheBackend, Disk, layout
 from bench.teachers.backends import Memory as InMemory
-from bench.teachers.cache import WINDOW, EpochOutputs, FrozenTeacher, TeacherCache, flat, lossless, signals_of, unflat
+from bench.teachers.cache import WINDOW, EpochOutputs, TeacherCache
+from bench.teachers.flatten import flat, lossless, signals_of, unflat
+from bench.teachers.frozen import FrozenTeacher
 from bench.training.engine import rehearse, updates
 from bench.training.interleave import interleave
 from methods.base import TEACHER, Data, Net, Signals

@@ -17,7 +17,8 @@ from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.record import Outcome
 from bench.spec import ModelSpec, Recipe, Spec
-from bench.teachers.cache import FrozenTeacher, TeacherCache
+from bench.teachers.cache import TeacherCache
+from bench.teachers.frozen import FrozenTeacher
 from methods.base import Losses, Signals, Stage, Step
 from tests.conftest import DATA, Memory
 

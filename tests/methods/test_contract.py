@@ -22,7 +22,8 @@ from bench.teachers.cache import TeacherCache
 from bench.training.engine import updates
 from bench.training.interleave import interleave
 from methods import REGISTRY
-from methods.base import KNOWLEDGE, SIGNALS, Method, Net, nothing
+from methods.base import KNOWLEDGE, SIGNALS, Method, Net
+from methods.hooks import nothing
 from tests.conftest import DATA, Memory
 from tests.methods.options import through
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from bench.configure import configure
 from bench.data.splits import Splits
 from bench.spec import ModelSpec
-from methods.base import STUDENT, TEACHER, Net, require
+from methods.base import STUDENT, TEACHER, Net
+from methods.checks import require
 from methods.functional import kd_loss
 from methods.minilm import attention_relation_loss, relation_heads
 from methods.tinybert import attention_scores

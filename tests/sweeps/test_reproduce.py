@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from bench.data.datasets import _divide
 from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
-from bench.data.datasets import Part, _divide
 from bench.data.info import check_data, check_stand_in, data_info, missing, training_images
+from bench.data.splits import Part
 from bench.errors import InputError
 from bench.spec import ModelSpec
 from results.analysis.reproduction import Reproduced, Table, reproduction_of_plan

@@ -1,12 +1,12 @@
-"""Image data sets, read as uint8 tensors or left in their files."""
+"""Image data sets, read as uint8 tensors or left in their files, and what networks are told of them."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,29 +14,64 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.data.image_files import ImageFiles
+from bench.data.splits import EVALUATION_BATCH, Part, Source, Splits, fingerprint
 from bench.errors import InputError, unknown
+from bench.seeds import generator
+from methods.rows import Rows, split, take, whole
 
 FOLDER = "folder:"
 LARGEST_FOLDER = 8 * 2**30
 """Bytes of pixels that a folder of images may take in memory; a larger one is left in its files."""
+SAMPLED = 2000
+"""Images in files from which the mean and the standard deviation are estimated."""
 
 
-class Part(NamedTuple):
-    """Images and their classes."""
+@dataclass(frozen=True)
+class ImageSplits(Splits):
+    """Images split for one run, with what networks normalise them by."""
 
-    images: Tensor
-    """(N, C, H, W) uint8; or `ImageFiles`, which stand for them"""
-    labels: Tensor
-    """(N,) int64"""
+    mean: tuple[float, ...]
+    """Of the labelled training images in [0, 1], for each channel."""
+    std: tuple[float, ...]
+    """Standard deviation of the same."""
+
+    @classmethod
+    def of(cls, splits: Splits) -> ImageSplits:
+        """The same images with their statistics."""
+        mean, std = _statistics(splits.train.inputs)
+        return cls(splits.train, splits.validation, splits.test, splits.class_names, mean, std)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return shape(self.train.inputs)[1]
+
+    @property
+    def size(self) -> int:
+        """Height and width of an image in pixels."""
+        return shape(self.train.inputs)[-1]
 
 
-class Source(NamedTuple):
-    """A data set as it comes: one part, and a test part if it has its own."""
+def shape(images: Rows) -> torch.Size:
+    """(N, C, H, W) of images, also of those in files."""
+    assert isinstance(images, Tensor | ImageFiles)
+    return images.shape
 
-    train: Part
-    test: Part | None
-    classes: tuple[str, ...]
-    fingerprint: str
+
+def _statistics(images: Rows) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel in [0, 1]; of images in files, those of a seeded sample."""
+    if isinstance(images, Tensor):
+        pixels = images.float() / 255
+        mean, std = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
+    else:
+        sample = take(images, torch.randperm(shape(images)[0], generator=generator("statistics"))[:SAMPLED])
+        mean, square = torch.zeros(2, 3, dtype=torch.float64)
+        for batch in split(sample, EVALUATION_BATCH):
+            values = whole(batch).double() / 255
+            mean += values.mean(dim=(2, 3)).sum(dim=0) / shape(sample)[0]
+            square += values.square().mean(dim=(2, 3)).sum(dim=0) / shape(sample)[0]
+        std = (square - mean.square()).sqrt()
+    return tuple(mean.tolist()), tuple(std.clamp_min(1e-3).tolist())
 
 
 @functools.lru_cache(maxsize=2)
@@ -54,26 +89,7 @@ def read(name: str, image_size: int, data_dir: Path) -> Source:
             train, test = _resized(train, image_size), test and _resized(test, image_size)
     else:
         raise unknown("data set", name, DATASETS, see="kdbench run --help (a path of a folder of images works too)")
-    digest = hashlib.sha256("\n".join(classes).encode())
-    for part in (train, test):
-        for tensor in part or ():
-            _update(digest, tensor, ("name", "bytes"))
-    return Source(train, test, classes, digest.hexdigest()[:16])
-
-
-def _update(digest: Any, tensor: Tensor, fields: tuple[str, ...]) -> None:
-    """Adds a tensor's shape and values to a digest; of images in files, not the pixels but these fields of each."""
-    digest.update(str(tuple(tensor.shape)).encode())
-    files = tensor if isinstance(tensor, ImageFiles) else None
-    for array in [files.entries[field] for field in fields] if files else [tensor.cpu().numpy()]:
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-
-
-def content(images: Tensor) -> str:
-    """32 hexadecimal digits for the pixels of images (N, C, H, W) uint8; for the state on disk of those in files."""
-    digest = hashlib.sha256()
-    _update(digest, images, ("name", "bytes", "modified"))
-    return digest.hexdigest()[:32]
+    return Source(train, test, classes, fingerprint(classes, (train, test)))
 
 
 Parts = tuple[Part, Part | None, tuple[str, ...]]
@@ -150,7 +166,7 @@ def _folder(folder: Path, image_size: int) -> Parts:
         except FileNotFoundError as error:
             raise InputError(f"{path} does not hold one folder of images a class: {error}") from None
         files = ImageFiles.listed(folder, [file for file, _ in listing.samples], image_size, LARGEST_FOLDER)
-        images = files.to(torch.uint8) if files.nbytes <= LARGEST_FOLDER else cast(Tensor, files)
+        images: Rows = files.whole() if files.nbytes <= LARGEST_FOLDER else files
         return Part(images, torch.tensor(listing.targets)), listing.classes
 
     held_out = next((name for name in ("test", "val", "validation") if (folder / name).is_dir()), None)
@@ -164,8 +180,10 @@ def _folder(folder: Path, image_size: int) -> Parts:
 
 
 def _resized(part: Part, size: int) -> Part:
-    images = F.interpolate(part.images.float(), (size, size), mode="bicubic", antialias=True, align_corners=False)
-    return Part(images.round().clamp(0, 255).to(torch.uint8), part.labels)
+    images = F.interpolate(
+        whole(part.inputs).float(), (size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+    return Part(images.round().clamp(0, 255).to(torch.uint8), part.targets)
 
 
 DATASETS: dict[str, Callable[[Path], Parts]] = {

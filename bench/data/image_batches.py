@@ -1,0 +1,70 @@
+"""Augmented batches of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bench.data.augment import Augment, check_augment
+from bench.data.batches import Batch, Batches, on
+from bench.data.image_files import FileBatches, ImageFiles
+from bench.data.images import shape
+from bench.seeds import seed_of
+from methods.base import Data
+from methods.rows import Rows, take, whole
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """Images (B, C, H, W) uint8 as networks take them: float32 in [0, 1]."""
+    return images.float().div_(255)
+
+
+class ImageBatches(Batches):
+    """Augmented batches of images, which are kept on the device as uint8, or read from their files."""
+
+    def __init__(self, data: Data, batch_size: int, steps: int, device: torch.device) -> None:
+        """See `Batches`; moves images in memory to the device once.
+
+        Raises:
+            InputError: if the augmentation does not fit the images.
+        """
+        super().__init__(data, batch_size, steps, device)
+        self.names = check_augment(data.augment, shape(data.inputs)[-1])
+        self.files: FileBatches | None = None
+        if isinstance(data.inputs, ImageFiles):
+            boxes = "resized-crop" in self.names
+            self.files = FileBatches(data.inputs, batch_size, self.used, boxes, device)
+        else:
+            self.inputs = on(device, data.inputs)
+
+    @property
+    def fixed(self) -> bool:
+        """Whether an image looks the same in every epoch."""
+        return set(self.names) == {"none"}
+
+    @property
+    def decisive(self) -> tuple[object, ...]:
+        """What decides how images look but their pixels, the seed and the epoch."""
+        return (self.names, self.data.magnitude, self.batch_size, self.steps)
+
+    def epoch(self, seed: int, number: int) -> Iterator[Batch]:
+        """Batches of one epoch, augmented."""
+        order = self.order(seed, number)
+        names = tuple(name for name in self.names if name != "resized-crop") if self.files else self.names
+        augment = Augment(names, self.data.magnitude, seed, number)
+        for chosen, images in zip(order.split(self.batch_size), self._images(order, seed, number), strict=True):
+            targets = take(self.targets, chosen.to(self.device))
+            yield Batch(*self.augmented(augment, images, targets), chosen)
+
+    def augmented(self, augment: Augment, images: Tensor, targets: Rows) -> tuple[Rows, Rows]:
+        """The next images (B, C, H, W) uint8 as networks take them, and their targets, which do not move with them."""
+        return unit_range(augment(images)), targets
+
+    def _images(self, order: Tensor, seed: int, number: int) -> Iterator[Tensor]:
+        if self.files:
+            yield from self.files.epoch(order, seed_of(seed, "views", number))
+        else:
+            for chosen in order.split(self.batch_size):
+                yield whole(take(self.inputs, chosen.to(self.device)))

@@ -1,0 +1,94 @@
+"""Image classification: one class an image, judged by accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric as RunningMetric
+
+from bench.data.batches import Batches
+from bench.data.image_batches import ImageBatches, unit_range
+from bench.data.images import ImageSplits, read
+from bench.data.splits import Source, Splits
+from bench.evaluation.decisions import LabelledAccuracy, decision_metrics
+from bench.networks.build import build
+from bench.networks.network import Network
+from bench.networks.signals import observe
+from bench.record import ACCURACY
+from bench.spec import DataSpec, ModelSpec
+from bench.tasks.base import Task
+from methods.base import SAMPLES, SIGNALS, Data, Losses, Signals
+from methods.functional import labelled_cross_entropy
+from methods.rows import Rows, whole
+
+
+class ImageClassification(Task):
+    """A timm network decides on one of K classes for each image."""
+
+    name = "image"
+    primary = ACCURACY
+    offers = SIGNALS | SAMPLES
+
+    def read(self, spec: DataSpec, data_dir: Path) -> Source:
+        """See `Task`."""
+        return read(spec.name, spec.image_size, data_dir)
+
+    def load(self, spec: DataSpec, data_dir: Path) -> ImageSplits:
+        """See `Task`."""
+        return ImageSplits.of(super().load(spec, data_dir))
+
+    def strata(self, targets: Rows) -> Tensor | None:
+        """Every part keeps the classes in proportion."""
+        return whole(targets)
+
+    def batches(self, data: Data, batch_size: int, steps: int, device: torch.device) -> Batches:
+        """See `Task`."""
+        return ImageBatches(data, batch_size, steps, device)
+
+    def prepared(self, inputs: Rows, device: torch.device) -> Tensor:
+        """Images (N, C, H, W) uint8 as float32 in [0, 1]."""
+        return unit_range(whole(inputs).to(device))
+
+    def build(self, spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = None) -> Network:
+        """A timm model that classifies images of these channels and this size."""
+        assert isinstance(data, ImageSplits)
+        return build(spec, data, model_args)
+
+    def observe(
+        self, network: Network, inputs: Rows, targets: Rows | None, needs: frozenset[str], training: bool = False
+    ) -> Signals:
+        """See `Task`."""
+        return observe(network, whole(inputs), None if targets is None else whole(targets), needs, training)
+
+    def loss(self, signals: Signals, targets: Rows) -> Losses:
+        """Cross-entropy, the mean over images that have a label."""
+        return {"ce": labelled_cross_entropy(signals.logits, whole(targets))}
+
+    def decided(self, targets: Rows) -> Tensor:
+        """The classes (N,)."""
+        return whole(targets)
+
+    def running(self, classes: int) -> RunningMetric:
+        """Accuracy on the labelled images of an epoch."""
+        return LabelledAccuracy()
+
+    def primary_value(self, logits: Tensor, targets: Rows) -> float:
+        """Accuracy, as a share."""
+        return float((logits.argmax(dim=1) == whole(targets)).float().mean())
+
+    def evaluate(
+        self,
+        logits: Tensor,
+        targets: Rows,
+        teacher_logits: Tensor | None = None,
+        groups: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> dict[str, float]:
+        """See `bench.evaluation.decisions.decision_metrics`."""
+        return decision_metrics(logits, whole(targets), teacher_logits, groups)
+
+
+TASK = ImageClassification()

@@ -1,0 +1,83 @@
+"""What is fixed for the whole of one run: its task, data, method, stages and networks."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from bench.configure import method_of
+from bench.data.batches import steps_per_epoch
+from bench.data.splits import Splits
+from bench.networks.run_networks import RunNetworks
+from bench.record import Recorder
+from bench.spec import Spec
+from bench.tasks import Task, task_of
+from bench.teachers.cache import TeacherCache
+from bench.training.stage_plan import StagePlan
+from methods.base import Method, Net, Signals, Unsupported
+from methods.rows import count
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run before its first update."""
+
+    spec: Spec
+    task: Task
+    data: Splits
+    method: Method
+    plan: StagePlan
+    networks: RunNetworks
+    recorder: Recorder
+    cache: TeacherCache
+    device: torch.device
+    weights: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of each stored file of weights that was loaded, by its reference."""
+
+    @property
+    def steps(self) -> int:
+        """Updates of an epoch."""
+        return steps_per_epoch(count(self.data.train.inputs), self.spec.recipe.batch_size)
+
+    def headline(self, student: Signals, auxiliary: nn.ModuleDict) -> Tensor:
+        """Logits (M, K) of the prediction by which a student is judged."""
+        return next(iter(self.method.predictions(student, auxiliary).values()))
+
+
+def set_up(spec: Spec, data: Splits, recorder: Recorder, device: torch.device, cache: TeacherCache) -> Setup:
+    """A run as its specification says.
+
+    Raises:
+        Unsupported: if the method cannot learn this task, or from so many teachers.
+        InputError: if the specification cannot be carried out.
+    """
+    task, method = task_of(spec.data.task), method_of(spec)
+    task.check(spec.method, method.needed())
+    check_teachers(spec, method)
+    names = ["teacher" if index == 0 else f"teacher_{index + 1}" for index in range(len(spec.teachers))]
+    models = {**dict(zip(names, spec.teachers, strict=True)), "student": spec.student}
+    weights: dict[str, str] = {}
+
+    def stored(reference: str) -> bytes:
+        file = recorder.weights(reference)
+        weights[reference] = hashlib.sha256(file).hexdigest()
+        return file
+
+    networks = RunNetworks(task, models, data, spec.seed, device, stored, cache.predictions)
+    plan = StagePlan.of(method, spec.recipe, tuple(map(Net, names)))
+    return Setup(spec, task, data, method, plan, networks, recorder, cache, device, weights)
+
+
+def check_teachers(spec: Spec, method: Method) -> None:
+    """Checks that a method is given as many teachers as it takes.
+
+    Raises:
+        Unsupported: if it is not.
+    """
+    if method.needs_teacher and not spec.teachers:
+        raise Unsupported(f"{spec.method} learns from a teacher, and the run has none.")
+    if len(spec.teachers) > 1 and not method.several_teachers:
+        raise Unsupported(f"{spec.method} takes one teacher, and the run has {len(spec.teachers)}.")
