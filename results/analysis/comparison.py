@@ -26,7 +26,7 @@ from results.analysis.statistics import (
     t_test,
     wilcoxon,
 )
-from results.store.plan import Plan
+from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 
 Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
@@ -91,7 +91,7 @@ class Compared:
     """What is compared: methods on each pair, or pairs by each method."""
 
 
-def compare(plan: Plan, store: RunStore, against: Sequence[str] = ()) -> Compared:
+def compare(plan: SweepPlan, store: RunStore, against: Sequence[str] = ()) -> Compared:
     """Compares the methods of a suite as it stands.
 
     Args:
@@ -115,10 +115,10 @@ def compare(plan: Plan, store: RunStore, against: Sequence[str] = ()) -> Compare
         for control in controls
         if control not in plan.methods(pair)
     ]
-    return Compared(plan.name, plan.suite["show"], comparisons(scores, controls), rankings(scores), missing)
+    return Compared(plan.name, plan.suite.show, comparisons(scores, controls), rankings(scores), missing)
 
 
-def compare_pairs(plan: Plan, store: RunStore, against: Sequence[str] = ()) -> Compared:
+def compare_pairs(plan: SweepPlan, store: RunStore, against: Sequence[str] = ()) -> Compared:
     """Compares the pairs of a suite, by each method, as it stands: whether another teacher makes a better student.
 
     Args:
@@ -138,18 +138,18 @@ def compare_pairs(plan: Plan, store: RunStore, against: Sequence[str] = ()) -> C
             by_method.setdefault(method, {})[pair] = seeds
     ranks = [over_seeds(method, row) for method, row in by_method.items()]
     found = comparisons(by_method, controls)
-    return Compared(plan.name, plan.suite["show"], found, ranks, _unfinished(plan, scores), "pair")
+    return Compared(plan.name, plan.suite.show, found, ranks, _unfinished(plan, scores), "pair")
 
 
-def _known(plan: Plan, noun: str, against: Sequence[str], known: set[str]) -> list[str]:
+def _known(plan: SweepPlan, noun: str, against: Sequence[str], known: set[str]) -> list[str]:
     for name in against:
         if name not in known:
             raise unknown(f"{noun} of {plan.name}", name, known)
     return list(dict.fromkeys(against))
 
 
-def _unfinished(plan: Plan, scores: Scores) -> list[str]:
-    wanted = plan.suite["seeds"]
+def _unfinished(plan: SweepPlan, scores: Scores) -> list[str]:
+    wanted = plan.suite.seeds
     return [
         f"{pair}: {method} has {len(scores[pair].get(method, ()))} of {wanted} seeds."
         for pair in plan.pairs()
@@ -158,14 +158,14 @@ def _unfinished(plan: Plan, scores: Scores) -> list[str]:
     ]
 
 
-def scores_of(plan: Plan, store: RunStore) -> dict[str, dict[str, dict[int, float]]]:
+def scores_of(plan: SweepPlan, store: RunStore) -> dict[str, dict[str, dict[int, float]]]:
     """Test accuracies of a suite by pair, method and seed, of what has one, in the suite's order."""
     scores: dict[str, dict[str, dict[int, float]]] = {
         pair: {method: {} for method in plan.methods(pair)} for pair in plan.pairs()
     }
     for planned in plan.runs():
         run = store.get(planned.key) if planned.phase == "seed" else None
-        value = run.outcome.headline(plan.suite["show"], "test") if run and run.outcome else None
+        value = run.outcome.headline(plan.suite.show, "test") if run and run.outcome else None
         if value is not None:
             scores[planned.pair][planned.method][planned.number] = value
     return {pair: {method: seeds for method, seeds in row.items() if seeds} for pair, row in scores.items()}

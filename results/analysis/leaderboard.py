@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.record import Environment
 from results.analysis.statistics import Interval, interval, paired
-from results.store.plan import Plan, Planned, pair_name
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 
 CONTROL = "student"
@@ -84,11 +84,11 @@ class _Cell:
         return {seed: value for seed, value in scores.items() if value is not None}
 
 
-def leaderboard(plan: Plan, store: RunStore) -> Board:
+def leaderboard(plan: SweepPlan, store: RunStore) -> Board:
     """The leaderboard as it stands: whole, or with what there is."""
     runs = [(planned, store.get(planned.key)) for planned in plan.runs()]
     known = [(planned, run) for planned, run in runs if run is not None]
-    shows = plan.suite["show"]
+    shows = plan.suite.show
     rows: list[Row] = []
     for pair in plan.pairs():
         mine = [(p, run) for p, run in known if p.pair == pair]
@@ -99,8 +99,8 @@ def leaderboard(plan: Plan, store: RunStore) -> Board:
             )
             for method in plan.methods(pair)
         }
-        rows += _rows(pair, cells, shows, plan.suite["seeds"])
-    noted = {pair_name(pair): pair.get("note", "") for pair in plan.suite["pairs"]}
+        rows += _rows(pair, cells, shows, plan.suite.seeds)
+    noted = {pair.name: pair.note for pair in plan.suite.pairs}
     teachers = {
         _teacher_name(run, noted.get(planned.pair, "")): value
         for planned, run in known
@@ -110,16 +110,16 @@ def leaderboard(plan: Plan, store: RunStore) -> Board:
     finished = sum(1 for p, run in known if p.phase != "teacher" and (run.finished or run.status == "stopped"))
     return Board(
         plan.name,
-        plan.suite.get("about", ""),
+        plan.suite.about,
         shows,
         {
-            "trials": plan.suite["tuning"]["trials"],
-            "epochs": plan.suite["recipe"]["epochs"],
-            "seeds": plan.suite["seeds"],
+            "trials": plan.suite.tuning.trials,
+            "epochs": plan.suite.recipe.epochs,
+            "seeds": plan.suite.seeds,
         },
         {
-            "student": plan.suite["data"]["train_fraction"],
-            "teacher": plan.suite.get("teacher_fraction") or plan.suite["data"]["train_fraction"],
+            "student": plan.suite.data.train_fraction,
+            "teacher": plan.suite.teacher_fraction or plan.suite.data.train_fraction,
         },
         teachers,
         "; ".join(hardware),
@@ -173,8 +173,8 @@ def _rows(pair: str, cells: dict[str, _Cell], shows: str, seeds: int) -> list[Ro
 
 def _teacher_name(run: StoredRun, note: str) -> str:
     """The model, with what tells it from another of its architecture."""
-    seed = f"(seed {run.spec['seed']})" if run.spec["seed"] else ""
-    return " ".join(filter(None, (run.spec["student"]["name"], note, seed)))
+    seed = f"(seed {run.spec.seed})" if run.spec.seed else ""
+    return " ".join(filter(None, (run.spec.student.name, note, seed)))
 
 
 def _teacher_forwards(run: StoredRun) -> int:

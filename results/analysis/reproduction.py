@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.errors import InputError
 from results.analysis.literature import Published
 from results.analysis.statistics import ROUNDING, Interval, interval, paired
-from results.store.plan import Plan, Planned
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 
 Metric = Literal[
@@ -129,7 +129,7 @@ class Reproduction:
     notes: list[str] = field(default_factory=list)
 
 
-def reproduction_of(table: Table, plan: Plan | None, store: RunStore | None) -> Reproduction:
+def reproduction_of(table: Table, plan: SweepPlan | None, store: RunStore | None) -> Reproduction:
     """A table as it stands.
 
     Args:
@@ -154,13 +154,13 @@ def reproduction_of(table: Table, plan: Plan | None, store: RunStore | None) -> 
     )
 
 
-def reproduction_of_plan(plan: Plan, store: RunStore) -> Reproduction | None:
+def reproduction_of_plan(plan: SweepPlan, store: RunStore) -> Reproduction | None:
     """The whole table that a plan keeps, as it stands; None if it keeps none.
 
     Raises:
         InputError: if it was kept by a kdbench whose tables were other.
     """
-    if (values := plan.suite.get("reproduction")) is None:
+    if (values := plan.suite.reproduction) is None:
         return None
     try:
         table = TypeAdapter(Table).validate_python(values)

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.errors import InputError
-from results.store.plan import Plan
+from results.store.plan import SweepPlan
 from results.store.run_store import RunStore, WeightsLeftOut
 
 TEACHING = ("teacher_forwards", "teacher_cached", "teacher_seconds")
 
 
-def status_of(plan: Plan, store: RunStore) -> dict[str, Any]:
+def status_of(plan: SweepPlan, store: RunStore) -> dict[str, Any]:
     """Counts of runs by method and status, with the reasons of those that failed."""
     counts: dict[str, Counter[str]] = {}
     failures = []
@@ -77,8 +77,8 @@ def teachers_of(store: RunStore) -> list[dict[str, Any]]:
             {
                 "reference": reference,
                 "model": model,
-                "data": run.spec["data"]["name"] if run else "",
-                "epochs": run.spec["recipe"]["epochs"] if run else None,
+                "data": run.spec.data.name if run else "",
+                "epochs": run.spec.recipe.epochs if run else None,
                 "test_accuracy": outcome.headline("last", "test") if outcome else None,
                 "problem": problem,
                 "left_out": left_out,

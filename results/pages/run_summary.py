@@ -47,7 +47,7 @@ def run_summary_values(run: StoredRun) -> dict[str, Any]:
         "key": run.key,
         "status": run.status,
         "reason": run.reason,
-        "spec": run.spec,
+        "spec": run.spec.model_dump(mode="json"),
         "outcome": plain(run.outcome) if run.outcome else None,
         "targets": [asdict(target) for target in targets(run.outcome)] if done and run.outcome else [],
     }
@@ -109,7 +109,7 @@ def anytime_picture(run: StoredRun) -> bytes:
         (m["multiply_adds"], m["accuracy"], name) for name, m in predictions.items() if "multiply_adds" in m
     )
     if not points:
-        raise InputError(f"run {run.key} ({run.spec['method']}, {run.status}) has no exits to compare.")
+        raise InputError(f"run {run.key} ({run.spec.method}, {run.status}) has no exits to compare.")
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     exits = [point for point in points if not _together(point[2])]
@@ -119,7 +119,7 @@ def anytime_picture(run: StoredRun) -> bytes:
             axes.plot(cost, 100 * accuracy, marker="s")
         offset = (-40, 6) if _together(name) else (4, -12)
         axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", xytext=offset)
-    axes.set(title=f"{run.spec['method']} {run.key[:8]}", xlabel="multiply-adds", ylabel=f"{part} accuracy in %")
+    axes.set(title=f"{run.spec.method} {run.key[:8]}", xlabel="multiply-adds", ylabel=f"{part} accuracy in %")
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=100)
     return file.getvalue()
@@ -153,7 +153,7 @@ def confusion_picture(run: StoredRun) -> bytes:
     axes = figure.subplots()
     image = axes.imshow(matrix, cmap="Blues")
     figure.colorbar(image, ax=axes, label="images")
-    axes.set(title=f"{run.spec['method']} {run.key[:8]}", xlabel="decision", ylabel="class")
+    axes.set(title=f"{run.spec.method} {run.key[:8]}", xlabel="decision", ylabel="class")
     if len(matrix) <= 20:
         axes.set(xticks=range(len(matrix)), yticks=range(len(matrix)))
         half = max(map(max, matrix)) / 2

@@ -19,8 +19,9 @@ from typing import Any
 
 from bench.atomic import write
 from bench.errors import InputError
-from results.store.plan import Plan, Planned
-from results.store.run_store import TAUGHT_FROM, RunStore, StoredRun, done_of, sha256
+from results.store.files import done_of, sha256
+from results.store.plan import Planned, SweepPlan
+from results.store.run_store import TAUGHT_FROM, RunStore, StoredRun
 
 MEGABYTE = 1_000_000
 SHOWN = 10
@@ -107,7 +108,7 @@ class _Folder:
         self.size += len(data)
 
 
-def export(plan: Plan, store: RunStore, folder: Path, weights_under: float = 10.0) -> Exported:
+def export(plan: SweepPlan, store: RunStore, folder: Path, weights_under: float = 10.0) -> Exported:
     """Copies a plan and its finished runs; adds to what the folder has, and changes nothing if that is up to date.
 
     Args:
@@ -130,10 +131,10 @@ def export(plan: Plan, store: RunStore, folder: Path, weights_under: float = 10.
         raise InputError(f"{root} cannot be written: {error}. Give another folder.") from None
 
 
-def _export(plan: Plan, planned: list[Planned], store: RunStore, folder: _Folder, limit: float) -> Exported:
+def _export(plan: SweepPlan, planned: list[Planned], store: RunStore, folder: _Folder, limit: float) -> Exported:
     runs = {each.key: store.get(each.key) for each in planned}
     whole = {key: run for key, run in runs.items() if run and (run.finished or run.status == "stopped")}
-    teachers = {teacher["weights"] for run in whole.values() for teacher in run.spec["teachers"]}
+    teachers = {teacher.weights for run in whole.values() for teacher in run.spec.teachers}
     folder.root.mkdir(parents=True, exist_ok=True)
     if not (folder.root / ".gitignore").exists():
         write(folder.root / ".gitignore", GITIGNORE.encode())
@@ -151,21 +152,21 @@ def _export(plan: Plan, planned: list[Planned], store: RunStore, folder: _Folder
     return Exported(plan.name, folder.root, len(whole), len(teachers), weights, folder.size, left_out)
 
 
-def _copy_plan(plan: Plan, folder: _Folder) -> None:
+def _copy_plan(plan: SweepPlan, folder: _Folder) -> None:
     """The suite as it was last run, with the time of that, and the runs of both plans; the later one wins.
 
     The runs that the folder has come first, so that an export adds lines and moves none.
     """
     place = f"suites/{plan.folder.parent.name}/{plan.folder.name}"
-    suite = plan.suite | {"last_run": round(plan.last_run, 3)}
+    suite = plan.suite.values() | {"last_run": round(plan.last_run, 3)}
     mine = {each.place: each for each in plan.started()}
     runs = mine
     if (folder.root / place / "suite.json").exists():
-        there = Plan(folder.root / place)
+        there = SweepPlan(folder.root / place)
         theirs = {each.place: each for each in there.started()}
         runs = theirs | mine
         if there.last_run > suite["last_run"]:
-            suite, runs = there.suite, runs | theirs
+            suite, runs = there.suite.values(), runs | theirs
     folder.put(f"{place}/suite.json", json.dumps(suite, indent=1).encode() + b"\n")
     lines = [json.dumps(asdict(each)).encode() + b"\n" for each in runs.values()]
     folder.put(f"{place}/plan.jsonl", b"".join(lines))

@@ -1,22 +1,112 @@
-"""The plan of a suite: which runs belong to it, written as they are started, so that tables can be made at any time.
+"""The plan of a sweep: which runs belong to it, written as they are started, so that tables can be made at any time.
 
-STORE/suites/NAME/HASH/suite.json holds the suite as it was run; plan.jsonl, a line for each run. A suite whose protocol
-is changed gets another hash, so rows of different protocols never stand in one table.
+STORE/suites/NAME/HASH/suite.json holds the suite, or the paper's table, as it was last run; plan.jsonl, a line for each
+run. A suite whose protocol is changed gets another hash, so rows of different protocols never stand in one table.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import ConfigDict, ValidationError, model_validator
 
 from bench.atomic import write
-from bench.errors import unknown
-from results.store.run_store import read_lines
+from bench.errors import InputError, unknown
+from bench.record import ACCURACY, Metric
+from bench.schema import Frozen
+from bench.spec import Compute, DataSpec, Recipe, explain
+from results.store.files import read_lines
 
 PHASES = ("teacher", "trial", "seed")
+
+
+class PairRecord(Frozen):
+    """A teacher, or several, and a student, by the names of their models."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    teacher: str
+    more_teachers: tuple[str, ...] = ()
+    """For methods that take several; the same name again is the same architecture from other random weights."""
+    student: str
+    note: str = ""
+    """What tells it from a pair of the same networks; part of its name."""
+    methods: tuple[str, ...] = ()
+    """Of this pair alone; by default the suite's."""
+
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """All of them, the first one first."""
+        return (self.teacher, *self.more_teachers)
+
+    @property
+    def name(self) -> str:
+        """The pair as tables and studies name it."""
+        return f"{' '.join(filter(None, (' + '.join(self.teachers), self.note)))} -> {self.student}"
+
+
+class TuningRecord(Frozen):
+    """The tuning budget of every method."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    trials: int
+
+
+class SuiteRecord(Frozen):
+    """A suite, or a paper's table, as it was last run: what results read of it, and all else that sweeps wrote."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str = ""
+    about: str = ""
+    data: DataSpec
+    pairs: tuple[PairRecord, ...]
+    methods: tuple[str, ...]
+    recipe: Recipe = Recipe()
+    teacher_fraction: float | None = None
+    """Labelled share of the training part for teachers; None is the students'."""
+    tuning: TuningRecord
+    seeds: int
+    show: Literal["last", "best"] = "last"
+    """Which epoch tables show."""
+    metric: Metric = ACCURACY
+    """The primary one, by which runs are selected and compared."""
+    control: str = "student"
+    """The method without a teacher that gains are measured against."""
+    baseline: str = "kd"
+    """The distillation that a new method must beat."""
+    compute: dict[str, Compute] = {}
+    """How each network is computed where that was chosen, by the network's identity."""
+    last_run: float = 0.0
+    """Seconds since 1970; 0 if only the time of the file tells."""
+    identity: str = ""
+    """Of a paper's table: the digest of its protocol."""
+    scale: str = ""
+    """Of a paper's table: full or short."""
+    reproduction: dict[str, Any] | None = None
+    """Of a paper's table: the published numbers, and where ours are."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_own_metric(cls, values: Any) -> Any:
+        """Papers' protocols have a field `metric` too, the column of the published number: it is kept as `measure`."""
+        if isinstance(values, dict) and isinstance(values.get("metric"), str):
+            values = {("measure" if name == "metric" else name): value for name, value in values.items()}
+        return values
+
+    def values(self) -> dict[str, Any]:
+        """What was written, as JSON values."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def methods_of(self, pair: PairRecord) -> tuple[str, ...]:
+        """The methods that are compared on a pair, in the suite's order."""
+        return pair.methods or self.methods
 
 
 @dataclass(frozen=True)
@@ -39,7 +129,7 @@ class Planned:
         return (self.pair, self.method, self.phase, self.number)
 
 
-class Plan:
+class SweepPlan:
     """A suite's runs, in its folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -47,18 +137,24 @@ class Plan:
 
         Args:
             folder: STORE/suites/NAME/HASH.
+
+        Raises:
+            InputError: if its suite cannot be read.
         """
         self.folder = folder
-        self.suite: dict[str, Any] = json.loads((folder / "suite.json").read_text())
+        self.suite = read_suite((folder / "suite.json").read_text(), str(folder / "suite.json"))
 
     @classmethod
-    def create(cls, store: Path, name: str, digest: str, suite: dict[str, Any]) -> Plan:
+    def create(cls, store: Path, name: str, digest: str, suite: Mapping[str, Any]) -> SweepPlan:
         """The plan of a suite, made if it is new; `suite` takes the place of what was last run under this protocol.
 
-        A torn last line, of a driver that died, is cut.
+        How networks are computed is kept from the last time, unless `suite` says it. A torn last line, of a driver that
+        died, is cut.
         """
         folder = store / "suites" / name / digest
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "suite.json").exists() and (compute := cls(folder).suite.values().get("compute")):
+            suite = {"compute": compute} | dict(suite)
         write(folder / "suite.json", json.dumps(suite, indent=1).encode())
         lines = folder / "plan.jsonl"
         whole = lines.read_bytes() if lines.exists() else b""
@@ -66,7 +162,7 @@ class Plan:
         return cls(folder)
 
     @classmethod
-    def find(cls, store: Path, name: str) -> Plan:
+    def find(cls, store: Path, name: str) -> SweepPlan:
         """The plan of a suite by NAME (the protocol last run) or NAME@HASH.
 
         Raises:
@@ -85,12 +181,17 @@ class Plan:
     @property
     def last_run(self) -> float:
         """Seconds since 1970; an exported plan says it itself, as git keeps no times of files."""
-        return float(self.suite.get("last_run") or (self.folder / "suite.json").stat().st_mtime)
+        return self.suite.last_run or (self.folder / "suite.json").stat().st_mtime
 
     @property
     def name(self) -> str:
         """NAME@HASH."""
         return f"{self.folder.parent.name}@{self.folder.name}"
+
+    def keep_compute(self, compute: Mapping[str, Compute]) -> None:
+        """Adds how networks are computed, by their identities, so that other machines need not choose anew."""
+        self.suite = self.suite.model_copy(update={"compute": {**self.suite.compute, **compute}})
+        write(self.folder / "suite.json", json.dumps(self.suite.values(), indent=1).encode())
 
     def add(self, planned: Planned) -> None:
         """Appends a run."""
@@ -107,31 +208,39 @@ class Plan:
     def runs(self) -> list[Planned]:
         """Every run that was started, once, of the methods and pairs that the suite now has."""
         methods = {pair: self.methods(pair) for pair in self.pairs()}
-        seeds = self.suite["seeds"]
         return [
             planned
             for planned in self.started()
             if planned.pair in methods
             and (planned.phase == "teacher" or planned.method in methods[planned.pair])
-            and (planned.phase != "seed" or planned.number <= seeds)
+            and (planned.phase != "seed" or planned.number <= self.suite.seeds)
         ]
 
     def pairs(self) -> list[str]:
         """Names of the pairs, in the suite's order."""
-        return [pair_name(pair) for pair in self.suite["pairs"]]
+        return [pair.name for pair in self.suite.pairs]
 
     def methods(self, pair: str) -> list[str]:
         """The methods that are compared on a pair, in the suite's order."""
-        own = {pair_name(each): each.get("methods") for each in self.suite["pairs"]}
-        return list(own[pair] or self.suite["methods"])
+        return next(list(self.suite.methods_of(each)) for each in self.suite.pairs if each.name == pair)
 
     def expected(self) -> int:
         """Runs of a whole sweep, teachers not counted."""
-        runs: int = self.suite["tuning"]["trials"] + self.suite["seeds"]
-        return sum(len(self.methods(pair)) for pair in self.pairs()) * runs
+        runs = self.suite.tuning.trials + self.suite.seeds
+        return sum(len(self.suite.methods_of(pair)) for pair in self.suite.pairs) * runs
 
 
-def pair_name(pair: dict[str, Any]) -> str:
-    """A pair as tables and studies name it."""
-    teachers = " + ".join([pair["teacher"], *pair.get("more_teachers", ())])
-    return f"{' '.join(filter(None, (teachers, pair.get('note'))))} -> {pair['student']}"
+def read_suite(text: str, origin: str) -> SuiteRecord:
+    """A suite from JSON; fields of its data and recipe that this kdbench does not know are kept.
+
+    Args:
+        text: the JSON.
+        origin: of the text, for the error.
+
+    Raises:
+        InputError: if it is no suite.
+    """
+    try:
+        return SuiteRecord.model_validate_json(text, extra="allow")
+    except ValidationError as error:
+        raise InputError(f"{origin} is no suite that kdbench can read: {explain(error)}. Run it anew.") from None

@@ -2,33 +2,30 @@
 
     STORE/runs/KEY/spec.json
                    attempt-N/records.jsonl, checkpoint-EPOCH.pt, last.safetensors, best.safetensors
-                   DONE.json          names the attempt that counts and the SHA-256 of each of its files, and in an
-                                      exported store (results/export.py) of those that it left out
+                   DONE.json          names the attempt that counts and the SHA-256 of each of its files, and of those
+                                      that were left out when the run was exported
     STORE/imported/SHA256.safetensors checkpoints that users brought
 
-Commit order: checkpoint, then the record that names its SHA-256, DONE last. Attempts never share a file. Status is
-derived from files. Readers take no lock, cut a torn last line, and refuse a bad one before it.
+Status is derived from files. Readers take no lock, cut a torn last line, and refuse a bad one before it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import re
-import shutil
-import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from bench.atomic import write
 from bench.errors import InputError, unknown
-from bench.record import Epoch, Outcome, plain
+from bench.record import Epoch, Outcome
+from bench.spec import Spec, explain
+from results.store.attempt import Attempt, is_alive
+from results.store.files import attempts_of, done_of, read_lines, sha256
 
 CHECKPOINT_SECONDS = 5.0
 """Checkpoints are at least this far apart: a death costs these seconds and the epoch under way."""
@@ -49,7 +46,7 @@ class StoredRun:
     """What the store knows of a run."""
 
     key: str
-    spec: dict[str, Any]
+    spec: Spec
     status: str
     """done, diverged, unsupported; failed, stopped; running, interrupted."""
     reason: str
@@ -125,9 +122,9 @@ class RunStore:
         folder = self.root / "runs" / key
         if not (folder / "spec.json").exists():
             return None
-        spec = json.loads((folder / "spec.json").read_text())
+        spec = read_spec(folder)
         done = done_of(folder)
-        attempts = _attempts(folder)
+        attempts = attempts_of(folder)
         if not attempts:
             return StoredRun(key, spec, "interrupted", "", [], None, 0.0, 0.0, [], None)
         attempt = folder / done["attempt"] if done else attempts[-1]
@@ -140,7 +137,7 @@ class RunStore:
         elif last["event"] in ("failed", "stopped"):
             status, reason = last["event"], last["reason"]
         else:
-            status, reason = ("running" if _alive(attempt) else "interrupted"), ""
+            status, reason = ("running" if is_alive(attempt) else "interrupted"), ""
         records = [Epoch(**line["epoch"]) for line in epochs]
         started = lines[0]["time"] if lines else 0.0
         times = [line["time"] for line in epochs]
@@ -173,7 +170,7 @@ class RunStore:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"another process is carrying out run {key} in {self.root}: wait for it.") from None
-        return Attempt(self, folder, lock, watch, checkpoint_seconds)
+        return Attempt(folder, lock, self.weights, watch, checkpoint_seconds)
 
     def weights(self, reference: str) -> bytes:
         """The safetensors file behind run:KEY or sha256:HASH, its SHA-256 checked.
@@ -217,165 +214,20 @@ class RunStore:
         """References of every network that some run learns from or that was imported, and the model's name."""
         found: dict[str, str] = {}
         for key in self.keys():
-            spec = json.loads((self.root / "runs" / key / "spec.json").read_text())
-            found |= {teacher["weights"]: teacher["name"] for teacher in spec["teachers"]}
+            found |= {teacher.weights: teacher.name for teacher in read_spec(self.root / "runs" / key).teachers}
         return dict(sorted(found.items()))
 
 
-class Attempt:
-    """One try at a run by one process: the engine's recorder, and a context that gives the run free at its end."""
-
-    def __init__(
-        self, store: RunStore, folder: Path, lock: FileLock, watch: Callable[[Epoch], None], checkpoint_seconds: float
-    ) -> None:
-        """Takes over what an earlier attempt left; see RunStore.attempt."""
-        self.store, self.run_folder, self.lock, self.watch = store, folder, lock, watch
-        self.checkpoint_seconds, self.saved_at = checkpoint_seconds, time.monotonic()
-        earlier = _attempts(folder)
-        number = int(earlier[-1].name.removeprefix("attempt-")) + 1 if earlier else 1
-        self.folder = folder / f"attempt-{number}"
-        self.folder.mkdir()
-        claim = {"event": "claim", "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-        write(self.folder / "claim.json", json.dumps(claim).encode())
-        self.resumed: bytes | None = None
-        self.kept: list[Epoch] = []
-        """Epochs that an earlier attempt did and this one need not."""
-        lines: list[dict[str, Any]] = [claim]
-        for attempt in reversed(earlier):
-            if point := _resume_point(attempt):
-                kept, self.resumed = point
-                lines = [*kept[:-1], {**kept[-1], "checkpoint": self._save(kept[-1]["epoch"]["number"], self.resumed)}]
-                self.kept = [Epoch(**line["epoch"]) for line in lines if line["event"] == "epoch"]
-                break
-        write(self.folder / "records.jsonl", b"".join(_line(line) for line in lines))
-        self.records = (self.folder / "records.jsonl").open("ab")
-
-    def __enter__(self) -> Attempt:
-        """The attempt itself."""
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Gives the run free."""
-        self.records.close()
-        self.lock.release()
-
-    def checkpoint(self) -> bytes | None:
-        """The checkpoint to go on from."""
-        return self.resumed
-
-    def epoch(self, record: Epoch, state: Callable[[], bytes]) -> None:
-        """Appends an epoch, with a checkpoint when one is due, and shows it to the watcher."""
-        line: dict[str, Any] = {"event": "epoch", "time": time.time(), "epoch": plain(record)}
-        if time.monotonic() - self.saved_at >= self.checkpoint_seconds and record.number < record.of:
-            line["checkpoint"] = self._save(record.number, state())
-            self.saved_at = time.monotonic()
-        self._append(line)
-        self.watch(record)
-
-    def weights(self, reference: str) -> bytes:
-        """Stored weights, checked."""
-        return self.store.weights(reference)
-
-    def end(self, event: str, reason: str, detail: str = "") -> None:
-        """Notes why the attempt ended without a result: "failed" or "stopped"."""
-        self._append({"event": event, "time": time.time(), "reason": reason, "detail": detail})
-
-    def finish(self, outcome: Outcome, files: dict[str, bytes]) -> None:
-        """Publishes the result; DONE comes last, then what only an unfinished run needs is removed."""
-        for name, file in files.items():
-            write(self.folder / f"{name}.safetensors", file)
-        self._append({"event": "outcome", "time": time.time(), "outcome": plain(outcome)})
-        kept = [self.folder / "records.jsonl", *(self.folder / f"{name}.safetensors" for name in files)]
-        done = {"attempt": self.folder.name, "files": {path.name: sha256(path.read_bytes()) for path in kept}}
-        write(self.run_folder / "DONE.json", json.dumps(done, indent=1).encode())
-        for checkpoint in self.folder.glob("checkpoint-*.pt"):
-            checkpoint.unlink()
-        for attempt in _attempts(self.run_folder):
-            if attempt != self.folder:
-                shutil.rmtree(attempt, ignore_errors=True)
-
-    def _save(self, number: int, state: bytes) -> dict[str, str]:
-        """Writes a checkpoint and keeps the last two."""
-        path = self.folder / f"checkpoint-{number:06d}.pt"
-        write(path, state)
-        for old in sorted(self.folder.glob("checkpoint-*.pt"))[:-2]:
-            old.unlink()
-        return {"file": path.name, "sha256": sha256(state)}
-
-    def _append(self, line: dict[str, Any]) -> None:
-        self.records.write(_line(line))
-        self.records.flush()
-        os.fsync(self.records.fileno())
-
-
-def sha256(data: bytes) -> str:
-    """Hexadecimal digest."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file, without a torn last one.
+def read_spec(folder: Path) -> Spec:
+    """The specification in a run's folder; fields that other versions of kdbench wrote are passed over.
 
     Raises:
-        InputError: if a line before the last cannot be read.
+        InputError: if it cannot be read.
     """
-    if not path.exists():
-        return []
-    return list(_parsed(path))
-
-
-def _parsed(path: Path) -> Iterator[dict[str, Any]]:
-    raw = path.read_bytes().split(b"\n")
-    for number, line in enumerate(raw[:-1], start=1):
-        try:
-            yield json.loads(line)
-        except ValueError:
-            raise InputError(f"{path}, line {number}, is damaged. Remove {path.parent} to have it made anew.") from None
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, allow_nan=True).encode() + b"\n"
-
-
-def _attempts(folder: Path) -> list[Path]:
-    """Attempt folders, oldest first."""
-    found = [path for path in folder.glob("attempt-*") if re.fullmatch(r"attempt-\d+", path.name)]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("attempt-")))
-
-
-def done_of(folder: Path) -> dict[str, Any] | None:
-    """What the DONE.json of a run's folder says; None if the run is not finished."""
     try:
-        done: dict[str, Any] = json.loads((folder / "DONE.json").read_text())
-    except FileNotFoundError:
-        return None
-    return done
-
-
-def _resume_point(attempt: Path) -> tuple[list[dict[str, Any]], bytes] | None:
-    """The records up to the last checkpoint that is whole, and that checkpoint."""
-    lines = read_lines(attempt / "records.jsonl")
-    for end in range(len(lines), 0, -1):
-        checkpoint = lines[end - 1].get("checkpoint")
-        if checkpoint and (attempt / checkpoint["file"]).exists():
-            state = (attempt / checkpoint["file"]).read_bytes()
-            if sha256(state) == checkpoint["sha256"]:
-                return lines[:end], state
-    return None
-
-
-def _alive(attempt: Path) -> bool:
-    """Whether the process that claimed an attempt on this machine still exists; elsewhere, whether it wrote lately."""
-    try:
-        claim = json.loads((attempt / "claim.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    if claim["host"] != socket.gethostname():
-        return time.time() - (attempt / "records.jsonl").stat().st_mtime < 600
-    try:
-        os.kill(claim["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        return Spec.model_validate_json((folder / "spec.json").read_text(), extra="ignore")
+    except ValidationError as error:
+        raise InputError(
+            f"{folder / 'spec.json'} is no specification that kdbench can read: {explain(error)}. Remove {folder} and "
+            "run again."
+        ) from None

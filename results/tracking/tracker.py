@@ -42,8 +42,9 @@ from results.pages.reproduction import (  # noqa: E402
     reproduction_values,
 )
 from results.pages.run_summary import anytime_picture, confusion_picture, has_exits, targets  # noqa: E402
-from results.store.plan import Plan, Planned  # noqa: E402
-from results.store.run_store import RunStore, StoredRun, sha256  # noqa: E402
+from results.store.files import sha256  # noqa: E402
+from results.store.plan import Planned, SweepPlan  # noqa: E402
+from results.store.run_store import RunStore, StoredRun  # noqa: E402
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -78,7 +79,7 @@ class Tracker:
             return
         name = f"{planned.phase} {planned.number}"
         if planned.phase == "teacher":
-            name = f"teacher {run.spec['student']['name']} of {planned.pair}"
+            name = f"teacher {run.spec.student.name} of {planned.pair}"
         tags = {"pair": planned.pair, "method": planned.method, "phase": planned.phase}
         if planned.phase != "teacher":
             tags["mlflow.parentRunId"] = self._parent(planned, run.started)
@@ -125,7 +126,7 @@ class Tracker:
             if row.accuracy
         ]
         self.client.log_batch(run_id, metrics=metrics)
-        self._comparison(run_id, Plan.find(self.store.root, board.suite))
+        self._comparison(run_id, SweepPlan.find(self.store.root, board.suite))
         for row in board.rows:
             summary = {"test_accuracy": row.accuracy.mean} if row.accuracy else {}
             self._summary(row.pair, row.method, summary, row.setting)
@@ -165,7 +166,7 @@ class Tracker:
         self.client.log_text(run_id, table.to_json(orient="split", index=False), name)
         self.client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": name, "type": "table"}]))
 
-    def _comparison(self, run_id: str, plan: Plan) -> None:
+    def _comparison(self, run_id: str, plan: SweepPlan) -> None:
         """Logs what paired tests and ranks say, where there is a control to compare with."""
         try:
             compared = compare(plan, self.store)
@@ -221,10 +222,10 @@ class Tracker:
         finite = [metric for metric in metrics if math.isfinite(metric.value)]
         for start in range(0, len(finite), 1000):
             self.client.log_batch(run_id, metrics=finite[start : start + 1000])
-        params = [Param(name, str(value)[:6000]) for name, value in _flat(run.spec)]
+        params = [Param(name, str(value)[:6000]) for name, value in _flat(run.spec.model_dump(mode="json"))]
         tags = [RunTag(name, str(value)) for name, value in _tags(run)]
         self.client.log_batch(run_id, params=params[:100], tags=tags)
-        self.client.log_text(run_id, json.dumps(run.spec, indent=1), "spec.json")
+        self.client.log_text(run_id, run.spec.model_dump_json(indent=1), "spec.json")
         if run.folder:
             self.client.log_artifact(run_id, str(run.folder / "records.jsonl"))
             if weights and (run.folder / "last.safetensors").exists():
@@ -298,7 +299,7 @@ def _final_metrics(run: StoredRun) -> Iterable[tuple[str, float]]:
 
 def _tags(run: StoredRun) -> Iterable[tuple[str, Any]]:
     yield "status", run.status
-    yield "data_fingerprint", run.spec["data"]["fingerprint"]
+    yield "data_fingerprint", run.spec.data.fingerprint
     if run.reason:
         yield "reason", run.reason
     if run.outcome:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
@@ -41,7 +40,6 @@ from bench.networks.network import Network
 from bench.networks.run_networks import RunNetworks
 from bench.record import Epoch
 from bench.spec import Spec
-from bench.spec import explain as explain_error
 from bench.tasks import load, task_of
 from bench.teachers.cache import TeacherCache
 from bench.training.engine import run as repeat
@@ -125,7 +123,7 @@ def _check_same_images(runs: list[StoredRun]) -> None:
     first = runs[0]
     for run in runs[1:]:
         for name in ("name", "image_size", "test", "split_seed", "fingerprint"):
-            ours, theirs = first.spec["data"][name], run.spec["data"][name]
+            ours, theirs = getattr(first.spec.data, name), getattr(run.spec.data, name)
             if ours != theirs:
                 raise InputError(
                     f"runs are compared on the same test images, but {first.key} and {run.key} differ in their data's "
@@ -176,7 +174,7 @@ class Snapshots:
 
 
 def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.device, settings: Settings) -> Explained:
-    spec = _spec(run)
+    spec = run.spec
     data, title = load(spec.data, data_dir), f"{spec.method} {run.key[:8]}"
     if not isinstance(data, ImageSplits):
         raise InputError(f"concepts are pixels of classified images, but {run.key} is of the task {spec.data.task}.")
@@ -232,13 +230,6 @@ def _metrics(found: list[Concepts], weights: list[list[Tensor]]) -> dict[str, An
         "peaks_first": float((peaks == 0).double().mean()) if len(peaks) else None,
         "discarded": discarded(foreground),
     }
-
-
-def _spec(run: StoredRun) -> Spec:
-    try:
-        return Spec.model_validate(run.spec)
-    except ValidationError as error:
-        raise InputError(f"{run.key} cannot be repeated by this version: {explain_error(error)}") from None
 
 
 def _student(spec: Spec) -> tuple[Net, list[int]]:

@@ -63,9 +63,9 @@ def leaderboard(
     """Prints the leaderboard of a suite as it stands, also while it runs."""
     from results.analysis.leaderboard import leaderboard as board_of
     from results.pages.board import plain, render
-    from results.store.plan import Plan
+    from results.store.plan import SweepPlan
 
-    board = board_of(Plan.find(existing(store), suite), opened(store))
+    board = board_of(SweepPlan.find(existing(store), suite), opened(store))
     answer(plain(board)) if as_json else typer.echo(render(board, form))
 
 
@@ -86,10 +86,12 @@ def compare(
     from results.analysis.comparison import compare as compare_methods
     from results.analysis.comparison import compare_pairs
     from results.pages.comparison import comparison_page, comparison_picture, comparison_values
-    from results.store.plan import Plan
+    from results.store.plan import SweepPlan
 
     controls = [name.strip() for name in (against or "").split(",") if name.strip()]
-    compared = (compare_pairs if pairs else compare_methods)(Plan.find(existing(store), suite), opened(store), controls)
+    compared = (compare_pairs if pairs else compare_methods)(
+        SweepPlan.find(existing(store), suite), opened(store), controls
+    )
     if plot:
         write(in_folder(plot), comparison_picture(compared, plot.suffix.removeprefix(".").lower()))
     answer(comparison_values(compared)) if as_json else typer.echo(comparison_page(compared, form))
@@ -150,9 +152,9 @@ def status(
 ) -> None:
     """Counts the runs of a suite by how they stand."""
     from results.analysis.status import page, status_of
-    from results.store.plan import Plan
+    from results.store.plan import SweepPlan
 
-    values = status_of(Plan.find(existing(store), suite), opened(store))
+    values = status_of(SweepPlan.find(existing(store), suite), opened(store))
     answer(values) if as_json else typer.echo(page(values))
 
 
@@ -179,7 +181,7 @@ def export(
 ) -> None:
     """Copies what stands behind a suite's or a paper's table into a folder for git, to make the table again from."""
     from results.store.evidence import export as export_of
-    from results.store.plan import Plan
+    from results.store.plan import SweepPlan
 
-    exported = export_of(Plan.find(existing(store), suite), opened(store), folder, weights_under)
+    exported = export_of(SweepPlan.find(existing(store), suite), opened(store), folder, weights_under)
     answer(exported.values()) if as_json else typer.echo(exported.page())

@@ -222,10 +222,10 @@ def sync(
     """Brings MLflow up to date with the run store; rebuilds it if it was lost."""
     from results.analysis.leaderboard import leaderboard as board_of
     from results.analysis.reproduction import reproduction_of_plan
-    from results.store.plan import Plan
+    from results.store.plan import SweepPlan
     from results.tracking.tracker import Tracker
 
-    plan, runs = Plan.find(existing(store), suite), opened(store, read_only=False)
+    plan, runs = SweepPlan.find(existing(store), suite), opened(store, read_only=False)
     tracker = Tracker(runs, plan.name)
     for planned in plan.runs():
         tracker.run(planned)

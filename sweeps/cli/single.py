@@ -124,7 +124,7 @@ def _track(run: StoredRun, store: RunStore, name: str) -> None:
     from results.tracking.tracker import Tracker
 
     try:
-        Tracker(store, "runs").single(run, name, {"method": run.spec["method"], "phase": "run"})
+        Tracker(store, "runs").single(run, name, {"method": run.spec.method, "phase": "run"})
     except Exception as error:  # MLflow raises what its database or its server raised
         Console(stderr=True).print(f"MLflow was not brought up to date ({type(error).__name__}: {error})", markup=False)
 

@@ -30,7 +30,7 @@ from methods import REGISTRY
 from results.analysis.status import status_of, taught
 from results.pages import compatibility as compatible
 from results.pages.board import plain, render
-from results.store.plan import Plan, Planned
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.driver import sweep
 from sweeps.scheduling.workers import Machine
@@ -98,7 +98,7 @@ def sweep_and_show(
     runs = studies * (suite.tuning.trials + suite.seeds) + sum(len(pair.teachers) for pair in suite.pairs)
     with SweepProgress(suite.name, runs, count) as progress:
         board, problem = sweep(suite, store, machine, progress.report)
-    text, cost = render(board, "terminal"), status_of(Plan.find(root, board.suite), store)["teaching"]
+    text, cost = render(board, "terminal"), status_of(SweepPlan.find(root, board.suite), store)["teaching"]
     ends, kdbench = [problem] if problem else [], command("kdbench")
     ends += [
         f"Teachers: {taught(cost).removeprefix('teachers ')} ({cache})",

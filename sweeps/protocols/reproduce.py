@@ -23,7 +23,7 @@ from bench.tasks import load
 from results.analysis.leaderboard import leaderboard
 from results.analysis.reproduction import Reproduction, reproduction_of_plan
 from results.analysis.reproduction import reproduction_of as beside
-from results.store.plan import Plan, Planned
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.protocols.request import Task, row_name
 from sweeps.scheduling.driver import Driver, Projector, only_driver
@@ -66,7 +66,7 @@ def carry_out(
         return measured(model.model_dump_json(), recipe)
 
     with only_driver(store):
-        plan = Plan.create(store.root, task.protocol.name, digest, task.plan())
+        plan = SweepPlan.create(store.root, task.protocol.name, digest, task.plan())
         threads = torch.get_num_threads()
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
             torch.set_num_threads(threads_each(machine.workers))
@@ -155,10 +155,10 @@ def _together(jobs: list[Job]) -> Chain:
         yield jobs
 
 
-def plan_of(task: Task, root: Path) -> Plan | None:
+def plan_of(task: Task, root: Path) -> SweepPlan | None:
     """The plan under which a task was last run, if it ever was."""
-    plans = [Plan(path.parent) for path in (root / "suites" / task.protocol.name).glob("*/suite.json")]
-    found = [plan for plan in plans if plan.suite.get("identity") == task.protocol.digest()]
+    plans = [SweepPlan(path.parent) for path in (root / "suites" / task.protocol.name).glob("*/suite.json")]
+    found = [plan for plan in plans if plan.suite.identity == task.protocol.digest()]
     return max(found, key=lambda plan: plan.last_run, default=None)
 
 

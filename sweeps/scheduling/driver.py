@@ -25,7 +25,7 @@ from bench.spec import ModelSpec, Recipe, Spec
 from bench.tasks import load
 from results.analysis.leaderboard import Board, leaderboard
 from results.analysis.reproduction import Reproduction
-from results.store.plan import Plan, Planned, pair_name
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.study import Chain, Job, chain, storage_at
 from sweeps.scheduling.workers import Machine, Worker, ready, threads_each
@@ -72,7 +72,7 @@ def sweep(
             for name in (*pair.teachers, pair.student):
                 check_model(name)
         plan = plan_of(suite, store, machine)
-        suite = suite.model_copy(update={"data": suite.data.model_copy(update=plan.suite["data"])})
+        suite = suite.model_copy(update={"data": plan.suite.data})
         storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
             resolved = _casts(suite, store, machine)
@@ -84,7 +84,7 @@ def sweep(
         return board, projector.problem
 
 
-def plan_of(suite: Suite, store: RunStore, machine: Machine) -> Plan:
+def plan_of(suite: Suite, store: RunStore, machine: Machine) -> SweepPlan:
     """The plan of a suite in a store; reads the data to know their fingerprint."""
     from bench.tasks import read
 
@@ -92,7 +92,7 @@ def plan_of(suite: Suite, store: RunStore, machine: Machine) -> Plan:
     suite = suite.model_copy(update={"data": suite.data.model_copy(update={"fingerprint": fingerprint})})
     load(suite.data, machine.data_dir)
     digest = suite.digest(f"{machine.precision} on {pick_device(machine.device).type}")
-    return Plan.create(store.root, suite.name, digest, suite.model_dump(mode="json"))
+    return SweepPlan.create(store.root, suite.name, digest, suite.model_dump(mode="json"))
 
 
 def _casts(suite: Suite, store: RunStore, machine: Machine) -> list[ResolvedPair]:
@@ -113,7 +113,7 @@ def _casts(suite: Suite, store: RunStore, machine: Machine) -> list[ResolvedPair
 def _teachers(resolved: list[ResolvedPair]) -> Chain:
     """Every pair's teachers, each trained once; without them nothing can be compared."""
     jobs = [
-        Job(Planned(pair_name(cast.pair.model_dump()), "teacher", "teacher", number, spec.key), spec)
+        Job(Planned(cast.pair.name, "teacher", "teacher", number, spec.key), spec)
         for cast in resolved
         for number, spec in enumerate(cast.teachers)
     ]
@@ -146,7 +146,7 @@ class Driver:
     def __init__(
         self,
         store: RunStore,
-        plan: Plan,
+        plan: SweepPlan,
         machine: Machine,
         project: Callable[[Planned], None],
         report: Callable[[Planned, Epoch | StoredRun], None],
@@ -298,7 +298,7 @@ def _spec(ticket: Ticket) -> Spec:
 class Projector:
     """A thread that brings ended runs to MLflow, so that training never waits for it; the store stays the truth."""
 
-    def __init__(self, store: RunStore, plan: Plan) -> None:
+    def __init__(self, store: RunStore, plan: SweepPlan) -> None:
         """Starts idle.
 
         Args:

@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from bench.record import Epoch
 from bench.seeds import seed_of
 from bench.spec import Spec
-from results.store.plan import Plan, Planned, pair_name
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import StoredRun
 from sweeps.scheduling.selection import best_trial, objective
 from sweeps.suites.suite import ResolvedPair, Suite
@@ -50,9 +50,11 @@ def storage_at(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-def chain(suite: Suite, cast: ResolvedPair, method: str, plan: Plan, storage: optuna.storages.BaseStorage) -> Chain:
+def chain(
+    suite: Suite, cast: ResolvedPair, method: str, plan: SweepPlan, storage: optuna.storages.BaseStorage
+) -> Chain:
     """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once."""
-    name = pair_name(cast.pair.model_dump())
+    name = cast.pair.name
     study = optuna.create_study(
         storage=storage,
         study_name=f"{plan.name}/{name}/{method}",

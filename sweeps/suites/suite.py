@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, FloatDistribution
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from bench.configure import configure
 from bench.data.augment import check_augment
@@ -21,32 +21,21 @@ from bench.schema import Frozen
 from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec, explain
 from methods import REGISTRY
 from methods.base import Method
-from results.store.plan import pair_name
+from results.store.plan import PairRecord
 
 RECIPE = "recipe."
 """Prefix of a recipe's field among searched names."""
 
 
-class Pair(Frozen):
+class Pair(PairRecord):
     """A teacher, or several, and a student, by timm name."""
 
-    teacher: str
-    more_teachers: tuple[str, ...] = ()
-    """For methods that take several; the same name again is the same architecture from other random weights."""
-    student: str
-    note: str = ""
-    """What tells it from a pair of the same networks; part of its name."""
-    methods: tuple[str, ...] = ()
-    """Of this pair alone; by default the suite's."""
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     recipe: dict[str, Any] = {}
     """Fields of the recipe in which this pair's training differs."""
     teaching: dict[str, Any] = {}
     """Fields of the recipe in which, beyond that, its teachers' training differs."""
-
-    @property
-    def teachers(self) -> tuple[str, ...]:
-        """All of them, the first one first."""
-        return (self.teacher, *self.more_teachers)
 
 
 @dataclass(frozen=True)
@@ -144,7 +133,7 @@ class Suite(Frozen):
                 )
         for name in {*self.methods, *self.settings, *(name for pair in self.pairs for name in pair.methods)}:
             self.configured(name, {})
-        if len({pair_name(pair.model_dump()) for pair in self.pairs}) < len(self.pairs):
+        if len({pair.name for pair in self.pairs}) < len(self.pairs):
             raise ValueError("pairs must differ in their teachers, their student or their note")
         return self
 
@@ -211,7 +200,7 @@ class Suite(Frozen):
         """
         protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name", "precision"})
         for pair in self.pairs:
-            name = pair_name(pair.model_dump())
+            name = pair.name
             own = {name: pair.recipe, f"teaching of {name}": pair.teaching}
             protocol |= {key: values for key, values in own.items() if values}
         text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)

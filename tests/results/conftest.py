@@ -8,7 +8,7 @@ import pytest
 
 from bench.record import Epoch, Outcome
 from results.pages.explanation import Explained
-from results.store.plan import Plan, Planned
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
 
 SPEC: dict[str, Any] = {
@@ -19,6 +19,16 @@ SPEC: dict[str, Any] = {
     "data": {"name": "digits", "fingerprint": "f00d"},
     "recipe": {"epochs": 3},
     "seed": 1,
+}
+SUITE: dict[str, Any] = {
+    "pairs": [{"teacher": "large", "student": "small"}],
+    "methods": ["student", "kd", "sp"],
+    "seeds": 3,
+    "show": "last",
+    "about": "",
+    "tuning": {"trials": 1},
+    "recipe": {"epochs": 3},
+    "data": {"name": "digits", "train_fraction": 0.2},
 }
 
 
@@ -97,22 +107,12 @@ def finish(store: RunStore) -> Callable[..., None]:
 
 
 @pytest.fixture
-def plan(store: RunStore) -> Plan:
-    suite = {
-        "pairs": [{"teacher": "large", "student": "small"}],
-        "methods": ["student", "kd", "sp"],
-        "seeds": 3,
-        "show": "last",
-        "about": "",
-        "tuning": {"trials": 1},
-        "recipe": {"epochs": 3},
-        "data": {"train_fraction": 0.2},
-    }
-    return Plan.create(store.root, "toy", "abcd1234", suite)
+def plan(store: RunStore) -> SweepPlan:
+    return SweepPlan.create(store.root, "toy", "abcd1234", SUITE)
 
 
 @pytest.fixture
-def fill(plan: Plan, finish: Callable[..., None]) -> Callable[..., None]:
+def fill(plan: SweepPlan, finish: Callable[..., None]) -> Callable[..., None]:
     """Finishes one trial and a run a seed for a method, with the given test accuracies."""
 
     def make(method: str, accuracies: list[float]) -> None:

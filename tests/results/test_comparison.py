@@ -10,9 +10,9 @@ import pytest
 from bench.errors import InputError
 from results.analysis.comparison import Scores, compare, compare_pairs, comparisons, over_pairs, over_seeds, rankings
 from results.pages.comparison import COLUMNS, comparison_frame, comparison_page, comparison_picture, comparison_values
-from results.store.plan import Plan, Planned
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
-from tests.results.conftest import outcome
+from tests.results.conftest import SUITE, outcome
 
 Finish = Callable[..., None]
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -31,14 +31,14 @@ def by_seed(values: dict[str, dict[str, list[float]]]) -> Scores:
     return {pair: {m: dict(enumerate(v, start=1)) for m, v in row.items()} for pair, row in values.items()}
 
 
-def suite(store: RunStore, finish: Finish, values: dict[str, dict[str, list[float]]], seeds: int = 3) -> Plan:
+def suite(store: RunStore, finish: Finish, values: dict[str, dict[str, list[float]]], seeds: int = 3) -> SweepPlan:
     """The plan and runs of hand-made accuracies."""
     pairs = [
         {"teacher": pair.split(" -> ")[0], "student": pair.split(" -> ")[1], "methods": list(row)}
         for pair, row in values.items()
     ]
-    form = {"pairs": pairs, "methods": [], "seeds": seeds, "show": "last"}
-    plan = Plan.create(store.root, "toy", "abcd1234", form)
+    form = SUITE | {"pairs": pairs, "methods": [], "seeds": seeds}
+    plan = SweepPlan.create(store.root, "toy", "abcd1234", form)
     for pair, row in by_seed(values).items():
         for method, scores in row.items():
             for seed, value in scores.items():

@@ -14,13 +14,14 @@ from bench.errors import InputError
 from results.analysis.leaderboard import leaderboard
 from results.analysis.status import teachers_of, teachers_page
 from results.store.evidence import export
-from results.store.plan import Plan, Planned
-from results.store.run_store import RunStore, WeightsLeftOut, done_of, sha256
+from results.store.files import done_of, sha256
+from results.store.plan import Planned, SweepPlan
+from results.store.run_store import RunStore, WeightsLeftOut
 from tests.results.conftest import SPEC, epoch, outcome
 
 
 @pytest.fixture
-def filled(plan: Plan, fill: Callable[..., None], finish: Callable[..., None]) -> Plan:
+def filled(plan: SweepPlan, fill: Callable[..., None], finish: Callable[..., None]) -> SweepPlan:
     finish("0123", outcome(0.9))
     plan.add(Planned(plan.pairs()[0], "teacher", "teacher", 0, "0123"))
     fill("student", [0.80, 0.82, 0.81])
@@ -33,10 +34,10 @@ def files(folder: Path) -> dict[str, tuple[bytes, float]]:
     return {str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
-def test_export_is_a_store_with_the_same_tables(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_export_is_a_store_with_the_same_tables(filled: SweepPlan, store: RunStore, tmp_path: Path) -> None:
     exported = export(filled, store, tmp_path / "copy")
     copy = RunStore(tmp_path / "copy", read_only=True)
-    plan = Plan.find(copy.root, "toy")
+    plan = SweepPlan.find(copy.root, "toy")
     assert (exported.runs, exported.teachers, exported.weights, exported.left_out) == (8, 1, 1, [])
     assert leaderboard(plan, copy) == leaderboard(filled, store)
     assert copy.find("0123").outcome == store.find("0123").outcome
@@ -48,7 +49,7 @@ def test_export_is_a_store_with_the_same_tables(filled: Plan, store: RunStore, t
     }
 
 
-def test_export_names_no_host_and_its_hashes_hold(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_export_names_no_host_and_its_hashes_hold(filled: SweepPlan, store: RunStore, tmp_path: Path) -> None:
     export(filled, store, tmp_path / "copy")
     keys = store.keys()
     for key in keys:
@@ -65,17 +66,17 @@ def test_export_names_no_host_and_its_hashes_hold(filled: Plan, store: RunStore,
     assert f'"host": "{socket.gethostname()}"'.encode() not in claims
 
 
-def test_exporting_again_changes_no_file(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_exporting_again_changes_no_file(filled: SweepPlan, store: RunStore, tmp_path: Path) -> None:
     first = export(filled, store, tmp_path / "copy")
     before = files(tmp_path / "copy")
     assert export(filled, store, tmp_path / "copy") == first and files(tmp_path / "copy") == before
 
 
-def test_second_plan_is_added_and_takes_nothing_away(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_second_plan_is_added_and_takes_nothing_away(filled: SweepPlan, store: RunStore, tmp_path: Path) -> None:
     """The second plan has the first one's teacher as a plain run."""
     export(filled, store, tmp_path / "copy")
     before = files(tmp_path / "copy")
-    other = Plan.create(store.root, "other", "1234abcd", filled.suite)
+    other = SweepPlan.create(store.root, "other", "1234abcd", filled.suite.values())
     other.add(Planned(other.pairs()[0], "student", "seed", 1, "0123"))
     other.add(Planned(other.pairs()[0], "kd", "seed", 1, "kd-1"))
     assert export(other, store, tmp_path / "copy", weights_under=0).weights == 1
@@ -83,12 +84,12 @@ def test_second_plan_is_added_and_takes_nothing_away(filled: Plan, store: RunSto
     assert before.items() <= after.items() and len(after) == len(before) + 2
     copy = RunStore(tmp_path / "copy", read_only=True)
     assert copy.weights("run:0123") == b"weights of 0123"
-    assert leaderboard(Plan.find(copy.root, "other"), copy) == leaderboard(other, store)
+    assert leaderboard(SweepPlan.find(copy.root, "other"), copy) == leaderboard(other, store)
 
 
 @pytest.mark.parametrize(("size", "copied"), [(1.4e-5, 0), (1.5e-5, 0), (1.6e-5, 1)])
 def test_weights_are_those_of_small_teachers_alone(
-    filled: Plan, store: RunStore, tmp_path: Path, size: float, copied: int
+    filled: SweepPlan, store: RunStore, tmp_path: Path, size: float, copied: int
 ) -> None:
     assert len(store.weights("run:0123")) == 15
     assert export(filled, store, tmp_path / "copy", size).weights == copied
@@ -103,7 +104,7 @@ def test_weights_are_those_of_small_teachers_alone(
         assert export(filled, store, tmp_path / "copy").weights == 1 and copy.weights("run:0123")
 
 
-def test_imported_teachers_go_along(plan: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_imported_teachers_go_along(plan: SweepPlan, store: RunStore, tmp_path: Path) -> None:
     reference = store.import_weights(b"tensors")
     spec = SPEC | {"teachers": [SPEC["teachers"][0] | {"weights": reference}]}
     with store.attempt("k", json.dumps(spec), lambda _: None) as attempt:
@@ -113,7 +114,9 @@ def test_imported_teachers_go_along(plan: Plan, store: RunStore, tmp_path: Path)
     assert RunStore(tmp_path / "copy", read_only=True).weights(reference) == b"tensors"
 
 
-def test_unfinished_runs_are_left_out_and_pruned_ones_are_not(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_unfinished_runs_are_left_out_and_pruned_ones_are_not(
+    filled: SweepPlan, store: RunStore, tmp_path: Path
+) -> None:
     pair = filled.pairs()[0]
     for number, event in enumerate(("stopped", "failed", ""), start=1):
         filled.add(Planned(pair, "sp", "trial", number, f"sp-{number}"))
@@ -139,7 +142,7 @@ def test_unfinished_runs_are_left_out_and_pruned_ones_are_not(filled: Plan, stor
 
 
 def test_later_attempt_takes_the_place_of_an_earlier_one_that_was_pruned(
-    filled: Plan, store: RunStore, finish: Callable[..., None], tmp_path: Path
+    filled: SweepPlan, store: RunStore, finish: Callable[..., None], tmp_path: Path
 ) -> None:
     filled.add(Planned(filled.pairs()[0], "sp", "trial", 0, "sp-0"))
     with store.attempt("sp-0", json.dumps(SPEC), lambda _: None) as attempt:
@@ -152,7 +155,7 @@ def test_later_attempt_takes_the_place_of_an_earlier_one_that_was_pruned(
 
 
 def test_another_result_of_a_run_is_refused_and_changes_nothing(
-    filled: Plan, store: RunStore, finish: Callable[..., None], tmp_path: Path
+    filled: SweepPlan, store: RunStore, finish: Callable[..., None], tmp_path: Path
 ) -> None:
     export(filled, store, tmp_path / "copy")
     before = files(tmp_path / "copy")
@@ -167,7 +170,9 @@ def test_another_result_of_a_run_is_refused_and_changes_nothing(
         assert files(tmp_path / "copy") == before
 
 
-def test_weights_that_are_not_the_runs_are_removed_or_replaced(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_weights_that_are_not_the_runs_are_removed_or_replaced(
+    filled: SweepPlan, store: RunStore, tmp_path: Path
+) -> None:
     attempt = tmp_path / "copy" / "runs" / "0123" / "attempt-1"
     attempt.mkdir(parents=True)
     for limit, kept in ((0, set()), (10, {"last.safetensors"})):
@@ -181,22 +186,24 @@ def test_weights_that_are_not_the_runs_are_removed_or_replaced(filled: Plan, sto
         assert done["left_out"].keys() == {"last.safetensors", "best.safetensors"} - kept
 
 
-def test_plans_of_two_stores_are_joined(filled: Plan, finish: Callable[..., None], tmp_path: Path) -> None:
+def test_plans_of_two_stores_are_joined(filled: SweepPlan, finish: Callable[..., None], tmp_path: Path) -> None:
     """Each store did a part; where both did a run, that of the plan that was last run counts."""
     store, copy, pair = RunStore(filled.folder.parents[2]), tmp_path / "copy", filled.pairs()[0]
     second = RunStore(tmp_path / "second")
-    other = Plan.create(second.root, "toy", "abcd1234", filled.suite | {"last_run": filled.last_run + 9, "about": "b"})
+    other = SweepPlan.create(
+        second.root, "toy", "abcd1234", filled.suite.values() | {"last_run": filled.last_run + 9, "about": "b"}
+    )
     for number, key in ((2, "kd-again"), (3, "kd-3")):
         other.add(Planned(pair, "kd", "seed", number, key))
         with second.attempt(key, json.dumps(SPEC), lambda _: None) as attempt:
             attempt.finish(outcome(0.7), {"last": b"weights", "best": b"best"})
     export(filled, store, copy)
     export(other, second, copy)
-    joined = Plan.find(copy, "toy")
+    joined = SweepPlan.find(copy, "toy")
     both = {each.place: each.key for each in joined.started()}
     mine = {each.place: each.key for each in filled.started()}
     assert both == mine | {(pair, "kd", "seed", 2): "kd-again", (pair, "kd", "seed", 3): "kd-3"}
-    assert list(both)[: len(mine)] == list(mine) and joined.suite["about"] == "b"
+    assert list(both)[: len(mine)] == list(mine) and joined.suite.about == "b"
     before = files(copy)
     for plan, source in ((filled, store), (other, second)):
         export(plan, source, copy)
@@ -204,7 +211,7 @@ def test_plans_of_two_stores_are_joined(filled: Plan, finish: Callable[..., None
 
 
 def test_what_training_adds_is_ignored_by_git_and_what_is_exported_is_not(
-    filled: Plan, store: RunStore, tmp_path: Path
+    filled: SweepPlan, store: RunStore, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
     export(filled, store, copy)
@@ -220,16 +227,18 @@ def test_what_training_adds_is_ignored_by_git_and_what_is_exported_is_not(
     assert set(listed.stdout.decode().split()) == exported
 
 
-def test_protocol_last_run_is_known_without_the_times_of_files(filled: Plan, store: RunStore, tmp_path: Path) -> None:
-    later = Plan.create(store.root, "toy", "1234abcd", filled.suite)
+def test_protocol_last_run_is_known_without_the_times_of_files(
+    filled: SweepPlan, store: RunStore, tmp_path: Path
+) -> None:
+    later = SweepPlan.create(store.root, "toy", "1234abcd", filled.suite.values())
     for plan in (later, filled):
         export(plan, store, tmp_path / "copy")
-    assert Plan.find(tmp_path / "copy", "toy").name == "toy@1234abcd"
-    copies = [Plan.find(tmp_path / "copy", plan.name) for plan in (filled, later)]
+    assert SweepPlan.find(tmp_path / "copy", "toy").name == "toy@1234abcd"
+    copies = [SweepPlan.find(tmp_path / "copy", plan.name) for plan in (filled, later)]
     assert [copy.last_run for copy in copies] == pytest.approx([filled.last_run, later.last_run], abs=1e-3)
 
 
-def test_damaged_records_are_not_given_a_new_hash(filled: Plan, store: RunStore, tmp_path: Path) -> None:
+def test_damaged_records_are_not_given_a_new_hash(filled: SweepPlan, store: RunStore, tmp_path: Path) -> None:
     path = store.root / "runs" / "kd-1" / "attempt-1" / "records.jsonl"
     path.write_bytes(path.read_bytes().replace(b"0.85", b"0.95"))
     with pytest.raises(InputError, match=r"records\.jsonl is damaged: remove .* and run again"):
@@ -237,7 +246,7 @@ def test_damaged_records_are_not_given_a_new_hash(filled: Plan, store: RunStore,
 
 
 def test_folder_that_cannot_be_written_or_is_trained_in_is_refused(
-    filled: Plan, store: RunStore, tmp_path: Path
+    filled: SweepPlan, store: RunStore, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/kdbench")):
@@ -253,7 +262,7 @@ def test_folder_that_cannot_be_written_or_is_trained_in_is_refused(
 
 
 def test_mlflow_brought_up_to_date_from_an_exported_store_does_not_keep_it_from_growing(
-    filled: Plan, store: RunStore, tmp_path: Path
+    filled: SweepPlan, store: RunStore, tmp_path: Path
 ) -> None:
     first = export(filled, store, tmp_path / "copy")
     (tmp_path / "copy" / "mlflow.lock").touch()

@@ -9,7 +9,7 @@ from bench.errors import InputError
 from results.analysis.leaderboard import leaderboard
 from results.pages.board import COLUMNS, frame, plain, render
 from results.pages.rendering import FORMATS
-from results.store.plan import Plan, Planned
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
 from tests.results.conftest import outcome
 
@@ -17,14 +17,14 @@ Fill = Callable[..., None]
 
 
 @pytest.fixture
-def full(plan: Plan, fill: Fill) -> Plan:
+def full(plan: SweepPlan, fill: Fill) -> SweepPlan:
     fill("student", [0.80, 0.82, 0.81])
     fill("kd", [0.85, 0.86, 0.87])
     fill("sp", [0.84, 0.88, 0.85])
     return plan
 
 
-def test_rows_are_sorted_by_mean_with_paired_gains(full: Plan, store: RunStore) -> None:
+def test_rows_are_sorted_by_mean_with_paired_gains(full: SweepPlan, store: RunStore) -> None:
     board = leaderboard(full, store)
     assert [row.method for row in board.rows] == ["kd", "sp", "student"]
     kd, sp, student = board.rows
@@ -37,12 +37,12 @@ def test_rows_are_sorted_by_mean_with_paired_gains(full: Plan, store: RunStore) 
     assert sp.gain_kd is not None and sp.gain_kd.mean == pytest.approx((-0.01 + 0.02 - 0.02) / 3)
 
 
-def test_ties_are_those_whose_paired_interval_includes_zero(full: Plan, store: RunStore) -> None:
+def test_ties_are_those_whose_paired_interval_includes_zero(full: SweepPlan, store: RunStore) -> None:
     tied = {row.method: row.tied for row in leaderboard(full, store).rows}
     assert tied == {"kd": False, "sp": True, "student": False}
 
 
-def test_cost_counts_trials_and_seeds(full: Plan, store: RunStore) -> None:
+def test_cost_counts_trials_and_seeds(full: SweepPlan, store: RunStore) -> None:
     row = leaderboard(full, store).rows[0]
     assert (row.trials, row.seeds, row.epochs) == (1, 3, 3)
     assert row.teacher_forwards == 4 * 3 * 100 and row.seconds == pytest.approx(4 * 3 * 0.5)
@@ -50,7 +50,7 @@ def test_cost_counts_trials_and_seeds(full: Plan, store: RunStore) -> None:
 
 
 def test_images_that_a_teacher_labelled_before_training_count(
-    plan: Plan, finish: Callable[..., None], store: RunStore
+    plan: SweepPlan, finish: Callable[..., None], store: RunStore
 ) -> None:
     result = outcome(0.8)
     result.cost["teacher_forwards"] = 999
@@ -60,7 +60,7 @@ def test_images_that_a_teacher_labelled_before_training_count(
     assert rows["kd"].teacher_forwards == 999 and rows["kd"].images == 80
 
 
-def test_half_finished_suite_gives_the_rows_that_there_are(plan: Plan, fill: Fill, store: RunStore) -> None:
+def test_half_finished_suite_gives_the_rows_that_there_are(plan: SweepPlan, fill: Fill, store: RunStore) -> None:
     fill("kd", [0.85])
     board = leaderboard(plan, store)
     assert [(row.method, row.status) for row in board.rows] == [
@@ -75,7 +75,7 @@ def test_half_finished_suite_gives_the_rows_that_there_are(plan: Plan, fill: Fil
 
 @pytest.mark.parametrize("status", ["unsupported", "diverged"])
 def test_result_without_a_number_shows_its_reason(
-    plan: Plan, finish: Callable[..., None], store: RunStore, status: str
+    plan: SweepPlan, finish: Callable[..., None], store: RunStore, status: str
 ) -> None:
     finish("s", outcome(0, status=status, reason="because"))
     plan.add(Planned(plan.pairs()[0], "sp", "seed", 1, "s"))
@@ -85,26 +85,26 @@ def test_result_without_a_number_shows_its_reason(
     assert "because" in render(board, "terminal") and "because" in render(board, "markdown")
 
 
-def test_rows_of_methods_that_left_the_suite_are_not_shown(full: Plan, store: RunStore) -> None:
-    suite = full.suite | {"methods": ["kd"], "seeds": 2}
-    board = leaderboard(Plan.create(store.root, "toy", "abcd1234", suite), store)
+def test_rows_of_methods_that_left_the_suite_are_not_shown(full: SweepPlan, store: RunStore) -> None:
+    suite = full.suite.values() | {"methods": ["kd"], "seeds": 2}
+    board = leaderboard(SweepPlan.create(store.root, "toy", "abcd1234", suite), store)
     assert [(row.method, row.seeds) for row in board.rows] == [("kd", 2)]
 
 
-def test_markdown_marks_best_and_ties_in_bold(full: Plan, store: RunStore) -> None:
+def test_markdown_marks_best_and_ties_in_bold(full: SweepPlan, store: RunStore) -> None:
     lines = render(leaderboard(full, store), "markdown").splitlines()
     rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
     assert "**86.0 ± 2.5**" in rows["kd"] and "=**" in rows["sp"] and "**" not in rows["student"]
 
 
-def test_latex_is_a_booktabs_table_with_special_characters_escaped(full: Plan, store: RunStore) -> None:
+def test_latex_is_a_booktabs_table_with_special_characters_escaped(full: SweepPlan, store: RunStore) -> None:
     text = render(leaderboard(full, store), "latex")
     assert r"\toprule" in text and r"\textbf{86.0 $\pm$ 2.5}" in text and r"$\rightarrow$" in text
     rows = [line for line in text.splitlines() if line.startswith("kd &")]
     assert len(rows) == 1 and rows[0].count("&") == len(COLUMNS) - 1
 
 
-def test_csv_and_json_hold_plain_numbers(full: Plan, store: RunStore) -> None:
+def test_csv_and_json_hold_plain_numbers(full: SweepPlan, store: RunStore) -> None:
     board = leaderboard(full, store)
     table = frame(board)
     assert table.loc[0, "accuracy"] == pytest.approx(0.86) and len(table) == 3
@@ -112,24 +112,24 @@ def test_csv_and_json_hold_plain_numbers(full: Plan, store: RunStore) -> None:
     assert render(board, "csv").splitlines()[0].startswith("pair,method,status")
 
 
-def test_notes_say_how_many_labels_each_was_given(full: Plan, store: RunStore) -> None:
-    suite = full.suite | {"teacher_fraction": 1.0}
-    board = leaderboard(Plan.create(store.root, "toy", "abcd1234", suite), store)
+def test_notes_say_how_many_labels_each_was_given(full: SweepPlan, store: RunStore) -> None:
+    suite = full.suite.values() | {"teacher_fraction": 1.0}
+    board = leaderboard(SweepPlan.create(store.root, "toy", "abcd1234", suite), store)
     assert "given 20 % of the training labels, teachers were given 100 %" in render(board, "markdown")
 
 
-def test_unknown_format_lists_the_near_ones(full: Plan, store: RunStore) -> None:
+def test_unknown_format_lists_the_near_ones(full: SweepPlan, store: RunStore) -> None:
     with pytest.raises(InputError, match="markdown"):
         render(leaderboard(full, store), "markdwn")
 
 
-def test_plan_is_found_by_name_and_cuts_a_torn_line(full: Plan, store: RunStore) -> None:
-    assert Plan.find(store.root, "toy").name == "toy@abcd1234"
+def test_plan_is_found_by_name_and_cuts_a_torn_line(full: SweepPlan, store: RunStore) -> None:
+    assert SweepPlan.find(store.root, "toy").name == "toy@abcd1234"
     count = len(full.runs())
     with (full.folder / "plan.jsonl").open("a") as file:
         file.write('{"pair": "large')
-    again = Plan.create(store.root, "toy", "abcd1234", full.suite)
+    again = SweepPlan.create(store.root, "toy", "abcd1234", full.suite.values())
     again.add(Planned(again.pairs()[0], "kd", "seed", 1, "kd-1"))
     assert len(again.runs()) == count
     with pytest.raises(InputError, match="did you mean toy"):
-        Plan.find(store.root, "toi")
+        SweepPlan.find(store.root, "toi")

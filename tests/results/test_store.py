@@ -14,7 +14,9 @@ import pytest
 
 from bench.errors import InputError
 from bench.record import Epoch
-from results.store.run_store import Attempt, RunStore, read_lines, sha256
+from results.store.attempt import Attempt
+from results.store.files import read_lines, sha256
+from results.store.run_store import RunStore
 from tests.results.conftest import SPEC, epoch, outcome
 
 TEXT = json.dumps(SPEC)

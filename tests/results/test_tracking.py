@@ -10,20 +10,20 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from results.analysis.leaderboard import leaderboard
-from results.store.plan import Plan, Planned
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
 from results.tracking.tracker import Tracker, _metric_name
 from tests.results.conftest import SPEC, explained, outcome
 
 
 @pytest.fixture
-def filled(plan: Plan, fill: Callable[..., None]) -> Plan:
+def filled(plan: SweepPlan, fill: Callable[..., None]) -> SweepPlan:
     fill("student", [0.80, 0.82])
     fill("kd", [0.85, 0.86])
     return plan
 
 
-def sync(plan: Plan, store: RunStore) -> Tracker:
+def sync(plan: SweepPlan, store: RunStore) -> Tracker:
     tracker = Tracker(store, "toy")
     for planned in plan.runs():
         tracker.run(planned)
@@ -49,7 +49,7 @@ def contents(tracker: Tracker) -> dict[str, object]:
     return found
 
 
-def test_projection_nests_children_below_method_and_pair(filled: Plan, store: RunStore) -> None:
+def test_projection_nests_children_below_method_and_pair(filled: SweepPlan, store: RunStore) -> None:
     tracker = sync(filled, store)
     by_name = {run.info.run_name: run for run in runs(tracker)}
     parent = by_name["kd: large -> small"]
@@ -59,7 +59,7 @@ def test_projection_nests_children_below_method_and_pair(filled: Plan, store: Ru
     assert parent.info.status == "FINISHED"
 
 
-def test_child_holds_params_curves_tags_and_artifacts(filled: Plan, store: RunStore) -> None:
+def test_child_holds_params_curves_tags_and_artifacts(filled: SweepPlan, store: RunStore) -> None:
     tracker = sync(filled, store)
     seed = next(r for r in runs(tracker) if r.data.tags.get("kdbench.key") == "kd-1")
     assert seed.data.params["params.temperature"] == "4.0"
@@ -72,7 +72,7 @@ def test_child_holds_params_curves_tags_and_artifacts(filled: Plan, store: RunSt
     assert seed.data.metrics["target_met/accuracy"] == 1.0 and seed.data.metrics["target_met/parameters"] == 0.0
 
 
-def test_board_is_a_table_artifact(filled: Plan, store: RunStore) -> None:
+def test_board_is_a_table_artifact(filled: SweepPlan, store: RunStore) -> None:
     tracker = sync(filled, store)
     board = next(run for run in runs(tracker) if run.info.run_name == "leaderboard")
     assert "leaderboard.json" in board.data.tags["mlflow.loggedArtifacts"]
@@ -83,7 +83,7 @@ def test_board_is_a_table_artifact(filled: Plan, store: RunStore) -> None:
     assert "gain/student/large to small/kd" in board.data.metrics
 
 
-def test_projection_is_idempotent_and_can_be_rebuilt(filled: Plan, store: RunStore) -> None:
+def test_projection_is_idempotent_and_can_be_rebuilt(filled: SweepPlan, store: RunStore) -> None:
     first = contents(sync(filled, store))
     assert contents(sync(filled, store)) == first
     ignore = shutil.ignore_patterns("mlflow*")
@@ -91,7 +91,7 @@ def test_projection_is_idempotent_and_can_be_rebuilt(filled: Plan, store: RunSto
     assert contents(sync(filled, copy)) == first
 
 
-def test_run_that_went_on_is_brought_up_to_date(plan: Plan, finish: Callable[..., None], store: RunStore) -> None:
+def test_run_that_went_on_is_brought_up_to_date(plan: SweepPlan, finish: Callable[..., None], store: RunStore) -> None:
     with store.attempt("k", json.dumps(SPEC), lambda _: None):
         pass
     planned = Planned(plan.pairs()[0], "kd", "trial", 0, "k")
@@ -106,7 +106,7 @@ def test_run_that_went_on_is_brought_up_to_date(plan: Plan, finish: Callable[...
 
 
 def test_run_that_is_unsupported_is_there_with_its_reason(
-    plan: Plan, finish: Callable[..., None], store: RunStore
+    plan: SweepPlan, finish: Callable[..., None], store: RunStore
 ) -> None:
     finish("u", outcome(0, status="unsupported", reason="no stages"), epochs=0)
     tracker = Tracker(store, "toy")

@@ -171,13 +171,12 @@ def test_reading_a_store_that_is_not_there_is_refused_and_makes_none(
 
 def hand_made_suite(root: Path) -> None:
     """A store with three methods on one pair, three seeds each."""
-    from results.store.plan import Plan, Planned
+    from results.store.plan import Planned, SweepPlan
     from results.store.run_store import RunStore
-    from tests.results.conftest import SPEC, epoch, outcome
+    from tests.results.conftest import SPEC, SUITE, epoch, outcome
 
     store = RunStore(root)
-    suite = {"pairs": [{"teacher": "large", "student": "small"}], "methods": ["student", "kd", "sp"]}
-    plan = Plan.create(store.root, "toy", "abcd1234", suite | {"seeds": 3, "show": "last"})
+    plan = SweepPlan.create(store.root, "toy", "abcd1234", SUITE)
     for method, accuracies in {"student": [0.8, 0.82, 0.81], "kd": [0.85, 0.86, 0.87], "sp": [0.84, 0.88]}.items():
         for seed, accuracy in enumerate(accuracies, start=1):
             key = f"{method}-{seed}"

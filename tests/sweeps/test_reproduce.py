@@ -29,7 +29,7 @@ from results.analysis.reproduction import Reproduced, Table, reproduction_of_pla
 from results.analysis.reproduction import reproduction_of as reproduction_of_table
 from results.analysis.status import status_of
 from results.store.evidence import export
-from results.store.plan import Plan
+from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 from results.tracking.tracker import _metric_name, _numbers
 from sweeps.cli.tables import reproduce_and_show
@@ -311,7 +311,7 @@ def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path,
     for form, mark in {"markdown": "| row ", "latex": r"\toprule", "csv": "table,scale,pair,row"}.items():
         assert mark in shown(store, table, form)
     copy = tmp_path / "copy"
-    assert export(Plan.find(store, "tiny"), RunStore(store), copy).runs == 7
+    assert export(SweepPlan.find(store, "tiny"), RunStore(store), copy).runs == 7
     tree = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
     assert shown(copy, table) == shown(store, table)
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == tree
@@ -319,7 +319,7 @@ def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path,
     short = shown(store, table, scale="short")
     assert "not comparable (short scale)" in short and "tiny (short scale, digits)" in short
     assert len(finished(store)) == 8 and len(list((store / "suites" / "tiny").iterdir())) == 2
-    plan = Plan.find(store, "tiny")
+    plan = SweepPlan.find(store, "tiny")
     assert status_of(plan, RunStore(store))["methods"] == {"student": {"done": 1}} and plan.expected() == 1
 
 
@@ -369,7 +369,7 @@ def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Pa
     assert fewer["verdict/not comparable"] == 3 and fewer["verdict/not published"] == 1
     first = next(row for row in values["rows"] if row["label"] == "student")["seeds"]["1"]
     assert fewer["ours/" + name.format("student")] == first
-    plan = Plan.find(store, "tiny")
+    plan = SweepPlan.find(store, "tiny")
     task = task_of(load_protocol(str(table)), seeds=1)
     assert reproduction_of_plan(plan, RunStore(store)) == reproduction_of(task, store)
 
@@ -394,10 +394,10 @@ def test_every_number_of_a_table_has_a_metric_of_its_own(name: str) -> None:
 
 def test_table_kept_by_another_kdbench_is_named(tmp_path: Path) -> None:
     task = task_of(load_protocol("hinton2015_mnist"))
-    plan = Plan.create(tmp_path, "tiny", "abcd1234", task.plan() | {"reproduction": {"name": "tiny"}})
+    plan = SweepPlan.create(tmp_path, "tiny", "abcd1234", task.plan() | {"reproduction": {"name": "tiny"}})
     with pytest.raises(InputError, match="is of another kdbench: kdbench reproduce tiny writes it anew"):
         reproduction_of_plan(plan, RunStore(tmp_path))
-    del plan.suite["reproduction"]
+    plan.suite = plan.suite.model_copy(update={"reproduction": None})
     assert reproduction_of_plan(plan, RunStore(tmp_path)) is None
 
 
@@ -431,10 +431,10 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
     assert task.runs() == 6 and [w.phase for w in task.wanted()] == ["taught", "seed", "seed", "seed"]
     values = reproduce_and_show(task, tmp_path, 2, "cpu", "fp32", "disk:8", None, "terminal", None, True)[0]
     runs = [run for key in finished(tmp_path) if (run := RunStore(tmp_path).get(key))]
-    taught = [run for run in runs if run.spec["teachers"]]
-    weights = {run.spec["teachers"][0]["weights"] for run in taught}
+    taught = [run for run in runs if run.spec.teachers]
+    weights = {run.spec.teachers[0].weights for run in taught}
     assert len(taught) == 4 and weights == {f"sha256:{next((tmp_path / 'imported').iterdir()).stem}"}
-    assert taught[0].outcome and taught[0].spec["teachers"][0]["args"]["in_chans"] == 3
+    assert taught[0].outcome and taught[0].spec.teachers[0].args["in_chans"] == 3
     wrong = round((1 - taught[0].outcome.teacher["test"]["accuracy"]) * 360)
     assert values["rows"][0]["value"] == wrong and "published weights" in values["rows"][0]["reason"]
 

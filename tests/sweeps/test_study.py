@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from bench.record import Epoch, Outcome
-from results.store.plan import Plan
+from results.store.plan import SweepPlan
 from results.store.run_store import StoredRun
 from sweeps.scheduling.selection import best_trial
 from sweeps.scheduling.study import Job, chain, storage_at
@@ -25,7 +25,7 @@ def finished(job: Job, status: str = "done") -> StoredRun:
     part = {"student": {"logits": {"accuracy": value}}}
     scores = {"last": {"epoch": 4, "validation": part}} if status == "done" else {}
     outcome = Outcome(status=status, scores=scores) if status != "stopped" else None
-    return StoredRun(job.spec.key, {}, status, "", [], outcome, 0.0, 0.0, [], None)
+    return StoredRun(job.spec.key, job.spec, status, "", [], outcome, 0.0, 0.0, [], None)
 
 
 def epoch(number: int, value: float) -> Epoch:
@@ -48,7 +48,7 @@ class Bed:
 
     def __init__(self, folder: Path, suite: Suite) -> None:
         self.suite = suite
-        self.plan = Plan.create(folder, suite.name, "abcd", suite.model_dump(mode="json"))
+        self.plan = SweepPlan.create(folder, suite.name, "abcd", suite.model_dump(mode="json"))
         self.url = f"sqlite:///{folder / 'optuna.db'}"
 
     def chain(self) -> Any:

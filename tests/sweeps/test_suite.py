@@ -6,7 +6,6 @@ import pytest
 
 from bench.errors import InputError
 from methods import REGISTRY
-from results.store.plan import pair_name
 from sweeps.suites.suite import bundled, load_suite
 
 
@@ -153,9 +152,7 @@ def test_pairs_of_the_same_networks_differ_by_note_and_teaching(tiny: Path) -> N
     suite = load_suite(str(write(tiny, 'note = "early"\nteaching = { epochs = 1 }')))
     (pair,), (usual,) = suite.pairs, plain.pairs
     teacher, student = usual.teacher, usual.student
-    assert (
-        pair_name(pair.model_dump()) == f"{' + '.join(usual.teachers)} early -> {student}" and pair.teacher == teacher
-    )
+    assert pair.name == f"{' + '.join(usual.teachers)} early -> {student}" and pair.teacher == teacher
     assert suite.teacher_recipe(pair).epochs == 1 != plain.teacher_recipe(usual).epochs
     assert suite.recipe_of(pair) == plain.recipe_of(usual)
     assert suite.digest("fp32") != plain.digest("fp32")

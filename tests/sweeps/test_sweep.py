@@ -15,7 +15,7 @@ import pytest
 from mlflow import MlflowClient
 
 from results.analysis.status import page, status_of
-from results.store.plan import Plan
+from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
@@ -120,7 +120,7 @@ def test_mlflow_holds_every_run_of_the_sweep(whole: tuple[Path, Path, dict[str, 
 
 def test_status_counts_every_run(whole: tuple[Path, Path, dict[str, Any]]) -> None:
     store, _, _ = whole
-    values = status_of(Plan.find(store, "tiny"), RunStore(store))
+    values = status_of(SweepPlan.find(store, "tiny"), RunStore(store))
     assert values["started"] == values["expected"] == 15 and values["failures"] == []
     assert values["methods"]["teacher"] == {"done": 1}
     assert all(sum(counts.values()) == 5 for name, counts in values["methods"].items() if name != "teacher")
@@ -142,7 +142,7 @@ def test_exported_sweep_gives_the_same_pages_and_reading_it_leaves_nothing(
     (copy / "imported").mkdir(exist_ok=True)
     (copy / "imported").rmdir()  # as after a checkout: git keeps no empty folder
     tree = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    (teacher,) = (entry.key for entry in Plan.find(store, "tiny").started() if entry.phase == "teacher")
+    (teacher,) = (entry.key for entry in SweepPlan.find(store, "tiny").started() if entry.phase == "teacher")
     commands = [["leaderboard", "tiny", "--json"], ["compare", "tiny"], ["status", "tiny"], ["teachers"]]
     for command in (*commands, ["show", teacher, "--json"]):
         pages = [

@@ -1,0 +1,149 @@
+"""One try at a run by one process: it records epochs and checkpoints, and publishes the result.
+
+Commit order: checkpoint, then the record that names its SHA-256, DONE last. Attempts never share a file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from bench.atomic import write
+from bench.record import Epoch, Outcome, plain
+from results.store.files import attempts_of, json_line, read_lines, sha256
+
+
+class Attempt:
+    """One try at a run by one process: the engine's recorder, and a context that gives the run free at its end."""
+
+    def __init__(
+        self,
+        folder: Path,
+        lock: FileLock,
+        weights: Callable[[str], bytes],
+        watch: Callable[[Epoch], None],
+        checkpoint_seconds: float,
+    ) -> None:
+        """Takes over what an earlier attempt left.
+
+        Args:
+            folder: of the run.
+            lock: on the run, held; given free at the end.
+            weights: gives the safetensors file behind a reference, checked.
+            watch: sees every epoch, and may raise Stopped.
+            checkpoint_seconds: smallest time between checkpoints.
+        """
+        self.run_folder, self.lock, self.stored_weights, self.watch = folder, lock, weights, watch
+        self.checkpoint_seconds, self.saved_at = checkpoint_seconds, time.monotonic()
+        earlier = attempts_of(folder)
+        number = int(earlier[-1].name.removeprefix("attempt-")) + 1 if earlier else 1
+        self.folder = folder / f"attempt-{number}"
+        self.folder.mkdir()
+        claim = {"event": "claim", "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        write(self.folder / "claim.json", json.dumps(claim).encode())
+        self.resumed: bytes | None = None
+        self.kept: list[Epoch] = []
+        """Epochs that an earlier attempt did and this one need not."""
+        lines: list[dict[str, Any]] = [claim]
+        for attempt in reversed(earlier):
+            if point := _resume_point(attempt):
+                kept, self.resumed = point
+                lines = [*kept[:-1], {**kept[-1], "checkpoint": self._save(kept[-1]["epoch"]["number"], self.resumed)}]
+                self.kept = [Epoch(**line["epoch"]) for line in lines if line["event"] == "epoch"]
+                break
+        write(self.folder / "records.jsonl", b"".join(json_line(line) for line in lines))
+        self.records = (self.folder / "records.jsonl").open("ab")
+
+    def __enter__(self) -> Attempt:
+        """The attempt itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Gives the run free."""
+        self.records.close()
+        self.lock.release()
+
+    def checkpoint(self) -> bytes | None:
+        """The checkpoint to go on from."""
+        return self.resumed
+
+    def epoch(self, record: Epoch, state: Callable[[], bytes]) -> None:
+        """Appends an epoch, with a checkpoint when one is due, and shows it to the watcher."""
+        line: dict[str, Any] = {"event": "epoch", "time": time.time(), "epoch": plain(record)}
+        if time.monotonic() - self.saved_at >= self.checkpoint_seconds and record.number < record.of:
+            line["checkpoint"] = self._save(record.number, state())
+            self.saved_at = time.monotonic()
+        self._append(line)
+        self.watch(record)
+
+    def weights(self, reference: str) -> bytes:
+        """Stored weights, checked."""
+        return self.stored_weights(reference)
+
+    def end(self, event: str, reason: str, detail: str = "") -> None:
+        """Notes why the attempt ended without a result: "failed" or "stopped"."""
+        self._append({"event": event, "time": time.time(), "reason": reason, "detail": detail})
+
+    def finish(self, outcome: Outcome, files: dict[str, bytes]) -> None:
+        """Publishes the result; DONE comes last, then what only an unfinished run needs is removed."""
+        for name, file in files.items():
+            write(self.folder / f"{name}.safetensors", file)
+        self._append({"event": "outcome", "time": time.time(), "outcome": plain(outcome)})
+        kept = [self.folder / "records.jsonl", *(self.folder / f"{name}.safetensors" for name in files)]
+        done = {"attempt": self.folder.name, "files": {path.name: sha256(path.read_bytes()) for path in kept}}
+        write(self.run_folder / "DONE.json", json.dumps(done, indent=1).encode())
+        for checkpoint in self.folder.glob("checkpoint-*.pt"):
+            checkpoint.unlink()
+        for attempt in attempts_of(self.run_folder):
+            if attempt != self.folder:
+                shutil.rmtree(attempt, ignore_errors=True)
+
+    def _save(self, number: int, state: bytes) -> dict[str, str]:
+        """Writes a checkpoint and keeps the last two."""
+        path = self.folder / f"checkpoint-{number:06d}.pt"
+        write(path, state)
+        for old in sorted(self.folder.glob("checkpoint-*.pt"))[:-2]:
+            old.unlink()
+        return {"file": path.name, "sha256": sha256(state)}
+
+    def _append(self, line: dict[str, Any]) -> None:
+        self.records.write(json_line(line))
+        self.records.flush()
+        os.fsync(self.records.fileno())
+
+
+def _resume_point(attempt: Path) -> tuple[list[dict[str, Any]], bytes] | None:
+    """The records up to the last checkpoint that is whole, and that checkpoint."""
+    lines = read_lines(attempt / "records.jsonl")
+    for end in range(len(lines), 0, -1):
+        checkpoint = lines[end - 1].get("checkpoint")
+        if checkpoint and (attempt / checkpoint["file"]).exists():
+            state = (attempt / checkpoint["file"]).read_bytes()
+            if sha256(state) == checkpoint["sha256"]:
+                return lines[:end], state
+    return None
+
+
+def is_alive(attempt: Path) -> bool:
+    """Whether the process that claimed an attempt on this machine still exists; elsewhere, whether it wrote lately."""
+    try:
+        claim = json.loads((attempt / "claim.json").read_text())
+    except (FileNotFoundError, ValueError):
+        return False
+    if claim["host"] != socket.gethostname():
+        return time.time() - (attempt / "records.jsonl").stat().st_mtime < 600
+    try:
+        os.kill(claim["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

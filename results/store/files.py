@@ -1,0 +1,57 @@
+"""How a run's folder is laid out and read: attempts, records line by line, and what DONE.json says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.errors import InputError
+
+
+def sha256(data: bytes) -> str:
+    """The hexadecimal SHA-256 digest of data."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file, without a torn last one; none if the file is not there.
+
+    Raises:
+        InputError: if a line before the last cannot be read.
+    """
+    if not path.exists():
+        return []
+    return list(_parsed(path))
+
+
+def _parsed(path: Path) -> Iterator[dict[str, Any]]:
+    raw = path.read_bytes().split(b"\n")
+    for number, line in enumerate(raw[:-1], start=1):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            raise InputError(f"{path}, line {number}, is damaged. Remove {path.parent} to have it made anew.") from None
+
+
+def json_line(value: dict[str, Any]) -> bytes:
+    """A value as a line of JSON; numbers that are not finite are written as NaN and Infinity."""
+    return json.dumps(value, allow_nan=True).encode() + b"\n"
+
+
+def attempts_of(folder: Path) -> list[Path]:
+    """The attempts in a run's folder, oldest first."""
+    found = [path for path in folder.glob("attempt-*") if re.fullmatch(r"attempt-\d+", path.name)]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("attempt-")))
+
+
+def done_of(folder: Path) -> dict[str, Any] | None:
+    """What the DONE.json of a run's folder says; None if the run is not finished."""
+    try:
+        done: dict[str, Any] = json.loads((folder / "DONE.json").read_text())
+    except FileNotFoundError:
+        return None
+    return done
