@@ -105,7 +105,7 @@ class MultiExit(Method):
         "Phuong_Distillation-Based_Training_for_Multi-Exit_Architectures_ICCV_2019_paper.html",
     )
     needs_teacher = False
-    needs = frozenset({"features"})
+    needs = frozenset({"features", "class_targets"})
     weight: float = tuned(1.0, FloatDistribution(0.1, 5.0, log=True))
     confidence_limit: float = tuned(0.5, FloatDistribution(0.1, 0.9))
     annealing: float = 1.05
@@ -121,10 +121,6 @@ class MultiExit(Method):
         one_of(("last", "ensemble"), teacher_exit=self.teacher_exit)
         if not 1 <= self.annealing < math.inf:
             raise ValueError(f"annealing must be finite and at least 1, but got annealing={self.annealing}.")
-
-    def needed(self) -> frozenset[str]:
-        """Feature maps; targets that can be empty too, where unlabelled samples take part."""
-        return self.needs | {"class_targets"} if self.unlabelled else self.needs
 
     def stages_run(self, prediction: str) -> int:
         """Of an exit or an ensemble of the first exits: as many stages as its last exit stands on."""

@@ -40,6 +40,24 @@ def build(spec: ModelSpec, data: ImageSplits, model_args: dict[str, Any] | None 
         InputError: if timm cannot build it.
         Unsupported: if the model does not know one of `model_args`.
     """
+    network = backbone(spec, data, data.train.classes, model_args)
+    _probe(network, spec.name, data)
+    return network
+
+
+def backbone(spec: ModelSpec, data: ImageSplits, classes: int, model_args: dict[str, Any] | None = None) -> Network:
+    """A timm model for images of these channels and this size, with so many classes; see `build`.
+
+    Args:
+        spec: see `build`.
+        data: gives channels and size.
+        classes: outputs of the classifier; 0 for none.
+        model_args: see `build`.
+
+    Raises:
+        InputError: if timm cannot build it.
+        Unsupported: if the model does not know one of `model_args`.
+    """
     check_model(spec.name)
     pretrained = spec.weights == "pretrained"
     config = timm.get_pretrained_cfg(spec.name) if pretrained else None
@@ -48,16 +66,14 @@ def build(spec: ModelSpec, data: ImageSplits, model_args: dict[str, Any] | None 
     mean = tuple(args.pop("mean", config.mean if config else data.mean))
     std = tuple(args.pop("std", config.std if config else data.std))
     input_size = int(args.pop("input_size", config.input_size[-1] if config else 0))
-    args = {"num_classes": data.train.classes, "in_chans": channels, **args}
+    args = {"num_classes": classes, "in_chans": channels, **args}
     size = input_size or data.size
     model = _create(spec.name, pretrained, {**args, **(model_args or {})}, size, model_args or {})
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"{spec.name} takes {channels} channels, but got mean={mean} and std={std}.")
     if hasattr(model, "head_dist"):
         raise InputError(f"{spec.name} has two classifiers, whose mean no single tap gives: take its undistilled form.")
-    network = Network(model, mean, std, input_size, spec.compute)
-    _probe(network, spec.name, data)
-    return network
+    return Network(model, mean, std, input_size, spec.compute)
 
 
 @torch.no_grad()

@@ -49,6 +49,7 @@ class Scorer:
         taught = {name: networks.predict(TEACHER, part.inputs) for name, part in parts.items() if teacher}
         last, headline = self._scores(self.state.number, parts, taught)
         decided = setup.task.decided(list(parts.values())[-1].targets)
+        counted = decided >= 0
         scores, files = {"last": last, "best": last}, self._files("last")
         if best.students and best.number != self.state.number:
             for student in self.students:
@@ -69,7 +70,7 @@ class Scorer:
                 name: setup.task.evaluate(each, parts[name].targets, None, self._groups)
                 for name, each in taught.items()
             },
-            confusion=confusion(headline, decided),
+            confusion=confusion(headline[counted], decided[counted]),
             combined=tuple(name for name in predictions if setup.method.combines_exits(name)),
         )
         return outcome, files
