@@ -1,4 +1,7 @@
-"""Chooses how a network is computed, by measuring it: precision, layout in memory, and whether to compile."""
+"""Chooses how a network is computed: precision, layout in memory, and whether to compile.
+
+A rule by the kind of device decides, so that two machines of a kind give a run one key; measuring is on request.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from filelock import FileLock
 
-from bench.data.images import ImageSplits, shape
+from bench.atomic import write
+from bench.data.splits import Splits
 from bench.environment import hardware
 from bench.errors import InputError
 from bench.networks.build import build
@@ -26,14 +30,16 @@ from bench.spec import Compute, ModelSpec, Recipe
 from bench.training.train_state import TrainState
 from methods.base import STUDENT
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "measured", "fp32", "bf16")
+PLAIN = Compute()
+FAST = Compute(precision="bf16", layout="channels_last")
 CANDIDATES = (
-    Compute(),
+    PLAIN,
     Compute(layout="channels_last"),
     Compute(precision="bf16"),
-    Compute(precision="bf16", layout="channels_last"),
+    FAST,
 )
-"""In the order of preference: a later one must be faster by `GAIN` than the best before it."""
+"""What is measured, in the order of preference: a later one must be faster by `GAIN` than the best before it."""
 GAIN = 0.85
 """Largest share of a step's time at which another way is taken: less is within the noise of a shared machine."""
 SECONDS = 1.0
@@ -46,37 +52,51 @@ TRIED = 600.0
 
 
 def chosen(
-    model: ModelSpec, data: ImageSplits, recipe: Recipe, precision: str, device: torch.device, memory: Path
+    model: ModelSpec, data: Splits, recipe: Recipe, precision: str, device: torch.device, memory: Path
 ) -> ModelSpec:
-    """A model with the way in which it is computed: measured once for each model and device, then remembered.
+    """A model with the way in which it is computed.
 
     Args:
         model: any; its own `compute` is replaced.
         data: gives image size, channels and classes, and how long a run is.
         recipe: gives batch size, epochs and optimizer.
-        precision: auto (measured), fp32 (the plain path), or bf16 (with channels_last).
+        precision: fp32 (the plain path), bf16 (autocast, with channels_last), auto (bf16 on a CUDA device, else fp32),
+            or measured (the fastest of `CANDIDATES`, measured once for each model and device, then remembered).
         device: where it will run.
-        memory: the store's JSON file of what was measured; made if it is missing.
+        memory: the store's JSON file of what was measured; made if it is missing and something is measured.
 
     Raises:
         InputError: if the precision is unknown, the model cannot be built, or the file of what was measured is damaged.
     """
     check_precision(precision)
-    if precision != "auto":
-        fixed = Compute() if precision == "fp32" else Compute(precision="bf16", layout="channels_last")
-        return model.model_copy(update={"compute": fixed})
+    if precision == "measured":
+        compute = _measured(model, data, recipe, device, memory)
+    else:
+        compute = FAST if precision == "bf16" or (precision == "auto" and device.type == "cuda") else PLAIN
+    return model.model_copy(update={"compute": compute})
+
+
+def check_precision(precision: str) -> None:
+    """Checks a precision's name.
+
+    Raises:
+        InputError: if it is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be auto, measured, fp32 or bf16, but got {precision!r}.")
+
+
+def _measured(model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device, memory: Path) -> Compute:
+    """The way that measurements speak for, of this model on such data in such batches on this hardware."""
     size = (data.channels, data.size, data.size, data.train.classes, recipe.batch_size)
     name = " ".join([model.name, json.dumps(model.args, sort_keys=True), "x".join(map(str, size)), hardware(device)])
     if model.weights == "pretrained":
         name += " pretrained"  # takes images of its own size
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws
-        compute = _best(name, model, data, recipe, device, memory)
-    return model.model_copy(update={"compute": compute})
+        return _best(name, model, data, recipe, device, memory)
 
 
-def _best(
-    name: str, model: ModelSpec, data: ImageSplits, recipe: Recipe, device: torch.device, memory: Path
-) -> Compute:
+def _best(name: str, model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device, memory: Path) -> Compute:
     """The way that measurements speak for; those that are missing are made and remembered."""
     known = _known(memory).get(name) or _known(everywhere()).get(name)
     measured = _remembered(memory, name, known or _eager(model, data, recipe, device))
@@ -86,7 +106,7 @@ def _best(
         if seconds[index] < GAIN * seconds[best]:
             best = index
     compute = CANDIDATES[best]
-    steps = recipe.epochs * shape(data.train.inputs)[0] / recipe.batch_size
+    steps = recipe.epochs * len(data.train.images) / recipe.batch_size
     if steps * seconds[best] > TRIED:
         if "compiled" not in measured:
             compiled = {"compiled": _compiled(model, compute, data, recipe, device)}
@@ -102,17 +122,7 @@ def everywhere() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdbench" / "compute.json"
 
 
-def check_precision(precision: str) -> None:
-    """Checks a precision's name.
-
-    Raises:
-        InputError: if it is unknown.
-    """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be auto, fp32 or bf16, but got {precision!r}.")
-
-
-def _eager(model: ModelSpec, data: ImageSplits, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _eager(model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device) -> dict[str, Any]:
     """Least seconds of a training step in each of the ways, measured in turn so that a busy moment meets them all."""
     steps = [_step(model, way, data, recipe, device) for way in CANDIDATES]
     times: list[list[float]] = [[] for _ in steps]
@@ -126,7 +136,7 @@ def _eager(model: ModelSpec, data: ImageSplits, recipe: Recipe, device: torch.de
 
 
 def _compiled(
-    model: ModelSpec, compute: Compute, data: ImageSplits, recipe: Recipe, device: torch.device
+    model: ModelSpec, compute: Compute, data: Splits, recipe: Recipe, device: torch.device
 ) -> tuple[float, float]:
     """Seconds that compiling takes, and the median of a compiled step; never worth it if the compiler fails."""
     step = _step(model, compute.model_copy(update={"compiled": True}), data, recipe, device)
@@ -137,22 +147,20 @@ def _compiled(
         return float("1e9"), float("1e9")
 
 
-def _step(
-    model: ModelSpec, compute: Compute, data: ImageSplits, recipe: Recipe, device: torch.device
-) -> Callable[[], None]:
+def _step(model: ModelSpec, compute: Compute, data: Splits, recipe: Recipe, device: torch.device) -> Callable[[], None]:
     """One update by cross-entropy on noise."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         network: Network = build(model.model_copy(update={"compute": compute}), data).to(device)
-        size = (recipe.batch_size, data.channels, data.size, data.size)
-        images, labels = torch.rand(size).to(device), torch.zeros(recipe.batch_size, dtype=torch.long, device=device)
-    trainee = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), recipe, 1000)
-    trainee.train()
+        shape = (recipe.batch_size, data.channels, data.size, data.size)
+        images, labels = torch.rand(shape).to(device), torch.zeros(recipe.batch_size, dtype=torch.long, device=device)
+    state = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), recipe, 1000)
+    state.train()
 
     def step() -> None:
-        trainee.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.zero_grad(set_to_none=True)
         F.cross_entropy(observe(network, images, labels, frozenset(), training=True).logits, labels).backward()
-        trainee.optimizer.step()
+        state.optimizer.step()
 
     return step
 
@@ -198,10 +206,5 @@ def _added(memory: Path, name: str, measured: dict[str, Any]) -> dict[str, Any]:
     with FileLock(memory.with_name(f".{memory.name}.lock")):
         known = _known(memory)
         known[name] = measured | known.get(name, {})
-        temporary = memory.with_name(f".{memory.name}.{os.getpid()}.tmp")
-        with temporary.open("w") as file:
-            json.dump(known, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(memory)
+        write(memory, json.dumps(known, indent=1, sort_keys=True).encode())
     return known[name]

@@ -17,7 +17,8 @@ Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Fo
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; downloads go there. [default: STORE/data]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
-Precision = Annotated[str, typer.Option(help="auto (measured for each model), fp32 (the plain path) or bf16.")]
+PRECISION_HELP = "fp32 (the plain path), bf16, auto (bf16 on CUDA, else fp32), or measured for each model."
+Precision = Annotated[str, typer.Option(help=PRECISION_HELP)]
 Cache = Annotated[
     str, typer.Option("--teacher-cache", help="Of teachers' answers: off, or disk:8, memory:2, device:4 (GiB).")
 ]

@@ -9,6 +9,7 @@ import typer
 
 from sweeps.cli.common import (
     DEFAULT_STORE,
+    PRECISION_HELP,
     Cache,
     DataDir,
     Device,
@@ -164,7 +165,7 @@ def sweep(
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
     device: Device = "auto",
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16. [default: the suite's]")] = "",
+    precision: Annotated[str, typer.Option(help=f"{PRECISION_HELP} [default: the suite's]")] = "",
     cache: Cache = "disk:8",
     data_dir: DataDir = None,
     store: Store = DEFAULT_STORE,

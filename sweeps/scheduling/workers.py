@@ -37,7 +37,7 @@ class Machine:
     data_dir: Path
     device: str
     precision: str
-    """auto, fp32 or bf16."""
+    """auto, measured, fp32 or bf16: how networks are computed unless the plan says it."""
     workers: int
     together: int = 4
     """Runs that a worker may train side by side if they share teachers and views."""

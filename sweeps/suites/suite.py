@@ -111,8 +111,8 @@ class Suite(Frozen):
     tuning: Tuning = Tuning()
     seeds: Annotated[int, Field(ge=1)] = 5
     """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """How networks are computed unless the command says otherwise; fp32 gives the same numbers in every store."""
+    precision: Literal["auto", "measured", "fp32", "bf16"] = "auto"
+    """How networks are computed unless the command says otherwise; see `bench.networks.precision.chosen`."""
     show: Literal["last", "best"] = "last"
     """Which epoch tables show, and tuning maximises on validation: the last, or the best on validation."""
 

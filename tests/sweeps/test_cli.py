@@ -87,7 +87,7 @@ def test_equal_seeds_give_equal_numbers_in_two_stores(kdbench: Run) -> None:
         ("--train-fraction", "2", "train_fraction: Input should be less than or equal to 1, but got 2.0"),
         ("--train-fraction", "0.001", "cannot split"),
         ("--device", "abacus", "device 'abacus' cannot be used here"),
-        ("--precision", "fp8", "precision must be auto, fp32 or bf16, but got 'fp8'"),
+        ("--precision", "fp8", "precision must be auto, measured, fp32 or bf16, but got 'fp8'"),
         ("--data-dir", "nowhere", "there is no folder nowhere"),
         ("--data", "./nowhere", "there is no folder"),
         ("--teacher-weights", "nowhere.pt", "there is no checkpoint nowhere.pt"),
