@@ -114,7 +114,8 @@ def test_all_but_measured_follow_from_the_kind_of_device_and_write_nothing(
     for recipe in (RECIPE, LONG):
         model = chosen(asked, digits, recipe, precision, torch.device(device), tmp_path / "compute.json")
         assert model == SMALL.model_copy(update={"compute": compute})
-    assert PLAIN == Compute() and FAST == Compute(precision="bf16", layout="channels_last")
+    assert (PLAIN.precision, PLAIN.layout, PLAIN.compiled) == ("fp32", "contiguous", False)
+    assert (FAST.precision, FAST.layout, FAST.compiled) == ("bf16", "channels_last", False)
     assert made == [] and not list(tmp_path.iterdir())
 
 
