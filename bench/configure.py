@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -41,6 +41,11 @@ def composed(name: str, params: Mapping[str, Any]) -> tuple[str, Mapping[str, An
         return name, params
     composer = next(method for method in REGISTRY.values() if method.composition)
     return composer.id, {**params, composer.composition: name}
+
+
+def by_role(role: Literal["control", "baseline"]) -> str:
+    """The id of the method that says of itself that it has this role in comparisons."""
+    return next(method.id for method in REGISTRY.values() if method.role == role)
 
 
 def method_of(spec: Spec) -> Method:

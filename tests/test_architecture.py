@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.configure import by_role
 from methods import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -66,10 +67,17 @@ def test_results_run_without_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "bench").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "bench").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
 def test_bench_names_no_method(path: Path) -> None:
     """ "student" is also the role of a network, so it is not looked for, and "at" also a word: as a string alone."""
     text = path.read_text()
     names = "|".join(sorted(set(REGISTRY) - {"student", "at"}))
     assert re.findall(rf"\b({names})\b", text) == []
     assert "at" not in [node.value for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Constant)]
+
+
+def test_one_method_has_each_role_in_comparisons() -> None:
+    roles = [method.role for method in REGISTRY.values() if method.role]
+    assert sorted(roles) == ["baseline", "control"]
+    control, baseline = REGISTRY[by_role("control")], REGISTRY[by_role("baseline")]
+    assert not control.needs_teacher and baseline.needs_teacher

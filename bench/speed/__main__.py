@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.configure import by_role
 from bench.environment import environment, pick_device
 from bench.errors import InputError
 from bench.networks.build import check_model
@@ -28,7 +29,9 @@ PAIRS = "wrn_40_2:wrn_16_2,cifar_resnet56:cifar_resnet20,cifar_resnet32x4:cifar_
 
 def main(
     pairs: Annotated[str, typer.Option(help="TEACHER:STUDENT,...")] = PAIRS,
-    methods: Annotated[str, typer.Option(help="Of one student, taught in one stage, as kd,at,sp.")] = "kd",
+    methods: Annotated[
+        str, typer.Option(help="ID,... of methods that teach one student in one stage; see kdbench methods.")
+    ] = by_role("baseline"),
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
     batch_size: Annotated[int, typer.Option(min=2)] = 64,
     students: Annotated[int, typer.Option(min=1, help="Side by side.")] = 4,

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2 as transforms
 
-from bench.configure import configure
+from bench.configure import by_role, configure
 from bench.data.images import ImageSplits
 from bench.data.splits import Part
 from bench.errors import InputError
@@ -230,7 +230,7 @@ def repdistiller(setting: Setting, folder: Path, workers: int) -> Loop:
     networks = nn.ModuleList([model_dict[name](num_classes=CLASSES).to(setting.device) for name in names])
     optimizer = torch.optim.SGD(networks[0].parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     criteria = [nn.CrossEntropyLoss(), DistillKL(4), DistillKL(4)]
-    options = SimpleNamespace(distill="kd", gamma=0.1, alpha=0.9, beta=0, print_freq=100)
+    options = SimpleNamespace(distill=by_role("baseline"), gamma=0.1, alpha=0.9, beta=0, print_freq=100)
     batches = _loaded(setting.data(), setting, workers, indexed=True)
 
     def step() -> None:

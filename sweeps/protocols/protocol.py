@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.configure import configure
+from bench.configure import by_role, configure
 from bench.data.augment import check_augment
 from bench.data.info import data_info
 from bench.errors import InputError, unknown
@@ -240,5 +240,5 @@ def pair_of(pair: Pairing, cell: Cell) -> dict[str, str]:
 
 def _fits(row: Published, key: str, value: str, cell: Cell) -> bool:
     """Whether a row has a value; networks that play no part may be named or not."""
-    idle = {"student": "teacher", "teacher": "student"}
+    idle = {"student": TEACHER, "teacher": by_role("control")}
     return cell.method == idle.get(key) or str(getattr(row, key)) == value

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.configure import configure
+from bench.configure import by_role, configure
 from bench.data.augment import check_augment
 from bench.errors import InputError, unknown
 from bench.schema import Frozen
@@ -211,7 +211,7 @@ def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) ->
     """The runs that train teachers, by hard labels alone; a model that comes again is trained from another seed."""
     return tuple(
         Spec(
-            method="student",
+            method=by_role("control"),
             student=model,
             data=data,
             recipe=recipe,
