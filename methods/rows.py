@@ -12,6 +12,10 @@ from torch import Tensor
 class FileRows(Protocol):
     """Samples left in their files, which would not fit into memory as a tensor."""
 
+    @property
+    def shape(self) -> torch.Size:
+        """As the tensor's would be."""
+
     def __len__(self) -> int:
         """How many samples there are."""
 
@@ -39,6 +43,13 @@ Rows = Tensor | dict[str, Tensor] | FileRows
 def count(rows: Rows) -> int:
     """How many samples there are."""
     return len(next(iter(rows.values()))) if isinstance(rows, dict) else len(rows)
+
+
+def sample_shape(rows: Rows) -> tuple[int, ...]:
+    """The shape of one sample; of several tensors, one after another by name."""
+    if isinstance(rows, dict):
+        return tuple(size for name in sorted(rows) for size in rows[name].shape[1:])
+    return tuple(rows.shape[1:])
 
 
 def take(rows: Rows, chosen: Tensor | slice) -> Rows:

@@ -22,7 +22,6 @@ class Student(Method):
     role = "control"
     knowledge = "none"
     needs_teacher = False
-    role = "control"
 
     def loss(self, step: Step) -> Losses:
         """Cross-entropy of the student's logits (B, K) with the labels."""

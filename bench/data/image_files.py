@@ -52,7 +52,7 @@ class ImageFiles:
             limit: bytes of pixels that may be decoded as a whole.
         """
         self.root, self.entries, self.size, self.limit = root, entries, size, limit
-        self.shape = torch.Size((len(entries), 3, size, size))
+        self.shape: torch.Size = torch.Size((len(entries), 3, size, size))
         self.nbytes = self.shape.numel()
 
     @classmethod

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from bench.networks.precision import chosen, timed
 from bench.spec import ModelSpec
 from bench.speed.loops import Loop, Setting, engine, operations, plain, repdistiller
 from bench.speed.machine import FOREIGN, Watcher, peak_memory
+from bench.tasks import task_of
+from bench.training.precision import chosen, timed
 
 UNIT = 0.3
 """Seconds that a measurement lasts at least, so that the use of the cores can be read from it."""
@@ -80,7 +81,7 @@ def measured(
     with tempfile.TemporaryDirectory() as folder:
         data, memory = setting.data(), Path(folder) / "compute.json"
         teacher, student = (
-            chosen(model, data, setting.recipe(), "auto", setting.device, memory)
+            chosen(task_of("image"), model, data, setting.recipe(), "measured", setting.device, memory)
             for model in (setting.teacher, setting.student)
         )
     fast = replace(setting, teacher=teacher, student=student)

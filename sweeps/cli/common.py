@@ -11,6 +11,7 @@ import typer
 from bench.errors import InputError
 
 if TYPE_CHECKING:
+    from bench.record import Metric
     from results.store.run_store import RunStore
 
 Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Folder of all that is kept.")]
@@ -33,6 +34,11 @@ def say(text: str = "") -> None:
 def answer(value: dict[str, Any]) -> None:
     """Prints a JSON object to standard output."""
     typer.echo(json.dumps(value, indent=1, default=str))
+
+
+def printed(value: float, metric: Metric) -> str:
+    """A kept value of a metric as it is printed, with its unit."""
+    return f"{metric.factor * value:.1f} {metric.unit}" if metric.unit else f"{value:.4g}"
 
 
 def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:

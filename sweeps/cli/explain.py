@@ -48,7 +48,8 @@ from methods.base import Net, Unsupported
 from methods.rows import whole
 from results.pages.explanation import INK, Explained
 from results.store.run_store import RunStore, StoredRun
-from sweeps.cli.single import Live
+from sweeps.cli.progress import Live
+from sweeps.suites.suite import primary_of
 
 VERSION = 1
 """Raised by hand with every change here or in bench.evaluation.concepts that moves numbers; then none are read
@@ -187,7 +188,8 @@ def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.devi
     except Unsupported as reason:
         raise InputError(f"{run.key} cannot be explained: {reason}") from None
     start = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
-    snapshots = Snapshots(store, net.name, spaced(trained, settings.snapshots), Live(f"{title} again"))
+    live = Live(f"{title} again", primary_of(spec.data))
+    snapshots = Snapshots(store, net.name, spaced(trained, settings.snapshots), live)
     same = _repeated(run, spec, data, snapshots, device)
     states = [snapshots.weights_at[number] for number in snapshots.epochs]
     images = _drawn(whole(data.test.inputs), settings.images)

@@ -87,9 +87,9 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carries out one run: trains the teacher if need be, then the student, and scores it on test once."""
-    from sweeps.cli.single import Request, carry_out_request
+    from sweeps.cli.single import RunRequest, carry_out_request
 
-    request = Request(
+    request = RunRequest(
         method=method,
         student=student,
         data=data,

@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 
 from bench.configure import configure
 from bench.data.augment import check_augment
 from bench.data.images import DATASETS, FOLDER, default_augment
+from bench.data.splits import Splits
 from bench.environment import command, pick_device
 from bench.errors import InputError
 from bench.networks.build import check_model
 from bench.networks.checkpoints import import_checkpoint
-from bench.networks.precision import check_precision, chosen
-from bench.record import Epoch
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, explain, read_value
 from bench.tasks import load, read, task_of
 from bench.teachers.backends import DEFAULT_CACHE, parse_backend
 from bench.teachers.cache import TeacherCache
+from bench.training.precision import check_precision, chosen
 from methods import REGISTRY
 from methods.base import Method
 from results.pages.run_summary import run_summary_page, run_summary_values
 from results.store.run_store import RunStore, StoredRun
+from sweeps.cli.progress import Live
 from sweeps.scheduling.workers import carry_out
-from sweeps.suites.suite import taught_by, teacher_runs
+from sweeps.suites.suite import primary_of, taught_by, teacher_runs
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """What the command line asks for; texts are not yet checked."""
 
     method: str
@@ -58,7 +59,7 @@ class Request:
     data_dir: Path | None = None
 
 
-def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[str, Any], str]:
+def carry_out_request(request: RunRequest, root: Path, mlflow: bool) -> tuple[dict[str, Any], str]:
     """Carries out a run and its teacher's; returns the result as JSON values and as text.
 
     Raises:
@@ -68,55 +69,84 @@ def carry_out_request(request: Request, root: Path, mlflow: bool) -> tuple[dict[
     for name in (request.student, *request.teachers):
         check_model(name)
     _check_teachers(request, method)
-    device = pick_device(request.device)
-    check_precision(request.precision)
-    data, data_dir = _data(request, root)
     recipe = _recipe(request, request.epochs)
-    store = RunStore(root)
-    cache = TeacherCache(parse_backend(request.cache, root / "cache", device))
-    fingerprint = read(data, data_dir).fingerprint
-    data = data.model_copy(update={"fingerprint": fingerprint})
-    splits, recipe_of_teachers = load(data, data_dir), _recipe(request, request.teacher_epochs or request.epochs)
-    recipe_of_teachers = recipe_of_teachers.model_copy(update={"finetune": 0.0})
-
-    def model_of(name: str, args: dict[str, str], trained_by: Recipe) -> ModelSpec:
-        asked = ModelSpec(name=name, args={name: read_value(value) for name, value in args.items()})
-        task_of(data.task).build(asked, splits)
-        return chosen(asked, splits, trained_by, request.precision, device, root / "compute.json")
-
-    student = model_of(request.student, request.student_args, recipe)
-    models = [model_of(name, request.teacher_args, recipe_of_teachers) for name in request.teachers]
-    teachers: list[ModelSpec] = []
-    if request.teacher_weights:
-        for teacher, path in zip(models, request.teacher_weights, strict=True):
-            file = import_checkpoint(path, task_of(data.task).build(teacher, splits), teacher.name)
-            teachers.append(teacher.model_copy(update={"weights": store.import_weights(file)}))
-    else:
-        for trained in teacher_runs(models, data, recipe_of_teachers):
-            name = trained.student.name
-            run = carry_out(trained, store, data_dir, device, Live(f"teacher {name}"))
-            if run.status != "done":
-                raise InputError(f"the teacher {name} could not be trained: {run.status}: {run.reason}")
-            teachers.append(taught_by(trained))
+    setup = _Setup.of(request, root)
     spec = Spec(
         method=method.id,
         params=method.hyperparameters(),
-        student=student,
-        teachers=tuple(teachers),
-        data=data,
+        student=setup.model(request.student, request.student_args, recipe),
+        teachers=setup.teachers(),
+        data=setup.data,
         recipe=recipe,
         seed=request.seed,
     )
-    before = store.get(spec.key)
-    run = carry_out(spec, store, data_dir, device, Live(f"{request.method} {request.student}"), cache=cache)
+    before = setup.store.get(spec.key)
+    run = setup.carry_out(spec, f"{request.method} {request.student}")
     if mlflow:
-        _track(run, store, f"{request.method}: {spec.student.name}")
+        _track(run, setup.store, f"{request.method}: {spec.student.name}")
     repeated = before is not None and before.finished
     lines = [f"Run {run.key} was finished before; nothing was repeated."] if repeated else []
-    lines.append(run_summary_page(run, store))
+    lines.append(run_summary_page(run, setup.store))
     if mlflow:
-        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{store.root}/mlflow.db")
+        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{setup.store.root}/mlflow.db")
     return run_summary_values(run) | {"already_finished": repeated}, "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Setup:
+    """With what a request is carried out: device, data, store, and cache of teachers' answers."""
+
+    request: RunRequest
+    device: torch.device
+    data: DataSpec
+    data_dir: Path
+    splits: Splits
+    store: RunStore
+    cache: TeacherCache
+
+    @classmethod
+    def of(cls, request: RunRequest, root: Path) -> _Setup:
+        """Checks what the request says of the machine and the data, and reads the data."""
+        device = pick_device(request.device)
+        check_precision(request.precision)
+        data, data_dir = _data(request, root)
+        store = RunStore(root)
+        cache = TeacherCache(parse_backend(request.cache, root / "cache", device))
+        fingerprint = read(data, data_dir).fingerprint
+        data = data.model_copy(update={"fingerprint": fingerprint})
+        return cls(request, device, data, data_dir, load(data, data_dir), store, cache)
+
+    def model(self, name: str, args: dict[str, str], recipe: Recipe) -> ModelSpec:
+        """A network that can be built for the data, with the way in which it is computed."""
+        model = ModelSpec(name=name, args={name: read_value(value) for name, value in args.items()})
+        task = task_of(self.data.task)
+        task.build(model, self.splits)
+        memory = self.store.root / "compute.json"
+        return chosen(task, model, self.splits, recipe, self.request.precision, self.device, memory)
+
+    def teachers(self) -> tuple[ModelSpec, ...]:
+        """The teachers of the request, from its checkpoints, or trained if the store has none."""
+        request = self.request
+        recipe = _recipe(request, request.teacher_epochs or request.epochs).model_copy(update={"finetune": 0.0})
+        models = [self.model(name, request.teacher_args, recipe) for name in request.teachers]
+        if request.teacher_weights:
+            return tuple(map(self._imported, models, request.teacher_weights))
+        return tuple(self._trained(spec) for spec in teacher_runs(models, self.data, recipe))
+
+    def _imported(self, teacher: ModelSpec, path: Path) -> ModelSpec:
+        file = import_checkpoint(path, task_of(self.data.task).build(teacher, self.splits), teacher.name)
+        return teacher.model_copy(update={"weights": self.store.import_weights(file)})
+
+    def _trained(self, spec: Spec) -> ModelSpec:
+        run = self.carry_out(spec, f"teacher {spec.student.name}")
+        if run.status != "done":
+            raise InputError(f"the teacher {spec.student.name} could not be trained: {run.status}: {run.reason}")
+        return taught_by(spec)
+
+    def carry_out(self, spec: Spec, title: str) -> StoredRun:
+        """Carries out a run, and shows its epochs under a title."""
+        live = Live(title, primary_of(self.data))
+        return carry_out(spec, self.store, self.data_dir, self.device, live, cache=self.cache)
 
 
 def _track(run: StoredRun, store: RunStore, name: str) -> None:
@@ -129,7 +159,7 @@ def _track(run: StoredRun, store: RunStore, name: str) -> None:
         Console(stderr=True).print(f"MLflow was not brought up to date ({type(error).__name__}: {error})", markup=False)
 
 
-def _check_teachers(request: Request, method: Method) -> None:
+def _check_teachers(request: RunRequest, method: Method) -> None:
     count = len(request.teachers)
     if method.needs_teacher and not count:
         raise InputError(f"method {request.method} learns from a teacher: give --teacher.")
@@ -142,7 +172,7 @@ def _check_teachers(request: Request, method: Method) -> None:
         raise InputError(f"give one --teacher-weights for each --teacher: {len(request.teacher_weights)} for {count}.")
 
 
-def _data(request: Request, root: Path) -> tuple[DataSpec, Path]:
+def _data(request: RunRequest, root: Path) -> tuple[DataSpec, Path]:
     """The data set, and the folder where it is looked for; a path is a folder of images."""
     name, data_dir = request.data, request.data_dir or root / "data"
     if os.sep in name or (name not in DATASETS and Path(name).is_dir()):
@@ -157,7 +187,7 @@ def _data(request: Request, root: Path) -> tuple[DataSpec, Path]:
     return spec, data_dir.expanduser().resolve()
 
 
-def _recipe(request: Request, epochs: int | None) -> Recipe:
+def _recipe(request: RunRequest, epochs: int | None) -> Recipe:
     values: dict[str, Any] = {"augment": default_augment(request.data)}
     values |= {name: read_value(value) for name, value in request.recipe.items()}
     if epochs is not None:
@@ -168,31 +198,3 @@ def _recipe(request: Request, epochs: int | None) -> Recipe:
         raise InputError(f"recipe: {explain(error)} The fields are {', '.join(Recipe.model_fields)}.") from None
     check_augment(recipe.augment)
     return recipe
-
-
-class Live:
-    """Shows epochs as they end: on one line of a terminal, or a line each ten percent elsewhere."""
-
-    def __init__(self, title: str) -> None:
-        """Shows nothing yet.
-
-        Args:
-            title: what is being trained.
-        """
-        self.title, self.console, self.shown = title, Console(stderr=True), -1
-
-    def __call__(self, epoch: Epoch) -> bool:
-        """Shows an epoch; the run always goes on."""
-        losses = " ".join(f"{name} {value:.3f}" for name, value in epoch.losses.items())
-        line = (
-            f"{self.title}: epoch {epoch.number}/{epoch.of} ({epoch.stage}) {losses} "
-            f"train {100 * epoch.train:.1f} % validation {100 * epoch.validation:.1f} %"
-        )
-        last = epoch.number == epoch.of
-        if self.console.is_terminal:
-            sys.stderr.write(f"\r\x1b[K{line[: self.console.width - 1]}" + ("\n" if last else ""))
-            sys.stderr.flush()
-        elif last or 10 * epoch.number // epoch.of > self.shown:
-            self.shown = 10 * epoch.number // epoch.of
-            self.console.print(line, highlight=False, soft_wrap=True)
-        return True

@@ -9,32 +9,24 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-    track,
-)
+from rich.progress import track
 
 from bench.configure import configure
 from bench.environment import command, pick_device
 from bench.errors import InputError, unknown
-from bench.networks.precision import check_precision
-from bench.record import Epoch
 from bench.spec import explain
 from bench.teachers.backends import parse_backend
+from bench.training.precision import check_precision
 from methods import REGISTRY
 from results.analysis.status import status_of, taught
 from results.pages import compatibility as compatible
 from results.pages.board import plain, render
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
-from sweeps.scheduling.driver import sweep
+from results.store.plan import SweepPlan
+from results.store.run_store import RunStore
+from sweeps.cli.progress import SweepProgress
 from sweeps.scheduling.workers import Machine
 from sweeps.suites.suite import Suite, load_suite
+from sweeps.suites.sweep import sweep
 
 
 def compatibility_and_show(
@@ -134,52 +126,3 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
         return Suite.model_validate(values)
     except ValidationError as error:
         raise InputError(f"suite {suite.name}: {explain(error)}") from None
-
-
-class SweepProgress:
-    """A bar of runs with the time left on a terminal; a line each ended run elsewhere."""
-
-    def __init__(self, name: str, runs: int, workers: int) -> None:
-        """Starts at nothing.
-
-        Args:
-            name: of what is carried out.
-            runs: how many there will be.
-            workers: how many processes do it.
-        """
-        self.console = Console(stderr=True)
-        self.runs, self.ended = runs, 0
-        self.now: dict[str, float] = {}
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=self.console)
-        self.task = self.bar.add_task(f"{name}, {workers} workers", total=runs)
-
-    def __enter__(self) -> SweepProgress:
-        """Shows the bar."""
-        if self.console.is_terminal:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Leaves the bar as it is."""
-        if self.console.is_terminal:
-            self.bar.stop()
-
-    def report(self, planned: Planned, news: Epoch | StoredRun) -> None:
-        """Takes an epoch or the end of a run."""
-        if isinstance(news, Epoch):
-            self.now[planned.key] = news.number / news.of
-        else:
-            self.now.pop(planned.key, None)
-            self.ended += 1
-            self._line(planned, news)
-        self.bar.update(self.task, completed=int(10 * (self.ended + sum(self.now.values()))) / 10)
-
-    def _line(self, planned: Planned, run: StoredRun) -> None:
-        value = run.outcome.headline("last", "validation") if run.outcome else None
-        end = f"validation {100 * value:.1f} %" if value is not None else f"{run.status}: {run.reason}"
-        text = f"[{self.ended}/{self.runs}] {planned.method} {planned.phase} {planned.number}: {end}"
-        if not self.console.is_terminal:
-            self.console.print(text, highlight=False, soft_wrap=True)
-        elif run.status == "failed":
-            self.bar.console.print(text, highlight=False)

@@ -16,13 +16,13 @@ from bench.atomic import write
 from bench.data.info import missing
 from bench.environment import command, pick_device
 from bench.errors import unknown
-from bench.networks.precision import check_precision
 from bench.teachers.backends import parse_backend
+from bench.training.precision import check_precision
 from results.analysis.reproduction import Reproduction
 from results.pages.rendering import FORMATS
 from results.pages.reproduction import reproduction_page, reproduction_plot, reproduction_values
 from results.store.run_store import RunStore
-from sweeps.cli.sweep import SweepProgress
+from sweeps.cli.progress import SweepProgress
 from sweeps.protocols.cost import Cost, Speeds, cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
 from sweeps.protocols.reproduce import carry_out, plan_of, reproduction_of

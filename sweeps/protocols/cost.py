@@ -24,9 +24,9 @@ from bench.data.info import DataInfo, data_info, training_images
 from bench.data.splits import Part
 from bench.environment import hardware
 from bench.networks.build import build
-from bench.networks.precision import timed
 from bench.networks.signals import observe
 from bench.spec import ModelSpec, Recipe, Spec
+from bench.training.precision import timed
 from bench.training.train_state import TrainState
 from methods.base import STUDENT, TEACHER, Data
 from sweeps.protocols.request import Task

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
 import timm
-import torch
 
+from bench.data.images import ImageSplits
 from bench.data.info import check_data
-from bench.data.splits import Splits
 from bench.environment import pick_device
 from bench.errors import InputError
 from bench.networks.build import build
-from bench.networks.precision import chosen
 from bench.record import Epoch
 from bench.spec import ModelSpec, Recipe
 from bench.tasks import load
@@ -26,9 +23,11 @@ from results.analysis.reproduction import reproduction_of as beside
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.protocols.request import Task, row_name
-from sweeps.scheduling.driver import Driver, Projector, only_driver
+from sweeps.scheduling.compute import way_of
+from sweeps.scheduling.driver import Driver, only_driver
+from sweeps.scheduling.projector import Projector
 from sweeps.scheduling.study import Chain, Job
-from sweeps.scheduling.workers import Machine, threads_each
+from sweeps.scheduling.workers import Machine
 from sweeps.suites.suite import Way
 
 
@@ -51,35 +50,35 @@ def carry_out(
     """
     fingerprint = check_data(task.protocol.data, machine.data_dir)
     data = task.protocol.data.model_copy(update={"fingerprint": fingerprint})
-    device = pick_device(machine.device)
-    digest = task.protocol.digest(f"{fingerprint} {machine.precision} on {device.type}")
+    digest = task.protocol.digest(f"{fingerprint} {machine.precision} on {pick_device(machine.device).type}")
     whole = dataclasses.replace(task, protocol=task.protocol.model_copy(update={"data": data}))
     splits = load(data, machine.data_dir)
-
-    @functools.cache
-    def measured(text: str, recipe: Recipe) -> ModelSpec:
-        model, memory = ModelSpec.model_validate_json(text), store.root / "compute.json"
-        model = imported(model, splits, store) if model.weights == "pretrained" else model
-        return chosen(model, splits, recipe, machine.precision, device, memory)
-
-    def way(model: ModelSpec, recipe: Recipe) -> ModelSpec:
-        return measured(model.model_dump_json(), recipe)
-
+    assert isinstance(splits, ImageSplits), "papers' tables are of image classification"
     with only_driver(store):
         plan = SweepPlan.create(store.root, task.protocol.name, digest, task.plan())
-        threads = torch.get_num_threads()
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
-            torch.set_num_threads(threads_each(machine.workers))
-            try:
-                teachers, rows = _jobs(whole, way)
-            finally:
-                torch.set_num_threads(threads)
-            driver.carry_out(_chains(teachers, rows))
+            way = _with_weights(way_of(plan, store, splits, machine), splits, store)
+            driver.carry_out(_chains(*_jobs(whole, way)))
             projector.finish(leaderboard(plan, store), reproduction_of_plan(plan, store))
     return projector.problem
 
 
-def imported(model: ModelSpec, data: Splits, store: RunStore) -> ModelSpec:
+def _with_weights(way: Way, data: ImageSplits, store: RunStore) -> Way:
+    """The same way of computing, of models whose published weights are imported first, once for each model."""
+    imports: dict[str, ModelSpec] = {}
+
+    def imported_first(model: ModelSpec, recipe: Recipe) -> ModelSpec:
+        if model.weights == "pretrained":
+            name = model.model_dump_json()
+            if name not in imports:
+                imports[name] = imported(model, data, store)
+            model = imports[name]
+        return way(model, recipe)
+
+    return imported_first
+
+
+def imported(model: ModelSpec, data: ImageSplits, store: RunStore) -> ModelSpec:
     """A model whose published weights are kept in the store, with the channels, size and normalisation that they take.
 
     Raises:

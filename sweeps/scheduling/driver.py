@@ -1,35 +1,25 @@
-"""Carries out a suite: teachers first, then a chain of runs for each method and pair, spread over workers.
+"""The driver of a store: feeds chains of runs to worker processes, and takes up what a worker that died has left.
 
-One driver owns a store: it alone asks Optuna and writes the plan, and its projector thread alone writes MLflow.
+One driver owns a store: it alone asks Optuna and writes the plan, and its projector's thread alone writes MLflow.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-import queue
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-import torch
 from filelock import FileLock, Timeout
 
-from bench.environment import pick_device
 from bench.errors import InputError
-from bench.networks.build import check_model
-from bench.networks.precision import chosen
 from bench.record import Epoch
-from bench.spec import ModelSpec, Recipe, Spec
-from bench.tasks import load
-from results.analysis.leaderboard import Board, leaderboard
-from results.analysis.reproduction import Reproduction
+from bench.spec import Spec
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
-from sweeps.scheduling.study import Chain, Job, chain, storage_at
-from sweeps.scheduling.workers import Machine, Worker, ready, threads_each
-from sweeps.suites.suite import ResolvedPair, Suite
+from sweeps.scheduling.study import Chain, Job
+from sweeps.scheduling.workers import Machine, Worker, ready
 
 LIVES = 3
 """How often a run is begun whose worker dies, before it is given up."""
@@ -45,81 +35,6 @@ class _Batch:
 
 
 Ticket = tuple[_Batch, int]
-
-
-def sweep(
-    suite: Suite,
-    store: RunStore,
-    machine: Machine,
-    report: Callable[[Planned, Epoch | StoredRun], None],
-) -> tuple[Board, str]:
-    """Carries out a suite, or goes on with one that was interrupted.
-
-    Args:
-        suite: what to compare.
-        store: where everything is kept.
-        machine: what to use.
-        report: told of every epoch and of every run that has ended.
-
-    Returns:
-        The leaderboard, and a warning if MLflow could not be written.
-
-    Raises:
-        InputError: if the suite cannot be carried out, or another sweep is using the store.
-    """
-    with only_driver(store):
-        for pair in suite.pairs:
-            for name in (*pair.teachers, pair.student):
-                check_model(name)
-        plan = plan_of(suite, store, machine)
-        suite = suite.model_copy(update={"data": plan.suite.data})
-        storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
-        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
-            resolved = _casts(suite, store, machine)
-            driver.carry_out([_teachers(resolved)])
-            studies = [(cast, method) for cast in resolved for method in suite.methods_of(cast.pair)]
-            driver.carry_out([chain(suite, cast, method, plan, storage) for cast, method in studies])
-            board = leaderboard(plan, store)
-            projector.finish(board)
-        return board, projector.problem
-
-
-def plan_of(suite: Suite, store: RunStore, machine: Machine) -> SweepPlan:
-    """The plan of a suite in a store; reads the data to know their fingerprint."""
-    from bench.tasks import read
-
-    fingerprint = read(suite.data, machine.data_dir).fingerprint
-    suite = suite.model_copy(update={"data": suite.data.model_copy(update={"fingerprint": fingerprint})})
-    load(suite.data, machine.data_dir)
-    digest = suite.digest(f"{machine.precision} on {pick_device(machine.device).type}")
-    return SweepPlan.create(store.root, suite.name, digest, suite.model_dump(mode="json"))
-
-
-def _casts(suite: Suite, store: RunStore, machine: Machine) -> list[ResolvedPair]:
-    """The suite's pairs, each network with the way in which a worker computes it best."""
-    splits, device = load(suite.data, machine.data_dir), pick_device(machine.device)
-
-    def way(model: ModelSpec, recipe: Recipe) -> ModelSpec:
-        return chosen(model, splits, recipe, machine.precision, device, store.root / "compute.json")
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads_each(machine.workers))
-    try:
-        return [suite.cast(pair, way) for pair in suite.pairs]
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _teachers(resolved: list[ResolvedPair]) -> Chain:
-    """Every pair's teachers, each trained once; without them nothing can be compared."""
-    jobs = [
-        Job(Planned(cast.pair.name, "teacher", "teacher", number, spec.key), spec)
-        for cast in resolved
-        for number, spec in enumerate(cast.teachers)
-    ]
-    for job, run in zip(jobs, (yield jobs), strict=True):
-        if run.status != "done":
-            raise InputError(f"the teacher of {job.planned.pair} could not be trained: {run.status}: {run.reason}")
 
 
 @contextlib.contextmanager
@@ -158,7 +73,7 @@ class Driver:
             plan: to which every run is added.
             machine: what to use.
             project: told of every run that has ended.
-            report: likewise, and of every epoch.
+            report: told of every epoch and of every run that has ended.
         """
         self.store, self.plan, self.machine, self.project, self.report = store, plan, machine, project, report
         self.known = {(*planned.place, planned.key) for planned in plan.runs()}
@@ -293,55 +208,3 @@ class Driver:
 def _spec(ticket: Ticket) -> Spec:
     batch, index = ticket
     return batch.jobs[index].spec
-
-
-class Projector:
-    """A thread that brings ended runs to MLflow, so that training never waits for it; the store stays the truth."""
-
-    def __init__(self, store: RunStore, plan: SweepPlan) -> None:
-        """Starts idle.
-
-        Args:
-            store: whose runs are projected.
-            plan: names the experiment.
-        """
-        self.store, self.plan = store, plan
-        self.problem = ""
-        self.inbox: queue.Queue[Planned | Board | Reproduction | None] = queue.Queue()
-        self.thread = threading.Thread(target=self._work, daemon=True)
-
-    def __enter__(self) -> Projector:
-        """Starts the thread."""
-        self.thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        """Waits for what is queued, unless something went wrong."""
-        self.inbox.put(None)
-        if not any(exception):
-            self.thread.join()
-
-    def add(self, planned: Planned) -> None:
-        """Queues a run that has ended."""
-        self.inbox.put(planned)
-
-    def finish(self, board: Board, table: Reproduction | None = None) -> None:
-        """Queues the comparison table, and a paper's beside ours if the plan is of one."""
-        self.inbox.put(board)
-        if table:
-            self.inbox.put(table)
-
-    def _work(self) -> None:
-        try:
-            from results.tracking.tracker import Tracker
-
-            tracker = Tracker(self.store, self.plan.name)
-            while (item := self.inbox.get()) is not None:
-                if isinstance(item, Planned):
-                    tracker.run(item)
-                elif isinstance(item, Board):
-                    tracker.board(item)
-                else:
-                    tracker.reproduction(item)
-        except Exception as error:  # a copy that fails must not end the sweep
-            self.problem = f"MLflow was not brought up to date ({type(error).__name__}: {error}); try: kdbench sync"

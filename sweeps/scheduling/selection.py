@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from bench.record import Metric
 from results.store.plan import Planned
 from results.store.run_store import StoredRun
 
 
-def objective(run: StoredRun, shows: str) -> float:
-    """Validation accuracy of the last or best epoch; a run that diverged or is unsupported is worth nothing."""
+def objective(run: StoredRun, shows: str, metric: Metric) -> float:
+    """The primary metric on validation, of the last or the best epoch, or what a run without one is worth.
+
+    A run that diverged or is unsupported has none: it is worth the end of a share's range, and of a metric without a
+    range infinitely little.
+
+    Args:
+        run: that has ended.
+        shows: last or best.
+        metric: the primary one.
+    """
     value = run.outcome.headline(shows, "validation") if run.outcome else None
-    return 0.0 if value is None else value
+    if value is not None:
+        return value
+    if metric.unit == "%":
+        return 0.0 if metric.higher_is_better else 1.0
+    return metric.worst
 
 
-def best_trial(trials: Iterable[tuple[Planned, StoredRun]], shows: str) -> Planned | None:
-    """The finished trial with the highest validation accuracy, the earliest of equals; None if none is finished."""
+def best_trial(trials: Iterable[tuple[Planned, StoredRun]], shows: str, metric: Metric) -> Planned | None:
+    """The finished trial of the best objective, the earliest of equals; None if no trial is finished."""
     finished = [(planned, run) for planned, run in trials if run.finished]
     if not finished:
         return None
-    return max(finished, key=lambda trial: (objective(trial[1], shows), -trial[0].number))[0]
+    return max(finished, key=lambda trial: (metric.sign * objective(trial[1], shows, metric), -trial[0].number))[0]

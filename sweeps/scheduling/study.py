@@ -16,7 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bench.record import Epoch
+from bench.record import Epoch, Metric
 from bench.seeds import seed_of
 from bench.spec import Spec
 from results.store.plan import Planned, SweepPlan
@@ -51,14 +51,14 @@ def storage_at(url: str) -> optuna.storages.BaseStorage:
 
 
 def chain(
-    suite: Suite, cast: ResolvedPair, method: str, plan: SweepPlan, storage: optuna.storages.BaseStorage
+    suite: Suite, resolved: ResolvedPair, method: str, plan: SweepPlan, storage: optuna.storages.BaseStorage
 ) -> Chain:
     """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once."""
-    name = cast.pair.name
+    name, metric = resolved.pair.name, plan.suite.metric
     study = optuna.create_study(
         storage=storage,
         study_name=f"{plan.name}/{name}/{method}",
-        direction="maximize",
+        direction="maximize" if metric.higher_is_better else "minimize",
         pruner=_pruner(suite),
         load_if_exists=True,
     )
@@ -67,7 +67,7 @@ def chain(
     for number in range(suite.tuning.trials):
         trial, told = _ask(study, number, space, suite.defaults(method))
         setting = {parameter: trial.params[parameter] for parameter in space}
-        spec = suite.spec(cast, method, setting, seed=0, test=False)
+        spec = suite.spec(resolved, method, setting, seed=0, test=False)
         planned = Planned(name, method, "trial", number, spec.key, setting)
         if told is None:
             trial.set_user_attr(KEY, spec.key)
@@ -75,12 +75,12 @@ def chain(
         (run,) = yield [Job(planned, spec, _watch(study, trial, told), settled)]
         trials.append((planned, run))
         if told is None:
-            _tell(study, trial, run, suite.show)
-    best = best_trial(trials, suite.show)
+            _tell(study, trial, run, suite.show, metric)
+    best = best_trial(trials, suite.show, metric)
     setting = best.setting if best else suite.defaults(method)
     jobs = []
     for seed in range(1, suite.seeds + 1):
-        spec = suite.spec(cast, method, setting, seed, test=True)
+        spec = suite.spec(resolved, method, setting, seed, test=True)
         jobs.append(Job(Planned(name, method, "seed", seed, spec.key, setting), spec))
     yield jobs
 
@@ -133,10 +133,11 @@ def _watch(study: optuna.Study, trial: Any, told: FrozenTrial | None) -> Callabl
     return watch
 
 
-def _tell(study: optuna.Study, trial: Any, run: StoredRun, shows: str) -> None:
+def _tell(study: optuna.Study, trial: Any, run: StoredRun, shows: str, metric: Metric) -> None:
+    """Ends a trial as its run has ended."""
     if run.status == "stopped":
         study.tell(trial.number, state=TrialState.PRUNED, skip_if_finished=True)
     elif run.finished:
-        study.tell(trial.number, objective(run, shows), skip_if_finished=True)
+        study.tell(trial.number, objective(run, shows, metric), skip_if_finished=True)
     else:
         study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)

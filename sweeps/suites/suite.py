@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from bench.configure import by_role, configure
 from bench.data.augment import check_augment
 from bench.errors import InputError, unknown
+from bench.record import ACCURACY, Metric
 from bench.schema import Frozen
 from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec, explain
 from methods import REGISTRY
@@ -44,15 +45,17 @@ class ResolvedPair:
 
     pair: Pair
     student: ModelSpec
+    """The student's network, with the way in which it is computed."""
     teachers: tuple[Spec, ...]
+    """The runs that train its teachers."""
 
 
 Way = Callable[[ModelSpec, Recipe], ModelSpec]
-"""Says how a model that is trained by a recipe is computed."""
+"""Gives a model that is trained by a recipe the way in which it is computed."""
 
 
 def plainly(model: ModelSpec, recipe: Recipe) -> ModelSpec:
-    """As it is, by default eagerly in float32."""
+    """The model as it is: where nothing is chosen it is computed eagerly in float32."""
     return model
 
 
@@ -112,7 +115,7 @@ class Suite(Frozen):
     seeds: Annotated[int, Field(ge=1)] = 5
     """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0."""
     precision: Literal["auto", "measured", "fp32", "bf16"] = "auto"
-    """How networks are computed unless the command says otherwise; see `bench.networks.precision.chosen`."""
+    """How networks are computed unless the command says otherwise; see `bench.training.precision.chosen`."""
     show: Literal["last", "best"] = "last"
     """Which epoch tables show, and tuning maximises on validation: the last, or the best on validation."""
 
@@ -154,14 +157,19 @@ class Suite(Frozen):
         """How a pair's teachers are trained."""
         return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher | pair.teaching)
 
-    def cast(self, pair: Pair, way: Way = plainly) -> ResolvedPair:
-        """A pair's student, and the runs that train its teachers, without distillation; `way` says how to compute."""
+    def resolve(self, pair: Pair, way: Way = plainly) -> ResolvedPair:
+        """A pair's student, and the runs that train its teachers, without distillation.
+
+        Args:
+            pair: of this suite.
+            way: gives each network the way in which it is computed.
+        """
         fraction = self.teacher_fraction or self.data.train_fraction
         data, recipe = self.data.model_copy(update={"train_fraction": fraction}), self.teacher_recipe(pair)
         teachers = teacher_runs([way(ModelSpec(name=name), recipe) for name in pair.teachers], data, recipe)
         return ResolvedPair(pair, way(ModelSpec(name=pair.student), self.recipe_of(pair)), teachers)
 
-    def spec(self, cast: ResolvedPair, method: str, setting: dict[str, Any], seed: int, test: bool) -> Spec:
+    def spec(self, resolved: ResolvedPair, method: str, setting: dict[str, Any], seed: int, test: bool) -> Spec:
         """A run of a method with a setting of what is searched; `recipe.` names go to the recipe.
 
         A method that takes one teacher is given the first.
@@ -171,10 +179,10 @@ class Suite(Frozen):
         return Spec(
             method=configured.id,
             params=configured.hyperparameters(),
-            student=cast.student,
-            teachers=tuple(map(taught_by, cast.teachers if configured.several_teachers else cast.teachers[:1])),
+            student=resolved.student,
+            teachers=tuple(map(taught_by, resolved.teachers if configured.several_teachers else resolved.teachers[:1])),
             data=self.data,
-            recipe=self.recipe_of(cast.pair).model_copy(update=recipe),
+            recipe=self.recipe_of(resolved.pair).model_copy(update=recipe),
             seed=seed,
             test=test,
         )
@@ -192,6 +200,10 @@ class Suite(Frozen):
         values |= {f"{RECIPE}{name}": getattr(self.recipe, name) for name in self.tuning.search}
         return {name: values[name] for name in self.space(method)}
 
+    def record(self) -> dict[str, Any]:
+        """What a plan keeps of the suite, as JSON values."""
+        return self.model_dump(mode="json") | compared_by(self.data)
+
     def digest(self, precision: str) -> str:
         """8 hexadecimal digits of the protocol: all but which methods and pairs, and how many seeds.
 
@@ -205,6 +217,17 @@ class Suite(Frozen):
             protocol |= {key: values for key, values in own.items() if values}
         text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def primary_of(data: DataSpec) -> Metric:
+    """The primary metric of a data set's task."""
+    return ACCURACY
+
+
+def compared_by(data: DataSpec) -> dict[str, Any]:
+    """By what a plan's runs on such data are compared: the control, the baseline and the primary metric."""
+    metric = primary_of(data).model_dump(mode="json")
+    return {"control": by_role("control"), "baseline": by_role("baseline"), "metric": metric}
 
 
 def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) -> tuple[Spec, ...]:

@@ -14,12 +14,12 @@ import pytest
 import safetensors.torch
 import torch
 
-import bench.networks.precision
+import bench.training.precision
 import bench.training.engine
 from bench.data.splits import Splits
 from bench.errors import InputError
 from bench.networks.build import build
-from bench.networks.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
+from bench.training.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
 from bench.networks.signals import observe
 from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
 from bench.tasks import load
@@ -63,8 +63,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
     def give(seconds: list[float], compiled: tuple[float, float] = (1e9, 1e9)) -> list[str]:
         made: list[str] = []
-        monkeypatch.setattr(bench.networks.precision, "_eager", lambda *_: made.append("eager") or {"seconds": seconds})
-        monkeypatch.setattr(bench.networks.precision, "_compiled", lambda *_: made.append("compiled") or compiled)
+        monkeypatch.setattr(bench.training.precision, "_eager", lambda *_: made.append("eager") or {"seconds": seconds})
+        monkeypatch.setattr(bench.training.precision, "_compiled", lambda *_: made.append("compiled") or compiled)
         return made
 
     return give
@@ -202,7 +202,7 @@ def test_what_another_process_measured_meanwhile_stays_and_decides(
         file.write_text(json.dumps(known | {mine: {"seconds": [1.0, 1.0, 1.0, 0.2]}}))
         return {"seconds": [1.0, 0.1, 1.0, 1.0]}
 
-    monkeypatch.setattr(bench.networks.precision, "_eager", late)
+    monkeypatch.setattr(bench.training.precision, "_eager", late)
     assert choice(digits, tmp_path) == CANDIDATES[3] == choice(digits, tmp_path)
     assert set(json.loads(file.read_text())) == {mine, other}
 
@@ -222,13 +222,13 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
 
 def _write(file: Path, place: int) -> None:
     for number in range(25):
-        bench.networks.precision._remembered(file, f"{place} {number}", {"seconds": [1.0] * 4})
+        bench.training.precision._remembered(file, f"{place} {number}", {"seconds": [1.0] * 4})
 
 
 def test_measuring_a_tiny_network_leaves_random_numbers_alone(
     digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.networks.precision, "SECONDS", 0.0)
+    monkeypatch.setattr(bench.training.precision, "SECONDS", 0.0)
     vit = ModelSpec(
         name="vit_tiny_patch16_224",
         args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 1, "proj_drop_rate": 0.5},
@@ -251,7 +251,7 @@ def test_compute_enters_the_key() -> None:
 
 def test_timed_is_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(bench.networks.precision.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(bench.training.precision.time, "perf_counter", lambda: float(next(ticks)))
     called: list[int] = []
     assert timed(lambda: called.append(1), CPU) == 1.0 and called == [1]
 

@@ -52,8 +52,8 @@ class Bed:
         self.url = f"sqlite:///{folder / 'optuna.db'}"
 
     def chain(self) -> Any:
-        cast = self.suite.cast(self.suite.pairs[0])
-        return chain(self.suite, cast, "kd", self.plan, storage_at(self.url))
+        resolved = self.suite.resolve(self.suite.pairs[0])
+        return chain(self.suite, resolved, "kd", self.plan, storage_at(self.url))
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         storage = storage_at(self.url)

@@ -31,9 +31,9 @@ def test_defaults_are_the_papers_and_lie_in_the_space(tiny: Path) -> None:
 
 def test_setting_goes_to_method_and_recipe(tiny: Path) -> None:
     suite = load_suite(str(tiny))
-    cast = suite.cast(suite.pairs[0])
-    (teacher,) = cast.teachers
-    spec = suite.spec(cast, "kd", {"temperature": 8.0, "recipe.lr": 0.2}, seed=3, test=False)
+    resolved = suite.resolve(suite.pairs[0])
+    (teacher,) = resolved.teachers
+    spec = suite.spec(resolved, "kd", {"temperature": 8.0, "recipe.lr": 0.2}, seed=3, test=False)
     assert spec.params["temperature"] == 8.0 and spec.params["alpha"] == 0.9
     assert spec.recipe.lr == 0.2 and spec.recipe.epochs == 4 and spec.seed == 3 and not spec.test
     assert spec.teachers[0].weights == f"run:{teacher.key}"
@@ -42,10 +42,10 @@ def test_setting_goes_to_method_and_recipe(tiny: Path) -> None:
 def test_teacher_may_be_given_more_labels(tiny: Path) -> None:
     tiny.write_text("teacher_fraction = 1.0\n" + tiny.read_text() + "\n[teacher]\nepochs = 9\n")
     suite = load_suite(str(tiny))
-    cast = suite.cast(suite.pairs[0])
-    (teacher,) = cast.teachers
+    resolved = suite.resolve(suite.pairs[0])
+    (teacher,) = resolved.teachers
     assert teacher.data.train_fraction == 1.0 and teacher.recipe.epochs == 9 and teacher.method == "student"
-    assert suite.spec(cast, "kd", {}, seed=1, test=True).data.train_fraction == 0.1
+    assert suite.spec(resolved, "kd", {}, seed=1, test=True).data.train_fraction == 0.1
 
 
 def test_digest_is_of_the_protocol_alone(tiny: Path) -> None:
@@ -98,22 +98,22 @@ def write(tiny: Path, pair: str = "", top: str = "", end: str = "") -> Path:
 def test_several_teachers_go_to_methods_that_take_them_and_the_first_to_the_others(tiny: Path) -> None:
     suite = load_suite(str(write(tiny, 'more_teachers = ["cifar_resnet8", "cifar_resnet14"]')))
     (pair,) = suite.pairs
-    cast = suite.cast(pair)
-    teachers = cast.teachers
+    resolved = suite.resolve(pair)
+    teachers = resolved.teachers
     assert [(spec.student.name, spec.seed) for spec in teachers] == [
         ("cifar_resnet8", 0),
         ("cifar_resnet8", 1),
         ("cifar_resnet14", 0),
     ]
-    several = suite.spec(cast, "multi_teacher", {}, seed=1, test=True)
+    several = suite.spec(resolved, "multi_teacher", {}, seed=1, test=True)
     assert [model.weights for model in several.teachers] == [f"run:{spec.key}" for spec in teachers]
-    assert suite.spec(cast, "kd", {}, seed=1, test=True).teachers == several.teachers[:1]
+    assert suite.spec(resolved, "kd", {}, seed=1, test=True).teachers == several.teachers[:1]
 
 
 def test_settings_are_fixed_and_leave_the_search_space(tiny: Path) -> None:
     suite = load_suite(str(write(tiny, end="[settings.kd]\ntemperature = 9.0\nform = 'mse'")))
     assert suite.space("kd").keys() == suite.defaults("kd").keys() == {"alpha", "recipe.lr"}
-    spec = suite.spec(suite.cast(suite.pairs[0]), "kd", {"alpha": 0.5}, 1, True)
+    spec = suite.spec(suite.resolve(suite.pairs[0]), "kd", {"alpha": 0.5}, 1, True)
     assert (spec.params["temperature"], spec.params["alpha"], spec.params["form"]) == (9.0, 0.5, "mse")
 
 
@@ -121,8 +121,8 @@ def test_settings_that_say_their_method_are_a_row_of_their_own(tiny: Path) -> No
     end = '[settings."kd T=9"]\nmethod = "kd"\ntemperature = 9.0'
     tiny.write_text(tiny.read_text().replace('"sp"]', '"kd T=9"]'))
     suite = load_suite(str(write(tiny, end=end)))
-    cast = suite.cast(suite.pairs[0])
-    plain, named = (suite.spec(cast, name, {}, 1, True) for name in ("kd", "kd T=9"))
+    resolved = suite.resolve(suite.pairs[0])
+    plain, named = (suite.spec(resolved, name, {}, 1, True) for name in ("kd", "kd T=9"))
     assert (plain.method, plain.params["temperature"], named.method, named.params["temperature"]) == (
         *("kd", 4.0),
         *("kd", 9.0),
@@ -140,10 +140,10 @@ def test_a_pair_may_have_methods_and_a_recipe_of_its_own(tiny: Path) -> None:
     plain = load_suite(str(tiny))
     suite = load_suite(str(write(tiny, 'methods = ["student", "kd"]\nrecipe = { augment = "none" }')))
     (pair,) = suite.pairs
-    cast = suite.cast(pair)
-    teachers = cast.teachers
+    resolved = suite.resolve(pair)
+    teachers = resolved.teachers
     assert suite.methods_of(pair) == ("student", "kd") and plain.methods_of(plain.pairs[0]) == plain.methods
-    assert suite.spec(cast, "kd", {}, 1, True).recipe.augment == teachers[0].recipe.augment == "none"
+    assert suite.spec(resolved, "kd", {}, 1, True).recipe.augment == teachers[0].recipe.augment == "none"
     assert suite.digest("fp32") != plain.digest("fp32")
 
 
@@ -162,7 +162,7 @@ def test_a_composition_is_a_method_of_a_suite(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace('"sp"]', '"kd+0.5*sp"]'))
     suite = load_suite(str(tiny))
     assert "weight" in suite.space("kd+0.5*sp") and "losses" not in suite.space("kd+0.5*sp")
-    spec = suite.spec(suite.cast(suite.pairs[0]), "kd+0.5*sp", {}, 1, True)
+    spec = suite.spec(suite.resolve(suite.pairs[0]), "kd+0.5*sp", {}, 1, True)
     assert spec.method == "textbrewer" and spec.params["losses"] == "kd+0.5*sp"
 
 

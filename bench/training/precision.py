@@ -6,29 +6,29 @@ A rule by the kind of device decides, so that two machines of a kind give a run 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 import json
 import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from filelock import FileLock
 
 from bench.atomic import write
 from bench.data.splits import Splits
 from bench.environment import hardware
 from bench.errors import InputError
-from bench.networks.build import build
-from bench.networks.network import Network
-from bench.networks.signals import observe
 from bench.spec import Compute, ModelSpec, Recipe
+from bench.tasks import Task
 from bench.training.train_state import TrainState
 from methods.base import STUDENT
+from methods.rows import count, sample_shape
 
 PRECISIONS = ("auto", "measured", "fp32", "bf16")
 PLAIN = Compute()
@@ -52,13 +52,14 @@ TRIED = 600.0
 
 
 def chosen(
-    model: ModelSpec, data: Splits, recipe: Recipe, precision: str, device: torch.device, memory: Path
+    task: Task, model: ModelSpec, data: Splits, recipe: Recipe, precision: str, device: torch.device, memory: Path
 ) -> ModelSpec:
     """A model with the way in which it is computed.
 
     Args:
+        task: what the model is for.
         model: any; its own `compute` is replaced.
-        data: gives image size, channels and classes, and how long a run is.
+        data: what it is trained on.
         recipe: gives batch size, epochs and optimizer.
         precision: fp32 (the plain path), bf16 (autocast, with channels_last), auto (bf16 on a CUDA device, else fp32),
             or measured (the fastest of `CANDIDATES`, measured once for each model and device, then remembered).
@@ -70,7 +71,7 @@ def chosen(
     """
     check_precision(precision)
     if precision == "measured":
-        compute = _measured(model, data, recipe, device, memory)
+        compute = _measured(Asked(task, model, data, recipe, device), memory)
     else:
         compute = FAST if precision == "bf16" or (precision == "auto" and device.type == "cuda") else PLAIN
     return model.model_copy(update={"compute": compute})
@@ -86,35 +87,68 @@ def check_precision(precision: str) -> None:
         raise InputError(f"precision must be auto, measured, fp32 or bf16, but got {precision!r}.")
 
 
-def _measured(model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device, memory: Path) -> Compute:
-    """The way that measurements speak for, of this model on such data in such batches on this hardware."""
-    size = (data.channels, data.size, data.size, data.train.classes, recipe.batch_size)
-    name = " ".join([model.name, json.dumps(model.args, sort_keys=True), "x".join(map(str, size)), hardware(device)])
-    if model.weights == "pretrained":
-        name += " pretrained"  # takes images of its own size
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):  # dropout draws
-        return _best(name, model, data, recipe, device, memory)
+@dataclass(frozen=True)
+class Asked:
+    """What is measured: a model that is trained on these data by this recipe."""
+
+    task: Task
+    model: ModelSpec
+    data: Splits
+    recipe: Recipe
+    device: torch.device
+
+    @property
+    def name(self) -> str:
+        """Names all that decides how fast it is, but the load of the machine."""
+        size = (*sample_shape(self.data.train.inputs), self.data.train.classes, self.recipe.batch_size)
+        args = json.dumps(self.model.args, sort_keys=True)
+        words = [self.model.name, args, "x".join(map(str, size)), hardware(self.device)]
+        words += [] if self.task.name == "image" else [self.task.name]
+        words += ["pretrained"] if self.model.weights == "pretrained" else []  # takes images of its own size
+        return " ".join(words)
+
+    @property
+    def steps(self) -> float:
+        """Updates of a whole run."""
+        return self.recipe.epochs * count(self.data.train.inputs) / self.recipe.batch_size
+
+    def step(self, compute: Compute) -> Callable[[], None]:
+        """One update of a network that is computed in this way, by the task's own loss."""
+        data = dataclasses.replace(self.data.train, augment="none")
+        batch = next(self.task.batches(data, self.recipe.batch_size, 1, self.device).epoch(0, 1))
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
+            model = self.model.model_copy(update={"compute": compute})
+            network = self.task.build(model, self.data).to(self.device)
+        state = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), self.recipe, 1000)
+        state.train()
+
+        def step() -> None:
+            state.optimizer.zero_grad(set_to_none=True)
+            signals = self.task.observe(network, batch.inputs, batch.targets, frozenset(), training=True)
+            torch.stack(list(self.task.loss(signals, batch.targets).values())).sum().backward()
+            state.optimizer.step()
+
+        return step
 
 
-def _best(name: str, model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device, memory: Path) -> Compute:
+def _measured(asked: Asked, memory: Path) -> Compute:
     """The way that measurements speak for; those that are missing are made and remembered."""
-    known = _known(memory).get(name) or _known(everywhere()).get(name)
-    measured = _remembered(memory, name, known or _eager(model, data, recipe, device))
-    seconds = measured["seconds"]
-    best = 0
-    for index in range(1, len(CANDIDATES)):
-        if seconds[index] < GAIN * seconds[best]:
-            best = index
-    compute = CANDIDATES[best]
-    steps = recipe.epochs * len(data.train.images) / recipe.batch_size
-    if steps * seconds[best] > TRIED:
+    with torch.random.fork_rng(devices=[asked.device] if asked.device.type == "cuda" else []):  # dropout draws
+        known = _known(memory).get(asked.name) or _known(everywhere()).get(asked.name)
+        measured = _remembered(memory, asked.name, known or _eager(asked))
+        seconds, best = measured["seconds"], 0
+        for index in range(1, len(CANDIDATES)):
+            if seconds[index] < GAIN * seconds[best]:
+                best = index
+        compute = CANDIDATES[best]
+        if asked.steps * seconds[best] <= TRIED:
+            return compute
         if "compiled" not in measured:
-            compiled = {"compiled": _compiled(model, compute, data, recipe, device)}
-            measured = _remembered(memory, name, measured | compiled)
-        start, step = measured["compiled"]
-        if REPAYS * start < steps * (seconds[best] - step) and step < GAIN * seconds[best]:
-            compute = compute.model_copy(update={"compiled": True})
-    return compute
+            measured = _remembered(memory, asked.name, measured | {"compiled": _compiled(asked, compute)})
+    start, step = measured["compiled"]
+    pays = REPAYS * start < asked.steps * (seconds[best] - step) and step < GAIN * seconds[best]
+    return compute.model_copy(update={"compiled": True}) if pays else compute
 
 
 def everywhere() -> Path:
@@ -122,47 +156,27 @@ def everywhere() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kdbench" / "compute.json"
 
 
-def _eager(model: ModelSpec, data: Splits, recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def _eager(asked: Asked) -> dict[str, Any]:
     """Least seconds of a training step in each of the ways, measured in turn so that a busy moment meets them all."""
-    steps = [_step(model, way, data, recipe, device) for way in CANDIDATES]
+    steps = [asked.step(way) for way in CANDIDATES]
     times: list[list[float]] = [[] for _ in steps]
     began = time.perf_counter()
     for number in itertools.count():
         for step, taken in zip(steps, times, strict=True):
-            taken.append(timed(step, device))
+            taken.append(timed(step, asked.device))
         if number >= 3 and (number >= ROUNDS or time.perf_counter() - began > SECONDS):
             break
     return {"seconds": [min(taken[1:]) for taken in times]}
 
 
-def _compiled(
-    model: ModelSpec, compute: Compute, data: Splits, recipe: Recipe, device: torch.device
-) -> tuple[float, float]:
+def _compiled(asked: Asked, compute: Compute) -> tuple[float, float]:
     """Seconds that compiling takes, and the median of a compiled step; never worth it if the compiler fails."""
-    step = _step(model, compute.model_copy(update={"compiled": True}), data, recipe, device)
+    step = asked.step(compute.model_copy(update={"compiled": True}))
     try:
-        start = sum(timed(step, device) for _ in range(3))
-        return start, statistics.median(timed(step, device) for _ in range(ROUNDS))
+        start = sum(timed(step, asked.device) for _ in range(3))
+        return start, statistics.median(timed(step, asked.device) for _ in range(ROUNDS))
     except Exception:  # a compiler fails as it likes: without a C++ compiler, or at an operation that it lacks
         return float("1e9"), float("1e9")
-
-
-def _step(model: ModelSpec, compute: Compute, data: Splits, recipe: Recipe, device: torch.device) -> Callable[[], None]:
-    """One update by cross-entropy on noise."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        network: Network = build(model.model_copy(update={"compute": compute}), data).to(device)
-        shape = (recipe.batch_size, data.channels, data.size, data.size)
-        images, labels = torch.rand(shape).to(device), torch.zeros(recipe.batch_size, dtype=torch.long, device=device)
-    state = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), recipe, 1000)
-    state.train()
-
-    def step() -> None:
-        state.optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(observe(network, images, labels, frozenset(), training=True).logits, labels).backward()
-        state.optimizer.step()
-
-    return step
 
 
 def timed(step: Callable[[], object], device: torch.device) -> float:
