@@ -17,9 +17,10 @@ from pydantic import ConfigDict, Field, ValidationError, field_validator, model_
 from bench.configure import by_role, configure
 from bench.data.augment import check_augment
 from bench.errors import InputError, unknown
-from bench.record import ACCURACY, Metric
+from bench.record import Metric
 from bench.schema import Frozen
 from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec, explain
+from bench.tasks import task_of
 from methods import REGISTRY
 from methods.base import Method
 from results.store.plan import PairRecord
@@ -221,7 +222,7 @@ class Suite(Frozen):
 
 def primary_of(data: DataSpec) -> Metric:
     """The primary metric of a data set's task."""
-    return ACCURACY
+    return task_of(data.task).primary
 
 
 def compared_by(data: DataSpec) -> dict[str, Any]:
