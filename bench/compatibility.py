@@ -62,13 +62,13 @@ class _Weights:
         self.file = file
 
     def checkpoint(self) -> None:
-        """There is none."""
+        """No checkpoint: nothing was begun before."""
 
     def epoch(self, record: Epoch, state: Callable[[], bytes]) -> None:
-        """No epoch is whole."""
+        """Keeps nothing, as no epoch comes to its end."""
 
     def weights(self, reference: str) -> bytes:
-        """The only teacher's."""
+        """The weights of the only teacher."""
         return self.file
 
 

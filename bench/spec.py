@@ -18,7 +18,7 @@ class Compute(Frozen):
     """How a network is computed; the default is the plain path. Weights, losses and optimizers are float32 always."""
 
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 is autocast."""
+    """fp32, or bf16 by autocast: weights, losses and optimizers stay in float32."""
     layout: Literal["contiguous", "channels_last"] = "contiguous"
     """Of images, feature maps and the weights of convolutions in memory."""
     compiled: bool = False

@@ -202,8 +202,7 @@ class Method(Hooks):
     """A distillation method; a subclass under `@method` is a frozen dataclass of its hyperparameters.
 
     A loss-only method writes `loss`. One with several stages, students or kinds of data writes `stages`. Networks of
-    its own come from `auxiliary_modules`, and more outputs than the student's logits from `predictions`. What few
-    methods need beyond that is in `hooks.py`.
+    its own come from `auxiliary_modules`. What few methods need beyond that is in `hooks.py`.
     """
 
     id: ClassVar[str]
@@ -225,10 +224,6 @@ class Method(Hooks):
     def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """Modules trained along with a student, sized from a probe of two samples."""
         return nn.ModuleDict()
-
-    def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
-        """Named logits (M, K) that evaluation scores; the first is the headline."""
-        return {"logits": student.logits}
 
     def hyperparameters(self) -> dict[str, Any]:
         """Every hyperparameter and its value, by name."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from methods.base import Data, Losses, Networks, Step
+    from methods.base import Data, Losses, Networks, Signals, Step
 
 
 def nothing(networks: Networks) -> None:
@@ -39,11 +41,18 @@ class Hooks:
     """Whether it takes more than one teacher."""
     composition: ClassVar[str] = ""
     """The hyperparameter that takes a composition such as "kd+at", of the method that composes others."""
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: ClassVar[frozenset[str]]
 
     def needed(self) -> frozenset[str]:
         """`needs`, unless what is needed depends on hyperparameters."""
         return self.needs
+
+    def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
+        """Named logits (M, K) that evaluation scores: the student's own, unless more than these are deployed.
+
+        The first is the headline, by which the method is judged.
+        """
+        return {"logits": student.logits}
 
     def class_groups(self, classes: int) -> dict[str, tuple[int, ...]]:
         """Named groups of classes whose accuracy is reported apart, as base and novel ones."""
@@ -68,7 +77,3 @@ class Hooks:
     def combines_exits(self, prediction: str) -> bool:
         """Whether a named prediction is of several exits together."""
         return False
-
-    def predictions(self, student: Any, auxiliary: Any) -> dict[str, Any]:
-        """See `Method.predictions`."""
-        raise NotImplementedError

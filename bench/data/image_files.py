@@ -65,7 +65,7 @@ class ImageFiles:
         return cls(root, np.array(rows, dtype=fields), size, limit)
 
     def __len__(self) -> int:
-        """N."""
+        """How many images there are."""
         return len(self.entries)
 
     def take(self, chosen: Tensor | slice) -> ImageFiles:

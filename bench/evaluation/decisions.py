@@ -69,7 +69,7 @@ class LabelledAccuracy(RunningMetric):
     labelled: Tensor
 
     def __init__(self) -> None:
-        """Starts at nothing."""
+        """Has counted nothing yet."""
         super().__init__()
         self.add_state("correct", torch.tensor(0.0), dist_reduce_fx="sum")
         self.add_state("labelled", torch.tensor(0.0), dist_reduce_fx="sum")
@@ -87,5 +87,5 @@ class LabelledAccuracy(RunningMetric):
         self.labelled += labelled.sum()
 
     def compute(self) -> Tensor:
-        """The share, ()."""
+        """The share of the labelled samples that were classified right, a tensor without dimensions."""
         return self.correct / self.labelled.clamp_min(1)

@@ -76,9 +76,9 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device that holds its weights."""
         return self.mean.device
 
     def parameter_count(self) -> int:
-        """Trainable numbers."""
+        """How many trainable numbers it has."""
         return sum(parameter.numel() for parameter in self.parameters())

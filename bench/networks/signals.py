@@ -95,7 +95,7 @@ def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals
 
 
 def _unstaged(model: Any, images: Tensor) -> tuple[Tensor, None]:
-    """Logits alone."""
+    """The logits, and no feature map."""
     return model(images), None
 
 

@@ -34,11 +34,11 @@ class ImageClassification(Task):
     offers = SIGNALS | SAMPLES
 
     def read(self, spec: DataSpec, data_dir: Path) -> Source:
-        """See `Task`."""
+        """An image data set by name, or a folder of images; see `Task.read`."""
         return read(spec.name, spec.image_size, data_dir)
 
     def load(self, spec: DataSpec, data_dir: Path) -> ImageSplits:
-        """See `Task`."""
+        """A data set split in three, with the mean and deviation by which networks normalise; see `Task.load`."""
         return ImageSplits.of(super().load(spec, data_dir))
 
     def strata(self, targets: Rows) -> Tensor | None:
@@ -46,7 +46,7 @@ class ImageClassification(Task):
         return whole(targets)
 
     def batches(self, data: Data, batch_size: int, steps: int, device: torch.device) -> Batches:
-        """See `Task`."""
+        """Augmented images; see `Task.batches`."""
         return ImageBatches(data, batch_size, steps, device)
 
     def prepared(self, inputs: Rows, device: torch.device) -> Tensor:
@@ -61,7 +61,7 @@ class ImageClassification(Task):
     def observe(
         self, network: Network, inputs: Rows, targets: Rows | None, needs: frozenset[str], training: bool = False
     ) -> Signals:
-        """See `Task`."""
+        """Signals by timm's own interface; see `Task.observe`."""
         return observe(network, whole(inputs), None if targets is None else whole(targets), needs, training)
 
     def loss(self, signals: Signals, targets: Rows) -> Losses:
@@ -87,7 +87,7 @@ class ImageClassification(Task):
         teacher_logits: Tensor | None = None,
         groups: Mapping[str, tuple[int, ...]] | None = None,
     ) -> dict[str, float]:
-        """See `bench.evaluation.decisions.decision_metrics`."""
+        """Accuracy, calibration, agreement with the teacher; see `Task.evaluate`."""
         return decision_metrics(logits, whole(targets), teacher_logits, groups)
 
 

@@ -15,7 +15,7 @@ class EpochAverages:
     """Sums over the batches of an epoch, kept on the device until they are read."""
 
     def __init__(self, metric: Metric, device: torch.device) -> None:
-        """Starts at nothing.
+        """Has counted nothing yet.
 
         Args:
             metric: the task's primary one, updated batch by batch.
@@ -33,7 +33,7 @@ class EpochAverages:
         self.samples += samples
 
     def losses(self) -> dict[str, float]:
-        """Mean losses over samples."""
+        """Each loss by name, its mean over the samples of the epoch."""
         return {name: float(value) / self.samples for name, value in self.sums.items()}
 
     def infinite(self) -> list[str]:

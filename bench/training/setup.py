@@ -39,7 +39,7 @@ class Setup:
 
     @property
     def steps(self) -> int:
-        """Updates of an epoch."""
+        """How many updates an epoch has."""
         return steps_per_epoch(count(self.data.train.inputs), self.spec.recipe.batch_size)
 
     def headline(self, student: Signals, auxiliary: nn.ModuleDict) -> Tensor:

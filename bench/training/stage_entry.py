@@ -85,7 +85,7 @@ def frozen_teachers(setup: Setup, entered: EnteredStage, batches: Batches, numbe
 
 
 def without(items: list[T], position: int) -> tuple[T, ...]:
-    """The items but one."""
+    """The items in their order, without the one at a position."""
     return (*items[:position], *items[position + 1 :])
 
 

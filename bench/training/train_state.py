@@ -51,7 +51,7 @@ class TrainState:
 
     @property
     def learning_rate(self) -> float:
-        """Of the next update."""
+        """The learning rate of the next update."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     def train(self) -> None:
@@ -73,7 +73,7 @@ class TrainState:
         return {name: {key: value.clone() for key, value in state.items()} for name, state in states.items()}
 
     def load(self, weights: Weights) -> None:
-        """Takes the weights back."""
+        """Puts weights back that `copied_weights` gave."""
         self.network.load_state_dict(weights["network"])
         self.auxiliary.load_state_dict(weights["auxiliary"])
 

@@ -53,7 +53,7 @@ class Trainer:
             ended(epoch)
 
     def rehearse(self) -> None:
-        """Makes one update."""
+        """Makes one update of the stage and counts nothing."""
         batches = self.batches()
         for student in self.entered.students:
             student.train()

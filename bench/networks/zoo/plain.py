@@ -13,7 +13,7 @@ from bench.networks.zoo.base import Staged, register
 RANGE = 0.005
 """Maxout networks' weights start between minus this and this."""
 CIFAR = {"in_chans": 3, "img_size": 32, "units": 500}
-"""Of maxout networks."""
+"""The sizes of maxout networks for CIFAR: channels, height and width of images, units of the hidden layer."""
 
 
 class Layer(NamedTuple):
