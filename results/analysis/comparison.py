@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.errors import InputError, unknown
-from results.analysis.leaderboard import BASELINE, CONTROL
+from bench.record import Metric
 from results.analysis.statistics import (
     LEVEL,
     Interval,
@@ -30,31 +30,34 @@ from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 
 Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
-"""Test accuracy by pair, method and seed; of what is compared in the middle, and what that is done on outside."""
+"""Test scores by pair, method and seed, with the sign of the metric, so that higher is better.
+
+Where pairs are compared, pair and method change places: the outer name is always what the comparison is done on.
+"""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A method against a control on a pair. P values are two-sided; a field that takes more seeds is None.
+    """A method against a control on a pair. P values are two-sided; a field for which there are too few seeds is None.
 
-    Where pairs are compared, the method is the pair, and so is the control; the pair is the method.
+    Where pairs are compared, `method` and `control` name pairs, and `pair` names the method that they are compared by.
     """
 
     pair: str
     control: str
     method: str
     difference: Interval
-    """Method minus control, paired by seed."""
+    """By how much the method is better, paired by seed: method minus control, or the reverse if lower is better."""
     p: float | None
-    """Paired t-test: the main one, as it agrees with the interval."""
+    """P value of the paired t-test: the main one, as it agrees with the interval."""
     p_holm: float | None
-    """The same, corrected for all methods that are compared with this control on this pair."""
+    """`p` corrected for all methods that are compared with this control on this pair."""
     p_wilcoxon: float | None
-    """Signed-rank test, not corrected: a check that does not ask for normal differences."""
+    """P value of the signed-rank test, not corrected: a check that does not ask for normal differences."""
     won: float
     """Share of the seeds in which the method is better; a tie counts half."""
     probability: float | None
-    """That the method is better under one more seed."""
+    """The probability that the method is better under one more seed."""
 
     @property
     def differs(self) -> bool:
@@ -64,13 +67,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Ranks over pairs, or over the seeds of one; or why there are none."""
+    """Mean ranks with pairs as blocks, or with the seeds of one pair as blocks; or why there are none."""
 
     over: str
-    """pairs, or the name of the one pair (of methods) or method (of pairs) whose seeds are the blocks."""
+    """pairs; or the one pair (where pairs are compared, the one method) whose seeds are the blocks."""
     blocks: list[str]
     left_out: list[str]
-    """Pairs and methods that lack what the others share."""
+    """Pairs and methods that are not ranked, as they lack what the others share."""
     ranking: Ranking | None
     reason: str = ""
 
@@ -80,11 +83,13 @@ class Compared:
     """All comparisons of a suite, as far as it is done."""
 
     suite: str
+    metric: Metric
+    """The suite's primary one, which is compared."""
     shows: str
-    """last or best: the epoch whose test accuracy is compared."""
+    """last or best: the epoch whose test score is compared."""
     comparisons: list[Comparison]
     rankings: list[Ranked]
-    """Of methods, over pairs first, then over the seeds of each; of pairs, over the seeds of each method."""
+    """Methods are ranked over pairs first, then over the seeds of each pair; pairs over the seeds of each method."""
     missing: list[str]
     """What could not be compared in full, and why."""
     noun: str = "method"
@@ -95,18 +100,19 @@ def compare(plan: SweepPlan, store: RunStore, against: Sequence[str] = ()) -> Co
     """Compares the methods of a suite as it stands.
 
     Args:
-        plan: of the suite.
+        plan: the suite's.
         store: where its runs are.
-        against: controls; none are the student and kd, those of them that the suite has.
+        against: the methods to compare with; by default the suite's control and baseline, as far as it has them.
 
     Raises:
-        InputError: for a control that is no method of the suite, or a suite without the default ones.
+        InputError: for a method that the suite does not have, or a suite without its control and baseline.
     """
     known = {method for pair in plan.pairs() for method in plan.methods(pair)}
-    controls = _known(plan, "method", against, known) or [name for name in (CONTROL, BASELINE) if name in known]
+    usual = (plan.suite.control, plan.suite.baseline)
+    controls = _known(plan, "method", against, known) or [name for name in usual if name in known]
     if not controls:
         raise InputError(
-            f"{plan.name} has neither {CONTROL} nor {BASELINE}: give --against, of {', '.join(sorted(known))}."
+            f"{plan.name} has neither {usual[0]} nor {usual[1]}: give --against, of {', '.join(sorted(known))}."
         )
     scores = scores_of(plan, store)
     missing = _unfinished(plan, scores) + [
@@ -115,16 +121,17 @@ def compare(plan: SweepPlan, store: RunStore, against: Sequence[str] = ()) -> Co
         for control in controls
         if control not in plan.methods(pair)
     ]
-    return Compared(plan.name, plan.suite.show, comparisons(scores, controls), rankings(scores), missing)
+    found = comparisons(scores, controls)
+    return Compared(plan.name, plan.suite.metric, plan.suite.show, found, rankings(scores), missing)
 
 
 def compare_pairs(plan: SweepPlan, store: RunStore, against: Sequence[str] = ()) -> Compared:
     """Compares the pairs of a suite, by each method, as it stands: whether another teacher makes a better student.
 
     Args:
-        plan: of the suite.
+        plan: the suite's.
         store: where its runs are.
-        against: pairs that are controls; none is the suite's first.
+        against: the pairs to compare with; by default the suite's first.
 
     Raises:
         InputError: for a control that is no pair of the suite.
@@ -138,7 +145,8 @@ def compare_pairs(plan: SweepPlan, store: RunStore, against: Sequence[str] = ())
             by_method.setdefault(method, {})[pair] = seeds
     ranks = [over_seeds(method, row) for method, row in by_method.items()]
     found = comparisons(by_method, controls)
-    return Compared(plan.name, plan.suite.show, found, ranks, _unfinished(plan, scores), "pair")
+    missing = _unfinished(plan, scores)
+    return Compared(plan.name, plan.suite.metric, plan.suite.show, found, ranks, missing, "pair")
 
 
 def _known(plan: SweepPlan, noun: str, against: Sequence[str], known: set[str]) -> list[str]:
@@ -159,15 +167,16 @@ def _unfinished(plan: SweepPlan, scores: Scores) -> list[str]:
 
 
 def scores_of(plan: SweepPlan, store: RunStore) -> dict[str, dict[str, dict[int, float]]]:
-    """Test accuracies of a suite by pair, method and seed, of what has one, in the suite's order."""
+    """Test scores of a suite by pair, method and seed, in its order; those of a metric to minimise are negative."""
+    metric = plan.suite.metric
     scores: dict[str, dict[str, dict[int, float]]] = {
         pair: {method: {} for method in plan.methods(pair)} for pair in plan.pairs()
     }
     for planned in plan.runs():
         run = store.get(planned.key) if planned.phase == "seed" else None
-        value = run.outcome.headline(plan.suite.show, "test") if run and run.outcome else None
+        value = run.outcome.headline(plan.suite.show, "test", metric.name) if run and run.outcome else None
         if value is not None:
-            scores[planned.pair][planned.method][planned.number] = value
+            scores[planned.pair][planned.method][planned.number] = metric.sign * value
     return {pair: {method: seeds for method, seeds in row.items() if seeds} for pair, row in scores.items()}
 
 
@@ -184,15 +193,15 @@ def comparisons(scores: Scores, against: Iterable[str]) -> list[Comparison]:
             p_values = [t_test(gain) for gain in gains.values()]
             family = [
                 Comparison(
-                    pair,
-                    control,
-                    method,
-                    interval(gain),
-                    p,
-                    p_holm,
-                    wilcoxon(gain),
-                    share_won(gain),
-                    probability_better(gain),
+                    pair=pair,
+                    control=control,
+                    method=method,
+                    difference=interval(gain),
+                    p=p,
+                    p_holm=p_holm,
+                    p_wilcoxon=wilcoxon(gain),
+                    won=share_won(gain),
+                    probability=probability_better(gain),
                 )
                 for (method, gain), p, p_holm in zip(gains.items(), p_values, holm(p_values), strict=True)
             ]
@@ -206,7 +215,7 @@ def rankings(scores: Scores) -> list[Ranked]:
 
 
 def over_pairs(scores: Scores) -> Ranked:
-    """Ranks by the mean on each pair: of the methods that all pairs share, or else those that most of them share."""
+    """Ranks by the mean on each pair: the methods that all pairs share, or else those that most pairs share."""
     choices = []
     for methods in [set.intersection(*map(set, scores.values())), *map(set, scores.values())]:
         pairs = [pair for pair in scores if methods <= scores[pair].keys()]
@@ -222,7 +231,7 @@ def over_pairs(scores: Scores) -> Ranked:
 
 
 def over_seeds(pair: str, methods: Mapping[str, Mapping[int, float]]) -> Ranked:
-    """Ranks on one pair, a block a seed, of the methods that have every seed."""
+    """Ranks on one pair, with a block for each seed: the methods that have every seed."""
     seeds = sorted({seed for scores in methods.values() for seed in scores})
     whole = [method for method, scores in methods.items() if scores.keys() == set(seeds)]
     left_out = [method for method in methods if method not in whole]

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.record import Environment
-from results.analysis.statistics import Interval, interval, paired
+from bench.record import Environment, Metric
+from results.analysis.statistics import Interval, gain, interval
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 
-CONTROL = "student"
-"""The row that a gain is measured against: no distillation, tuned under the same budget."""
-BASELINE = "kd"
-"""The distillation that a new method must beat, tuned under the same budget."""
+Run = tuple[Planned, StoredRun]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method on a pair. Accuracies are shares of the test part; a field that cannot be known yet is None."""
+    """A method on a pair; a field that cannot be known yet is None."""
 
     pair: str
     method: str
@@ -28,29 +26,48 @@ class Row:
     """done; partial (fewer seeds than the suite asks); pending; unsupported, diverged, failed."""
     reason: str
     seeds: int
-    accuracy: Interval | None
-    gain_student: Interval | None
-    """Over the control, paired by seed."""
-    gain_kd: Interval | None
-    """Over the baseline, paired by seed."""
+    score: Interval | None
+    """The suite's metric on the test part, as a share if it is printed in %."""
+    gain_control: Interval | None
+    """By how much it is better than the suite's control, paired by seed."""
+    gain_baseline: Interval | None
+    """By how much it is better than the suite's baseline, paired by seed."""
     tied: bool
     """Whether the paired difference to the best row of the pair has an interval that includes zero."""
     agreement: float | None
+    """Share of the test decisions that student and teacher make alike."""
     parameters: int | None
     compression: float | None
     """Parameters of the teacher over the student's."""
     latency_ms: float | None
     trials: int
-    images: int | None
+    samples: int | None
     """That a run trains on, unlabelled and synthetic ones among them."""
     epochs: int
     """Of one run."""
     teacher_forwards: int
-    """Images that teachers were run on, over trials and seeds."""
+    """Samples that teachers were run on, over trials and seeds."""
     seconds: float
     """Spent on trials and seeds, teachers' training not counted."""
     setting: dict[str, Any]
     """The best setting that tuning found."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What every method of a suite is given."""
+
+    trials: int
+    epochs: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class LabelShares:
+    """Labelled shares of the training part."""
+
+    student: float
+    teacher: float
 
 
 @dataclass(frozen=True)
@@ -59,13 +76,18 @@ class Board:
 
     suite: str
     about: str
+    metric: Metric
+    """The primary one, which decides the order of the rows."""
+    control: str
+    """The method without distillation, tuned under the same budget."""
+    baseline: str
+    """The distillation that a new method must beat, tuned under the same budget."""
     shows: str
-    """last or best: the epoch whose test accuracy is shown."""
-    budget: dict[str, int]
-    labels: dict[str, float]
-    """Labelled share of the training part, for "student" and "teacher"."""
+    """last or best: the epoch whose test score is shown."""
+    budget: Budget
+    labels: LabelShares
     teachers: dict[str, float]
-    """Test accuracy of each teacher, by the name of its model."""
+    """Test score of each teacher, by the name of its model."""
     hardware: str
     done: int
     expected: int
@@ -73,130 +95,134 @@ class Board:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    """The runs of a method on a pair."""
+class _Runs:
+    """The runs of a method on a pair, and the test scores of its seeds."""
 
-    trials: list[tuple[Planned, StoredRun]]
-    seeds: list[tuple[Planned, StoredRun]]
+    trials: list[Run]
+    seeds: list[Run]
+    scores: dict[int, float]
 
-    def accuracies(self, shows: str) -> dict[int, float]:
-        scores = {planned.number: run.outcome.headline(shows, "test") for planned, run in self.seeds if run.outcome}
-        return {seed: value for seed, value in scores.items() if value is not None}
+    @property
+    def all(self) -> list[StoredRun]:
+        return [run for _, run in self.trials + self.seeds]
 
 
 def leaderboard(plan: SweepPlan, store: RunStore) -> Board:
     """The leaderboard as it stands: whole, or with what there is."""
+    suite = plan.suite
     runs = [(planned, store.get(planned.key)) for planned in plan.runs()]
     known = [(planned, run) for planned, run in runs if run is not None]
-    shows = plan.suite.show
-    rows: list[Row] = []
-    for pair in plan.pairs():
-        mine = [(p, run) for p, run in known if p.pair == pair]
-        cells = {
-            method: _Cell(
-                [(p, run) for p, run in mine if p.method == method and p.phase == "trial"],
-                [(p, run) for p, run in mine if p.method == method and p.phase == "seed"],
-            )
-            for method in plan.methods(pair)
-        }
-        rows += _rows(pair, cells, shows, plan.suite.seeds)
-    noted = {pair.name: pair.note for pair in plan.suite.pairs}
-    teachers = {
-        _teacher_name(run, noted.get(planned.pair, "")): value
-        for planned, run in known
-        if planned.phase == "teacher" and run.outcome and (value := run.outcome.headline(shows, "test")) is not None
-    }
-    hardware = Counter(_machine(run) for _, run in known if run.outcome)
+    rows = [row for pair in plan.pairs() for row in _rows(plan, pair, [run for run in known if run[0].pair == pair])]
     finished = sum(1 for p, run in known if p.phase != "teacher" and (run.finished or run.status == "stopped"))
     return Board(
-        plan.name,
-        plan.suite.about,
-        shows,
-        {
-            "trials": plan.suite.tuning.trials,
-            "epochs": plan.suite.recipe.epochs,
-            "seeds": plan.suite.seeds,
-        },
-        {
-            "student": plan.suite.data.train_fraction,
-            "teacher": plan.suite.teacher_fraction or plan.suite.data.train_fraction,
-        },
-        teachers,
-        "; ".join(hardware),
-        finished,
-        plan.expected(),
-        rows,
+        suite=plan.name,
+        about=suite.about,
+        metric=suite.metric,
+        control=suite.control,
+        baseline=suite.baseline,
+        shows=suite.show,
+        budget=Budget(suite.tuning.trials, suite.recipe.epochs, suite.seeds),
+        labels=LabelShares(suite.data.train_fraction, suite.teacher_fraction or suite.data.train_fraction),
+        teachers=_teachers(plan, known),
+        hardware="; ".join(Counter(_machine(run) for _, run in known if run.outcome)),
+        done=finished,
+        expected=plan.expected(),
+        rows=rows,
     )
 
 
-def _rows(pair: str, cells: dict[str, _Cell], shows: str, seeds: int) -> list[Row]:
-    """Rows of a pair, best first, then those without a number."""
-    accuracies = {method: cell.accuracies(shows) for method, cell in cells.items()}
-    scored = {method: interval(list(values.values())) for method, values in accuracies.items() if values}
-    order = sorted(cells, key=lambda method: -scored[method].mean if method in scored else 1.0)
-    best = order[0] if order and order[0] in scored else None
-    rows = []
-    for method in order:
-        cell, mine = cells[method], accuracies[method]
-        status, reason = _status(cell, seeds)
-        lead = paired(accuracies[best], mine) if best and mine else None
-        done = [run.outcome for _, run in cell.seeds if run.outcome and run.outcome.status == "done"]
-        agreements = [value for run in done if (value := run.headline(shows, "test", "agreement")) is not None]
-        parameters = next((int(run.cost["parameters"]) for run in done), None)
-        teacher = next((int(run.cost["teacher_parameters"]) for run in done if "teacher_parameters" in run.cost), None)
-        epochs = [epoch for _, run in cell.trials + cell.seeds for epoch in run.epochs]
-        rows.append(
-            Row(
-                pair,
-                method,
-                status,
-                reason,
-                len(mine),
-                scored.get(method),
-                _gain(accuracies, method, CONTROL),
-                _gain(accuracies, method, BASELINE),
-                method != best and lead is not None and lead.includes_zero,
-                statistics.fmean(agreements) if agreements else None,
-                parameters,
-                teacher / parameters if teacher and parameters else None,
-                statistics.median(run.cost["latency_ms"] for run in done) if done else None,
-                len([run for _, run in cell.trials if run.finished or run.status == "stopped"]),
-                next((int(run.cost["training_set"]) for run in done if "training_set" in run.cost), None),
-                max((epoch.of for epoch in epochs), default=0),
-                sum(_teacher_forwards(run) for _, run in cell.trials + cell.seeds),
-                sum(epoch.seconds for epoch in epochs),
-                cell.seeds[0][0].setting if cell.seeds else {},
-            )
-        )
-    return rows
+def _rows(plan: SweepPlan, pair: str, known: list[Run]) -> list[Row]:
+    """Rows of a pair, best first, then those without a score."""
+    sign = plan.suite.metric.sign
+    methods = {method: _runs(plan, [run for run in known if run[0].method == method]) for method in plan.methods(pair)}
+    scores = {method: runs.scores for method, runs in methods.items()}
+    means = {method: sign * statistics.fmean(values.values()) for method, values in scores.items() if values}
+    order = sorted(methods, key=lambda method: (method not in means, -means.get(method, 0.0)))
+    best = scores[order[0]] if order else {}
+    return [_row(plan, pair, method, methods[method], scores, best) for method in order]
 
 
-def _teacher_name(run: StoredRun, note: str) -> str:
-    """The model, with what tells it from another of its architecture."""
-    seed = f"(seed {run.spec.seed})" if run.spec.seed else ""
-    return " ".join(filter(None, (run.spec.student.name, note, seed)))
+def _runs(plan: SweepPlan, known: list[Run]) -> _Runs:
+    """The runs of one method on one pair, by phase."""
+    suite = plan.suite
+    seeds = [(planned, run) for planned, run in known if planned.phase == "seed"]
+    scores = {
+        planned.number: value
+        for planned, run in seeds
+        if run.outcome and (value := run.outcome.headline(suite.show, "test", suite.metric.name)) is not None
+    }
+    return _Runs([run for run in known if run[0].phase == "trial"], seeds, scores)
+
+
+def _row(
+    plan: SweepPlan,
+    pair: str,
+    method: str,
+    runs: _Runs,
+    scores: Mapping[str, Mapping[int, float]],
+    best: Mapping[int, float],
+) -> Row:
+    suite, mine = plan.suite, runs.scores
+    status, reason = _status(runs, suite.seeds)
+    lead = gain(best, mine, suite.metric.sign) if mine is not best else None
+    done = [run.outcome for _, run in runs.seeds if run.outcome and run.outcome.status == "done"]
+    agreements = [value for run in done if (value := run.headline(suite.show, "test", "agreement")) is not None]
+    parameters = next((int(run.cost["parameters"]) for run in done), None)
+    teacher = next((int(run.cost["teacher_parameters"]) for run in done if "teacher_parameters" in run.cost), None)
+
+    def over(reference: str) -> Interval | None:
+        return None if method == reference else gain(mine, scores.get(reference, {}), suite.metric.sign)
+
+    return Row(
+        pair=pair,
+        method=method,
+        status=status,
+        reason=reason,
+        seeds=len(mine),
+        score=interval(list(mine.values())) if mine else None,
+        gain_control=over(suite.control),
+        gain_baseline=over(suite.baseline),
+        tied=lead is not None and lead.includes_zero,
+        agreement=statistics.fmean(agreements) if agreements else None,
+        parameters=parameters,
+        compression=teacher / parameters if teacher and parameters else None,
+        latency_ms=statistics.median(run.cost["latency_ms"] for run in done) if done else None,
+        trials=sum(run.finished or run.status == "stopped" for _, run in runs.trials),
+        samples=next((int(run.cost["training_set"]) for run in done if "training_set" in run.cost), None),
+        epochs=max((epoch.of for run in runs.all for epoch in run.epochs), default=0),
+        teacher_forwards=sum(map(_teacher_forwards, runs.all)),
+        seconds=sum(epoch.seconds for run in runs.all for epoch in run.epochs),
+        setting=runs.seeds[0][0].setting if runs.seeds else {},
+    )
+
+
+def _teachers(plan: SweepPlan, known: list[Run]) -> dict[str, float]:
+    """Test score of each teacher, by the model with what tells it from another of its architecture."""
+    notes = {pair.name: pair.note for pair in plan.suite.pairs}
+    found: dict[str, float] = {}
+    for planned, run in known:
+        if planned.phase == "teacher" and run.outcome:
+            value = run.outcome.headline(plan.suite.show, "test", plan.suite.metric.name)
+            seed = f"(seed {run.spec.seed})" if run.spec.seed else ""
+            name = " ".join(filter(None, (run.spec.student.name, notes.get(planned.pair, ""), seed)))
+            found |= {} if value is None else {name: value}
+    return found
 
 
 def _teacher_forwards(run: StoredRun) -> int:
-    """Images that teachers were run on: of a finished run with those that were labelled before training."""
+    """Samples that teachers were run on: of a finished run with those that were labelled before training."""
     if run.outcome and "teacher_forwards" in run.outcome.cost:
         return int(run.outcome.cost["teacher_forwards"])
     return sum(epoch.teacher_forwards for epoch in run.epochs)
 
 
-def _status(cell: _Cell, seeds: int) -> tuple[str, str]:
-    """How a cell stands, and why if it has no number."""
-    for _, run in cell.seeds:
+def _status(runs: _Runs, seeds: int) -> tuple[str, str]:
+    """How a method stands on a pair, and why if it has no score."""
+    for _, run in runs.seeds:
         if run.status in ("unsupported", "diverged", "failed"):
             return run.status, run.reason
-    finished = sum(run.finished for _, run in cell.seeds)
+    finished = sum(run.finished for _, run in runs.seeds)
     return ("done" if finished >= seeds else "partial" if finished else "pending"), ""
-
-
-def _gain(accuracies: dict[str, dict[int, float]], method: str, reference: str) -> Interval | None:
-    if method == reference or reference not in accuracies:
-        return None
-    return paired(accuracies[method], accuracies[reference])
 
 
 def _machine(run: StoredRun) -> str:

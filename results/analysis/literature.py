@@ -7,14 +7,14 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bench.errors import unknown
 
 FOLDER = Path(__file__).parents[1] / "published"
-Metric = Literal[
+PublishedMeasure = Literal[
     "accuracy_top1", "accuracy_top1_best_epoch", "accuracy_top1_ensemble3", "accuracy_top5",
     "accuracy_frame", "accuracy_frame_train", "error_top1", "error_top5", "error_word",
     "test_errors", "test_errors_digit3", "rmse", "f1", "exact_match", "matthews", "pearson", "pearson_spearman",
@@ -45,7 +45,7 @@ class Published(BaseModel):
     student: str
     method: str = Field(pattern=r"^[a-z0-9_]+(\+[a-z0-9_]+)*$")
     variant: str
-    metric: Metric
+    metric: PublishedMeasure
     value: float = Field(ge=0, allow_inf_nan=False)
     spread: float | None = Field(ge=0, allow_inf_nan=False)
     """What follows ±, in the metric's unit."""
@@ -99,13 +99,6 @@ class Published(BaseModel):
         teacher = "" if self.method == "student" else self.teacher
         student = "" if self.method == "teacher" else self.student
         return (self.dataset, self.part, teacher, student, self.method, self.variant, self.quantity)
-
-
-class Cell(NamedTuple):
-    """The number to compare with, and every other one of its setting."""
-
-    best: Published | None
-    others: tuple[Published, ...]
 
 
 @functools.cache
@@ -183,26 +176,10 @@ def conflicts() -> tuple[tuple[Published, ...], ...]:
     return tuple(tuple(rows) for rows in settings.values() if _disagree(rows))
 
 
-def cell(
-    table: str, method: str, student: str = "", teacher: str = "", variant: str = "", quantity: str = "accuracy_top1",
-    part: str = "",
-) -> Cell:  # fmt: skip
-    """The best value of a table's cell (first-hand before quoted before run again), and the others of its setting.
-
-    Raises:
-        InputError: for a table that is not there.
-    """
-    inside = [
-        row
-        for row in search(table=table)
-        if (row.method, row.variant, row.quantity, row.part) == (method, variant, quantity, part)
-        and (method == "teacher" or _squashed(row.student) == _squashed(student))
-        and (method == "student" or _squashed(row.teacher) == _squashed(teacher))
-    ]
-    best = min(inside, key=lambda row: ORIGINS.index(row.origin), default=None)
-    if best is None:
-        return Cell(None, ())
-    return Cell(best, tuple(row for row in load() if row is not best and row.setting() == best.setting()))
+def conflicting(found: Sequence[Published]) -> tuple[Published, ...]:
+    """All rows of those settings of the found ones for which sources print other values, setting by setting."""
+    settings = {row.setting() for row in found}
+    return tuple(row for rows in conflicts() if rows[0].setting() in settings for row in rows)
 
 
 def recipe(protocol: str) -> str:

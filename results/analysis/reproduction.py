@@ -4,84 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InputError
-from results.analysis.literature import Published
-from results.analysis.statistics import ROUNDING, Interval, interval, paired
+from results.analysis.paper_table import Table, Wanted
+from results.analysis.statistics import Interval, interval, paired
+from results.analysis.verdict import Verdict, judge
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 
-Metric = Literal[
-    "", "accuracy_top1", "accuracy_top5", "error_top1", "error_top5", "test_errors", "test_errors_digit3"
-]  # fmt: skip
-"""Of published.csv, those that a run of ours measures."""
-Verdict = Literal["within", "below", "above", "not comparable", "not run", "not published"]
 BAD = ("diverged", "unsupported", "failed")
-ONE_SEED = "one seed, so no interval"
-ONE_NETWORK = "published weights, so no interval"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """A number of a paper's table, and where ours is found."""
-
-    pair: str
-    row: str
-    """The plan's name of it, shared by the numbers of one row."""
-    label: str
-    metric: Metric
-    published: Published | None
-    part: str = ""
-    """Of the data set, if not the usual parts."""
-    phase: str = "seed"
-    """Of the plan: seed, or teacher; "taught" is a teacher that was not trained, as its students' runs score it."""
-    prediction: str = ""
-    student: str = ""
-    share: str = ""
-    classes: tuple[int, ...] = ()
-    incomparable: str = ""
-    """Why it cannot be compared, if so."""
-
-    @property
-    def unit(self) -> str:
-        """% or errors."""
-        return "errors" if self.metric.startswith("test_errors") else "%"
-
-    @property
-    def lower(self) -> bool:
-        """Whether lower is better."""
-        return "error" in self.metric
-
-
-@dataclass(frozen=True)
-class Table:
-    """A paper's table as it is asked for: whole, or a part of it."""
-
-    name: str
-    about: str
-    scale: str
-    data: str
-    statistic: str
-    """mean or median, the paper's."""
-    epoch: str
-    """last or best, of which the numbers are."""
-    seeds: int
-    """That a row is run with."""
-    incomparable: str
-    """Why nothing of it can be compared, if so."""
-    wanted: list[Wanted]
-    departures: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def values(self) -> dict[str, Any]:
-        """All of it as JSON values, as a plan keeps it."""
-        values: dict[str, Any] = TypeAdapter(Table).dump_python(self, mode="json")
-        return values
 
 
 @dataclass(frozen=True)
@@ -92,8 +27,9 @@ class Reproduced:
     value: float | None
     """Ours, by the paper's statistic."""
     interval: Interval | None
-    """95 %, of the mean over seeds."""
+    """The 95 % interval of our mean over seeds."""
     seeds: dict[int, float]
+    """Ours by seed."""
     difference: float | None
     """Ours less the published."""
     verdict: Verdict
@@ -112,7 +48,7 @@ class Reproduced:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A table as it stands."""
+    """A paper's table as far as it is reproduced."""
 
     table: str
     about: str
@@ -123,7 +59,7 @@ class Reproduction:
     statistic: str
     epoch: str
     asked: int
-    """Seeds that a row is run with."""
+    """The number of seeds that each row is run with."""
     rows: list[Reproduced]
     departures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -135,22 +71,22 @@ def reproduction_of(table: Table, plan: SweepPlan | None, store: RunStore | None
     Args:
         table: what is asked for.
         plan: under which it was run; None if it never was.
-        store: where the runs are; likewise.
+        store: where the runs are; None if there are none.
     """
     started: Sequence[Planned] = plan.started() if plan else ()
     planned = [each for each in started if each.phase == "teacher" or each.number <= table.seeds]
     return Reproduction(
-        table.name,
-        table.about,
-        plan.name if plan else table.name,
-        table.scale,
-        table.data,
-        table.statistic,
-        table.epoch,
-        table.seeds,
-        reproduced(table.wanted, planned, store, table.statistic, table.epoch, table.incomparable),
-        table.departures,
-        table.notes,
+        table=table.name,
+        about=table.about,
+        title=plan.name if plan else table.name,
+        scale=table.scale,
+        data=table.data,
+        statistic=table.statistic,
+        epoch=table.epoch,
+        asked=table.seeds,
+        rows=reproduced(table, planned, store),
+        departures=table.departures,
+        notes=table.notes,
     )
 
 
@@ -173,64 +109,53 @@ def reproduction_of_plan(plan: SweepPlan, store: RunStore) -> Reproduction | Non
     return reproduction_of(table, plan, store)
 
 
-def reproduced(
-    wanted: Sequence[Wanted],
-    planned: Sequence[Planned],
-    store: RunStore | None,
-    statistic: str,
-    epoch: str,
-    incomparable: str = "",
-) -> list[Reproduced]:
-    """Every number beside ours, as far as there are runs.
+def reproduced(table: Table, planned: Sequence[Planned], store: RunStore | None) -> list[Reproduced]:
+    """Every number of a table beside ours, as far as there are runs.
 
     Args:
-        wanted: the table.
-        planned: runs of the protocol.
+        table: what is asked for.
+        planned: runs of its protocol.
         store: where they are; None if nothing was ever run.
-        statistic: mean or median, the paper's.
-        epoch: last or best, of which the numbers are.
-        incomparable: why nothing of all this can be compared, if so.
     """
     known = [(each, run) for each in planned if store and (run := store.get(each.key))]
     rows = []
-    for want in wanted:
+    for want in table.wanted:
+        teacher = None
         if want.phase == "taught":
             scored = [run for p, run in known if p.pair == want.pair and run.outcome and run.outcome.teacher]
-            rows.append(_row(want, dict(enumerate(scored[:1])), None, statistic, epoch, incomparable))
-            continue
-        name = "teacher" if want.phase == "teacher" else want.row
-        runs = {p.number: run for p, run in known if (p.pair, p.method, p.phase) == (want.pair, name, want.phase)}
-        teacher = next((run for p, run in known if (p.pair, p.phase, p.number) == (want.pair, "teacher", 0)), None)
-        rows.append(_row(want, runs, teacher, statistic, epoch, incomparable))
+            runs = dict(enumerate(scored[:1]))
+        else:
+            name = "teacher" if want.phase == "teacher" else want.row
+            runs = {p.number: run for p, run in known if (p.pair, p.method, p.phase) == (want.pair, name, want.phase)}
+            teacher = next((run for p, run in known if (p.pair, p.phase, p.number) == (want.pair, "teacher", 0)), None)
+        rows.append(_row(table, want, runs, teacher))
     return _ranked(rows)
 
 
-def _row(
-    want: Wanted,
-    runs: dict[int, StoredRun],
-    teacher: StoredRun | None,
-    statistic: str,
-    epoch: str,
-    incomparable: str,
-) -> Reproduced:
-    seeds = {number: value for number, run in sorted(runs.items()) if (value := measured(want, run, epoch)) is not None}
+def _row(table: Table, want: Wanted, runs: Mapping[int, StoredRun], teacher: StoredRun | None) -> Reproduced:
+    """A number beside ours, from its runs by seed; without any, it depends on the teacher why there are none."""
+    found = {number: measured(want, run, table.epoch) for number, run in sorted(runs.items())}
+    seeds = {number: value for number, value in found.items() if value is not None}
     if not seeds:
-        bad = [run for run in runs.values() if run.status in BAD]
-        reason = f"{bad[0].status}: {bad[0].reason}" if bad else "under way" if runs else ""
-        if not runs and teacher and teacher.status in BAD:
-            reason = f"its teacher {teacher.status}: {teacher.reason}"
-        return Reproduced(want, None, None, {}, None, "not comparable" if bad else "not run", reason)
+        return _without_a_number(want, runs, teacher)
     values = list(seeds.values())
-    value = statistics.median(values) if statistic == "median" else statistics.fmean(values)
+    value = statistics.median(values) if table.statistic == "median" else statistics.fmean(values)
     ours = interval(values)
     difference = None if want.published is None else value - want.published.value
-    verdict, reason = judge(want, ours, incomparable or want.incomparable)
-    lost = [run.status for number, run in runs.items() if number not in seeds and run.status in BAD]
-    if lost:
-        reason = "; ".join(
-            filter(None, (reason, f"of {len(runs)} seeds, {len(lost)} {' and '.join(sorted(set(lost)))}"))
-        )
+    verdict, reason = judge(want, ours, table.incomparable or want.incomparable)
+    if lost := [run.status for number, run in runs.items() if number not in seeds and run.status in BAD]:
+        said = f"of {len(runs)} seeds, {len(lost)} {' and '.join(sorted(set(lost)))}"
+        reason = "; ".join(filter(None, (reason, said)))
     return Reproduced(want, value, ours, seeds, difference, verdict, reason)
+
+
+def _without_a_number(want: Wanted, runs: Mapping[int, StoredRun], teacher: StoredRun | None) -> Reproduced:
+    """Why there is no number of ours."""
+    bad = [run for run in runs.values() if run.status in BAD]
+    reason = f"{bad[0].status}: {bad[0].reason}" if bad else "under way" if runs else ""
+    if not runs and teacher and teacher.status in BAD:
+        reason = f"its teacher {teacher.status}: {teacher.reason}"
+    return Reproduced(want, None, None, {}, None, "not comparable" if bad else "not run", reason)
 
 
 def measured(want: Wanted, run: StoredRun, epoch: str) -> float | None:
@@ -253,55 +178,9 @@ def measured(want: Wanted, run: StoredRun, epoch: str) -> float | None:
     return float(100 * (1 - share if want.lower else share))
 
 
-def judge(want: Wanted, ours: Interval, incomparable: str = "") -> tuple[Verdict, str]:
-    """Whether ours agrees with what was published: within, or below (worse) or above (better) by how much.
-
-    Within: the published value lies in our 95 % interval; if it has a spread of its own, the two intervals overlap.
-    The interval is that of the mean, so it is the mean that is judged, whatever statistic the table shows.
-
-    Args:
-        want: with the published number.
-        ours: the interval over seeds.
-        incomparable: why they cannot be compared, if so.
-    """
-    published = want.published
-    if published is None:
-        return "not published", ""
-    if incomparable:
-        return "not comparable", incomparable
-    if ours.half_width is None:
-        return "not comparable", ONE_NETWORK if want.phase == "taught" else ONE_SEED
-    theirs = spread_of(published)
-    if abs(ours.mean - published.value) <= ours.half_width + theirs + ROUNDING:
-        return "within", "the intervals overlap" if theirs else ""
-    difference = ours.mean - published.value
-    worse = (difference > 0) == want.lower
-    return ("below" if worse else "above"), by_how_much(want, difference)
-
-
-def spread_of(published: Published) -> float:
-    """The half-width of a published number's 95 % interval; a spread of unknown kind counts as one, none as zero."""
-    if published.spread is None or published.spread_kind != "std":
-        return published.spread or 0.0
-    if published.seeds is None or published.seeds < 2:
-        return published.spread
-    from scipy import stats
-
-    quantile = float(stats.t.ppf(0.975, published.seeds - 1))
-    return quantile * published.spread / math.sqrt(published.seeds)
-
-
-def by_how_much(want: Wanted, difference: float) -> str:
-    """A difference in words, as "12 more errors"."""
-    if want.unit == "errors":
-        return f"{abs(difference):.3g} {'more' if difference > 0 else 'fewer'} errors"
-    kind = "error" if want.lower else "accuracy"
-    return f"{abs(difference):.2f} points {'more' if difference > 0 else 'less'} {kind}"
-
-
 def _ranked(rows: list[Reproduced]) -> list[Reproduced]:
-    """Marks the best of our students for each pair, metric and exit, and what seeds do not tell apart from it."""
-    groups: dict[tuple[Any, ...], list[int]] = {}
+    """Marks the best of our students for each pair, measure and exit, and what seeds do not tell apart from it."""
+    groups: dict[tuple[object, ...], list[int]] = {}
     for index, row in enumerate(rows):
         want = row.wanted
         if row.interval and want.phase == "seed":
@@ -315,5 +194,5 @@ def _ranked(rows: list[Reproduced]) -> list[Reproduced]:
             gap = paired(rows[lead].seeds, rows[index].seeds)
             tied = index != lead and gap is not None and gap.half_width is not None and gap.includes_zero
             if index == lead or tied:
-                marked[index] = Reproduced(**{**vars(rows[index]), "best": True, "tied": tied})
+                marked[index] = replace(rows[index], best=True, tied=tied)
     return marked

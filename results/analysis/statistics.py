@@ -1,6 +1,6 @@
 """Statistics of compared methods: over seeds of one pair, paired by seed, and over pairs, by ranks.
 
-Everything here takes plain numbers. Accuracies are shares; higher is better.
+Everything here takes plain numbers; higher is better, unless a function takes the sign of a metric.
 
 Student (1908), The probable error of a mean. Wilcoxon (1945), Individual comparisons by ranking methods. Holm (1979),
 A simple sequentially rejective multiple test procedure. Friedman (1937), The use of ranks to avoid the assumption of
@@ -20,11 +20,11 @@ import numpy.typing as npt
 from scipy import stats
 
 LEVEL = 0.05
-"""Of every test here: the chance of a difference that is not there."""
+"""The significance level of every test here: the chance to find a difference that is not there."""
 ROUNDING = 1e-6
-"""Shares closer than this are one share: they come from 32-bit floats, and no test part has a million images."""
+"""Scores closer than this are equal: they come from 32-bit floats, and no test part has a million samples."""
 WILCOXON_SEEDS = 6
-"""Fewer cannot fall below LEVEL: the least p value of n differences is 2 / 2^n."""
+"""The signed-rank test of fewer seeds cannot fall below LEVEL: the least p value of n differences is 2 / 2^n."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,17 @@ def paired(first: Mapping[int, float], second: Mapping[int, float], confidence: 
     """Interval of first - second over the seeds that both have; None if they share none."""
     shared = differences(first, second)
     return interval(shared, confidence) if shared else None
+
+
+def gain(first: Mapping[int, float], second: Mapping[int, float], sign: int) -> Interval | None:
+    """Interval of by how much the first is better than the second, over the seeds that both have.
+
+    Args:
+        first: scores by seed.
+        second: scores by seed.
+        sign: 1 if a higher score is better, -1 if a lower one is.
+    """
+    return paired(first, second) if sign > 0 else paired(second, first)
 
 
 def differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
@@ -137,17 +148,17 @@ class Ranking:
     ranks: dict[str, float]
     """Mean over blocks; 1 is best."""
     friedman: float
-    """Chi-squared statistic, corrected for ties."""
+    """Friedman's chi-squared statistic, corrected for ties."""
     friedman_p: float
     iman_davenport: float | None
-    """F statistic; None if every block has the same order, which leaves nothing to divide by."""
+    """Iman and Davenport's F statistic; None if every block has the same order, so that it would divide by zero."""
     iman_davenport_p: float | None
     critical_difference: float
-    """Of mean ranks: those that differ less are not told apart."""
+    """Methods whose mean ranks differ by less are not told apart."""
     nemenyi: dict[str, dict[str, float]]
-    """P value of each two methods."""
+    """P value of Nemenyi's test for each two methods."""
     groups: list[list[str]]
-    """Largest runs of two or more methods that are not told apart."""
+    """Largest sets of neighbours in rank, of two methods or more, that are not told apart."""
 
 
 def ranking(blocks: Sequence[Mapping[str, float]]) -> Ranking:
@@ -194,7 +205,7 @@ def iman_davenport(chi_squared: float, methods: int, blocks: int) -> tuple[float
 
 
 def critical_difference(methods: int, blocks: int, level: float = LEVEL) -> float:
-    """By how much mean ranks must differ to be told apart (Nemenyi 1963; Demšar 2006, section 3.2.2)."""
+    """The least difference of mean ranks that tells two methods apart (Nemenyi 1963; Demšar 2006, section 3.2.2)."""
     quantile = float(stats.studentized_range.ppf(1 - level, methods, math.inf)) / 2**0.5
     return quantile * math.sqrt(methods * (methods + 1) / (6 * blocks))
 
@@ -210,7 +221,7 @@ def _groups(ranks: Mapping[str, float], difference: float) -> list[list[str]]:
 
 
 def _t(values: Sequence[float], scale: float) -> float:
-    """Mean over scale; of values that do not vary the limit, infinite or zero."""
+    """The t statistic, mean over scale; for values that do not vary its limit, which is infinite or zero."""
     mean = statistics.fmean(values)
     if max(values) - min(values) > ROUNDING:
         return mean / scale
@@ -218,7 +229,7 @@ def _t(values: Sequence[float], scale: float) -> float:
 
 
 def _levels(values: Sequence[float]) -> npt.NDArray[np.int_]:
-    """Whole numbers in the order of the values, equal for neighbours within ROUNDING."""
+    """Whole numbers in the order of the values; neighbours within ROUNDING of each other share one."""
     array = np.asarray(values, float)
     order = np.argsort(array, kind="stable")
     levels = np.empty(len(array), int)

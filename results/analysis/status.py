@@ -4,95 +4,139 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from bench.errors import InputError
+from bench.record import ACCURACY, Metric
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore, WeightsLeftOut
 
-TEACHING = ("teacher_forwards", "teacher_cached", "teacher_seconds")
+
+@dataclass(frozen=True)
+class TeacherCost:
+    """What frozen teachers cost while students were trained."""
+
+    teacher_forwards: float = 0.0
+    """Samples that teachers were asked about."""
+    teacher_cached: float = 0.0
+    """Those of them whose answers were at hand."""
+    teacher_seconds: float = 0.0
+    """Spent on the others."""
+
+    @classmethod
+    def of(cls, cost: Mapping[str, float]) -> TeacherCost:
+        """The teachers' part of a run's cost."""
+        names = ("teacher_forwards", "teacher_cached", "teacher_seconds")
+        return cls(*(cost.get(name, 0.0) for name in names))
+
+    def __add__(self, other: TeacherCost) -> TeacherCost:
+        """The cost of both."""
+        return TeacherCost(
+            self.teacher_forwards + other.teacher_forwards,
+            self.teacher_cached + other.teacher_cached,
+            self.teacher_seconds + other.teacher_seconds,
+        )
+
+    def __str__(self) -> str:
+        """What teachers cost, and what keeping their answers saved, as a sentence without its end."""
+        run = self.teacher_forwards - self.teacher_cached
+        saved = ""
+        if run and self.teacher_seconds:
+            saved = f", about {self.teacher_cached * self.teacher_seconds / run:.0f} s saved"
+        return (
+            f"teachers were asked about {self.teacher_forwards:,.0f} samples and run on {run:,.0f} of them, "
+            f"in {self.teacher_seconds:.0f} s; {self.teacher_cached:,.0f} answers were at hand{saved}"
+        )
 
 
-def status_of(plan: SweepPlan, store: RunStore) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed."""
+
+    key: str
+    method: str
+    phase: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SuiteStatus:
+    """How the runs of a suite stand."""
+
+    suite: str
+    expected: int
+    """Runs of the whole sweep, teachers not counted."""
+    started: int
+    methods: dict[str, dict[str, int]]
+    """The number of runs by method and status."""
+    failures: list[Failure]
+    teaching: TeacherCost
+
+
+def status_of(plan: SweepPlan, store: RunStore) -> SuiteStatus:
     """Counts of runs by method and status, with the reasons of those that failed."""
     counts: dict[str, Counter[str]] = {}
-    failures = []
-    asked = Counter(dict.fromkeys(TEACHING, 0.0))
+    failures, teaching = [], TeacherCost()
     for planned in plan.runs():
         run = store.get(planned.key)
         status = run.status if run else "pending"
         status = "pruned" if status == "stopped" else status
         counts.setdefault(planned.method, Counter())[status] += 1
         if run and run.outcome:
-            asked.update({name: run.outcome.cost.get(name, 0.0) for name in TEACHING})
+            teaching += TeacherCost.of(run.outcome.cost)
         if run and status == "failed":
-            failures.append({"key": run.key, "method": planned.method, "phase": planned.phase, "reason": run.reason})
-    started = sum(sum(counter.values()) for method, counter in counts.items() if method != "teacher")
-    return {
-        "suite": plan.name,
-        "expected": plan.expected(),
-        "started": started,
-        "methods": {method: dict(counter) for method, counter in counts.items()},
-        "failures": failures,
-        "teaching": dict(asked),
-    }
-
-
-def page(values: dict[str, Any]) -> str:
-    """The counts as text."""
-    lines = [f"{values['suite']}: {values['started']} of {values['expected']} runs started"]
-    for method, counts in values["methods"].items():
-        lines.append(f"  {method}: " + ", ".join(f"{count} {status}" for status, count in sorted(counts.items())))
-    lines += [f"  {taught(values['teaching'])}"] if values["teaching"]["teacher_forwards"] else []
-    lines += [f"  failed: {f['method']} {f['phase']} ({f['key']}): {f['reason']}" for f in values["failures"]]
-    return "\n".join(lines)
-
-
-def taught(cost: Mapping[str, float]) -> str:
-    """What teachers cost, and what keeping their answers saved, as a sentence."""
-    asked, cached, seconds = (cost.get(name, 0.0) for name in TEACHING)
-    run = asked - cached
-    saved = f", about {cached * seconds / run:.0f} s saved" if run and seconds else ""
-    return (
-        f"teachers were asked about {asked:,.0f} images and run on {run:,.0f} of them, in {seconds:.0f} s; "
-        f"{cached:,.0f} answers were at hand{saved}"
+            failures.append(Failure(run.key, planned.method, planned.phase, run.reason))
+    return SuiteStatus(
+        suite=plan.name,
+        expected=plan.expected(),
+        started=sum(counter.total() for method, counter in counts.items() if method != "teacher"),
+        methods={method: dict(counter) for method, counter in counts.items()},
+        failures=failures,
+        teaching=teaching,
     )
 
 
-def teachers_of(store: RunStore) -> list[dict[str, Any]]:
-    """Every teacher with its measured accuracy; `problem` is empty if its weights are what they were, or left out."""
-    rows = []
-    for reference, model in store.teachers().items():
-        kind, _, name = reference.partition(":")
-        run = store.get(name) if kind == "run" else None
-        outcome = run.outcome if run else None
-        problem, left_out = "", False
-        try:
-            store.weights(reference)
-        except WeightsLeftOut:
-            left_out = True
-        except InputError as error:
-            problem = str(error)
-        rows.append(
-            {
-                "reference": reference,
-                "model": model,
-                "data": run.spec.data.name if run else "",
-                "epochs": run.spec.recipe.epochs if run else None,
-                "test_accuracy": outcome.headline("last", "test") if outcome else None,
-                "problem": problem,
-                "left_out": left_out,
-            }
-        )
-    return rows
+@dataclass(frozen=True)
+class TeacherStatus:
+    """A teacher of the store."""
+
+    reference: str
+    """run:KEY or sha256:HASH."""
+    model: str
+    data: str
+    """The data set that it was trained on; empty for one that was imported."""
+    epochs: int | None
+    metric: Metric
+    score: float | None
+    """The metric of its last epoch on the test part; None for one that was imported."""
+    problem: str
+    """Empty if its weights are what they were, or were left out of an export."""
+    left_out: bool
 
 
-def teachers_page(rows: list[dict[str, Any]]) -> str:
-    """The teachers as text."""
-    lines = []
-    for row in rows:
-        accuracy = f"test {100 * row['test_accuracy']:.2f} %" if row["test_accuracy"] is not None else "imported"
-        trained = f"{row['data']}, {row['epochs']} epochs, " if row["data"] else ""
-        state = row["problem"] or ("weights not exported" if row["left_out"] else "verified")
-        lines.append(f"{row['reference']}  {row['model']}  {trained}{accuracy}  {state}")
-    return "\n".join(lines) or "There are no teachers yet."
+def teachers_of(store: RunStore) -> list[TeacherStatus]:
+    """Every teacher with its measured score, and whether its weights are whole."""
+    return [_teacher(store, reference, model) for reference, model in store.teachers().items()]
+
+
+def _teacher(store: RunStore, reference: str, model: str) -> TeacherStatus:
+    kind, _, name = reference.partition(":")
+    run = store.get(name) if kind == "run" else None
+    outcome = run.outcome if run else None
+    problem, left_out = "", False
+    try:
+        store.weights(reference)
+    except WeightsLeftOut:
+        left_out = True
+    except InputError as error:
+        problem = str(error)
+    return TeacherStatus(
+        reference=reference,
+        model=model,
+        data=run.spec.data.name if run else "",
+        epochs=run.spec.recipe.epochs if run else None,
+        metric=outcome.metric if outcome else ACCURACY,
+        score=outcome.headline("last", "test") if outcome else None,
+        problem=problem,
+        left_out=left_out,
+    )

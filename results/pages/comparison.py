@@ -1,58 +1,51 @@
-"""Comparisons as text: terminal, markdown, LaTeX, CSV; as plain values; and as a critical-difference diagram."""
+"""Comparisons of a suite's methods, or of its pairs, as a report with a critical-difference diagram."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
-
-import pandas as pd
 
 from bench.errors import InputError
 from results.analysis.comparison import Compared, Comparison, Ranked
 from results.analysis.statistics import LEVEL, WILCOXON_SEEDS, Ranking
 from results.pages.diagram import critical_difference_diagram
-from results.pages.rendering import Block, Column, check_form, render_blocks
+from results.pages.numbers import score_text
+from results.pages.report import Block, Column, Number, Report, Sheet
 
 COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
 RANK_COLUMNS = ("mean rank", "group")
 MARK = "*"
+"""Beside a corrected p value that finds a difference."""
 
 
-def comparison_page(compared: Compared, form: str = "terminal", width: int | None = None) -> str:
-    """Comparisons as text; as CSV those with controls alone.
-
-    Args:
-        compared: what to print.
-        form: terminal, markdown, latex or csv.
-        width: columns of the terminal.
-
-    Raises:
-        InputError: for an unknown form.
-    """
-    check_form(form)
-    if form == "csv":
-        return comparison_frame(compared).to_csv(index=False)
+def comparison_report(compared: Compared) -> Report:
+    """A table for each control and pair, then the mean ranks; as CSV the comparisons with controls alone."""
     families = dict.fromkeys((each.control, each.pair) for each in compared.comparisons)
     blocks = [_against(compared, control, pair) for control, pair in families]
     blocks += [_ranks(compared, ranked, ranked.ranking) for ranked in compared.rankings if ranked.ranking]
-    return render_blocks(blocks, notes(compared), form, width, tight=True)
+    rows = [_named(compared, each) for each in compared.comparisons]
+    return Report(
+        name="comparison",
+        title=compared.suite,
+        blocks=blocks,
+        notes=_notes(compared),
+        sheet=_sheet(compared),
+        values=asdict(compared) | {"metric": compared.metric.model_dump(), "comparisons": rows},
+        pictures={"ranks": lambda form: _diagram(compared, form)},
+        metrics=list(_metrics(compared)),
+        tight=True,
+    )
 
 
-def comparison_values(compared: Compared) -> dict[str, Any]:
-    """All of it as JSON values."""
-    return asdict(compared) | {"comparisons": [_named(compared, each) for each in compared.comparisons]}
-
-
-def comparison_frame(compared: Compared) -> pd.DataFrame:
-    """Plain numbers, a row for each comparison with a control; shares, not points."""
-    records = [
-        _named(compared, each)
-        | {"difference": each.difference.mean, "half_width": each.difference.half_width, "seeds": each.difference.count}
-        for each in compared.comparisons
-    ]
+def _sheet(compared: Compared) -> Sheet:
+    """Plain numbers, a line for each comparison with a control; differences as scores are kept, not in points."""
     columns = ["pair", "control", "method", "difference", "half_width", "seeds", "p", "p_holm", "p_wilcoxon"]
-    return pd.DataFrame(records, columns=[*columns, "won", "probability"])
+    rows = []
+    for each in compared.comparisons:
+        mean, half_width, seeds = each.difference.mean, each.difference.half_width, each.difference.count
+        rows.append(_named(compared, each) | {"difference": mean, "half_width": half_width, "seeds": seeds})
+    return Sheet([*columns, "won", "probability"], rows)
 
 
 def _named(compared: Compared, each: Comparison) -> dict[str, Any]:
@@ -61,7 +54,15 @@ def _named(compared: Compared, each: Comparison) -> dict[str, Any]:
     return values if compared.noun == "method" else values | {"method": each.pair, "pair": each.method}
 
 
-def comparison_picture(compared: Compared, form: str = "png") -> bytes:
+def _metrics(compared: Compared) -> Iterator[Number]:
+    """The gain over every control, and what the corrected test says of it; the step is the number of seeds."""
+    for each in compared.comparisons:
+        for name, value in (("gain", each.difference.mean), ("p_holm", each.p_holm)):
+            if value is not None:
+                yield Number(f"{name}/{each.control}/{each.pair}/{each.method}", value, each.difference.count)
+
+
+def _diagram(compared: Compared, form: str) -> bytes:
     """The critical-difference diagram over pairs as a file; where there is none, that of each pair over its seeds.
 
     Raises:
@@ -74,12 +75,14 @@ def comparison_picture(compared: Compared, form: str = "png") -> bytes:
     return critical_difference_diagram(drawn, form)
 
 
-def notes(compared: Compared) -> list[str]:
-    """How to read the tables, and what is not in them."""
-    lines = []
+def _notes(compared: Compared) -> list[str]:
+    lines, metric = [], compared.metric
     if compared.comparisons:
+        minus = f"{compared.noun} minus control" if metric.higher_is_better else f"control minus {compared.noun}"
+        points = "points of test" if metric.unit == "%" else "test"
+        lower = "" if metric.higher_is_better else ", so that above zero is better"
         lines += [
-            f"difference: {compared.noun} minus control in points of test accuracy, {compared.shows} epoch, paired by "
+            f"difference: {minus} in {points} {metric.name}{lower}, {compared.shows} epoch, paired by "
             "seed; mean and 95 % interval (Student's t).",
             "p: paired t-test, two-sided; below 0.05 just where the interval excludes zero.",
             f"p Holm: p corrected for the number of rows of its table (Holm 1979); {MARK} below {LEVEL}.",
@@ -90,7 +93,7 @@ def notes(compared: Compared) -> list[str]:
             "Seeds vary weights and batches: all this holds for these networks and data.",
         ]
     if any(each.differs and each.p == 0 for each in compared.comparisons):
-        lines.append("p of zero: all seeds differ by the same; so few images or seeds say less than that.")
+        lines.append("p of zero: all seeds differ by the same; so few samples or seeds say less than that.")
     if any(each.ranking for each in compared.rankings):
         told = f"{compared.noun}s that share a number are not told apart (Nemenyi 1963)."
         lines.append(f"mean rank: 1 is best. group: {told}")
@@ -98,19 +101,17 @@ def notes(compared: Compared) -> list[str]:
 
 
 def _against(compared: Compared, control: str, pair: str) -> Block:
-    rows = [_cells(each) for each in compared.comparisons if (each.control, each.pair) == (control, pair)]
+    """The comparisons with one control on one pair."""
+    rows = [_cells(compared, each) for each in compared.comparisons if (each.control, each.pair) == (control, pair)]
     title = f"{compared.suite}: against {control} {'on' if compared.noun == 'method' else 'by'} {pair}"
     return Block(title, _columns(compared, COLUMNS), rows)
 
 
-def _cells(each: Comparison) -> list[str]:
-    """A comparison as text: its name, then COLUMNS."""
-    difference = f"{100 * each.difference.mean:+.1f}"
-    if each.difference.half_width is not None:
-        difference += f" ± {100 * each.difference.half_width:.1f}"
+def _cells(compared: Compared, each: Comparison) -> list[str]:
+    """A comparison as texts: its name, then COLUMNS."""
     return [
         each.method,
-        difference,
+        score_text(each.difference, compared.metric, signed=True),
         str(each.difference.count),
         _p(each.p),
         _p(each.p_holm) + (f" {MARK}" if each.differs else ""),
@@ -121,13 +122,13 @@ def _cells(each: Comparison) -> list[str]:
 
 
 def _ranks(compared: Compared, ranked: Ranked, found: Ranking) -> Block:
+    """Mean ranks, and the numbers of the groups in which each name is."""
     rows = []
-    for method, rank in found.ranks.items():
-        groups = [str(number) for number, group in enumerate(found.groups, start=1) if method in group]
-        rows.append([method, f"{rank:.2f}", "-".join(dict.fromkeys([groups[0], groups[-1]])) if groups else ""])
-    return Block(
-        _title(compared, ranked), _columns(compared, RANK_COLUMNS), rows, remarks=_remarks(compared, ranked, found)
-    )
+    for name, rank in found.ranks.items():
+        groups = [str(number) for number, group in enumerate(found.groups, start=1) if name in group]
+        rows.append([name, f"{rank:.2f}", "-".join(dict.fromkeys([groups[0], groups[-1]])) if groups else ""])
+    columns, remarks = _columns(compared, RANK_COLUMNS), _remarks(compared, ranked, found)
+    return Block(_title(compared, ranked), columns, rows, remarks=remarks)
 
 
 def _columns(compared: Compared, names: Sequence[str]) -> list[Column]:

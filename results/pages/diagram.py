@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
-from bench.errors import InputError, unknown
 from results.analysis.statistics import Ranking
-
-PICTURES = ("png", "svg", "pdf")
+from results.pages.pictures import check_picture, figure_file
 
 
 def critical_difference_diagram(rankings: Mapping[str, Ranking], form: str = "png") -> bytes:
     """Rankings below each other, as a file.
 
     Args:
-        rankings: by title.
+        rankings: one or more, by title.
         form: png, svg or pdf.
 
     Raises:
-        InputError: for another form, or without rankings.
+        InputError: for another form.
     """
-    import matplotlib
     import pandas as pd
     from matplotlib.figure import Figure
     from scikit_posthocs import critical_difference_diagram as draw
 
-    if form not in PICTURES:
-        raise unknown("picture format", form, PICTURES)
-    if not rankings:
-        raise InputError("there are no ranks to draw.")
+    check_picture(form)
     heights = [0.2 * len(ranking.ranks) / 2 + 0.2 * len(ranking.groups) + 1.2 for ranking in rankings.values()]
     figure = Figure(figsize=(9, sum(heights)), layout="constrained")
     panels = figure.subfigures(len(rankings), squeeze=False, height_ratios=heights)
@@ -54,11 +47,4 @@ def critical_difference_diagram(rankings: Mapping[str, Ranking], form: str = "pn
         end = best + ranking.critical_difference
         axes.errorbar([best, end], [2.4, 2.4], yerr=0.3, color="black", linewidth=1)
         axes.text(end, 2.4, f"  CD {ranking.critical_difference:.2f}", fontsize=9, va="center")
-    file = io.BytesIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "kdbench"}):
-        figure.savefig(file, format=form, dpi=100, metadata=None if form == "png" else {_DATES[form]: None})
-    return file.getvalue()
-
-
-_DATES = {"svg": "Date", "pdf": "CreationDate"}
-"""What would make equal pictures unequal files."""
+    return figure_file(figure, form)

@@ -1,18 +1,20 @@
-"""Reproduced tables as text: terminal, markdown, LaTeX, CSV; as plain values; as a plot of published against ours."""
+"""A reproduced table as a report: the published numbers beside ours, and a plot of one against the other."""
 
 from __future__ import annotations
 
-import io
-import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.errors import InputError
 from results.analysis.reproduction import Reproduced, Reproduction
-from results.pages.rendering import TIE, Block, Column, check_form, render_blocks
+from results.analysis.verdict import Verdict
+from results.pages.pictures import figure_file
+from results.pages.report import TIE, Block, Column, Number, Report, Sheet
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 COLUMNS = ("row", "measure", "published", "origin", "ours", "seeds", "difference", "verdict")
 LEFT = ("row", "measure", "origin", "verdict")
@@ -24,26 +26,26 @@ MEASURES = {
     "test_errors": "errors",
     "test_errors_digit3": "errors on 3s",
 }
+SPREADS = {"ci95": "95 % interval", "std": "standard deviation", "undefined": "spread of unknown kind"}
 
 
-def reproduction_page(table: Reproduction, form: str = "terminal", width: int | None = None) -> str:
-    """A table as text.
+def reproduction_report(table: Reproduction) -> Report:
+    """A table for each pair, with our best in bold."""
+    return Report(
+        name="reproduction",
+        title=table.title,
+        blocks=[_block(table, pair) for pair in dict.fromkeys(row.wanted.pair for row in table.rows)],
+        notes=_notes(table),
+        sheet=_sheet(table),
+        values=_values(table),
+        pictures={"reproduction": lambda form: _plot(table, form)},
+        metrics=list(_metrics(table)),
+        tight=True,
+        bullets=True,
+    )
 
-    Args:
-        table: what to print.
-        form: terminal, markdown, latex or csv.
-        width: columns of the terminal.
 
-    Raises:
-        InputError: for an unknown form.
-    """
-    check_form(form)
-    if form == "csv":
-        return reproduction_frame(table).to_csv(index=False)
-    return render_blocks(_blocks(table), notes(table), form, width, tight=True, bullets=True)
-
-
-def reproduction_values(table: Reproduction) -> dict[str, Any]:
+def _values(table: Reproduction) -> dict[str, Any]:
     """All of it as JSON values."""
     rows = []
     for row in table.rows:
@@ -52,55 +54,61 @@ def reproduction_values(table: Reproduction) -> dict[str, Any]:
         own = {name: value for name, value in vars(want).items() if name != "published"}
         rest = {name: value for name, value in asdict(row).items() if name != "wanted"}
         rows.append({**own, "unit": want.unit, "published": published, **rest})
-    return {**{name: value for name, value in vars(table).items() if name != "rows"}, "rows": rows}
+    return {**vars(table), "rows": rows}
 
 
-def reproduction_display(table: Reproduction) -> pd.DataFrame:
-    """The table as text cells, a line for each number."""
-    sources = sources_of(table)
-    lines = [[row.wanted.pair, *cells(row, sources)] for row in table.rows]
-    return pd.DataFrame(lines, columns=["pair", *COLUMNS])
-
-
-def reproduction_frame(table: Reproduction) -> pd.DataFrame:
-    """Plain numbers, a line for each number of the paper's table."""
-    records = []
+def _sheet(table: Reproduction) -> Sheet:
+    """Plain values, a line for each number of the paper's table."""
+    columns = ["table", "scale", "pair", "row", "part", "metric", "published", "published_spread", "published_seeds"]
+    columns += ["origin", "source", "place", "ours", "mean", "half_width", "seeds", "difference", "verdict", "reason"]
+    rows = []
     for row in table.rows:
         want, published, ours = row.wanted, row.wanted.published, row.interval
-        records.append(
-            {
-                "table": table.table,
-                "scale": table.scale,
-                "pair": want.pair,
-                "row": want.label,
-                "part": want.part,
-                "metric": want.metric,
-                "published": published.value if published else math.nan,
-                "published_spread": published.spread if published else math.nan,
-                "published_seeds": published.seeds if published else math.nan,
-                "origin": published.origin if published else "",
-                "source": published.source if published else "",
-                "place": published.place if published else "",
-                "ours": math.nan if row.value is None else row.value,
-                "mean": ours.mean if ours else math.nan,
-                "half_width": math.nan if ours is None or ours.half_width is None else ours.half_width,
-                "seeds": len(row.seeds),
-                "difference": math.nan if row.difference is None else row.difference,
-                "verdict": row.verdict,
-                "reason": row.reason,
-            }
-        )
-    return pd.DataFrame(records)
+        values = {"table": table.table, "scale": table.scale, "pair": want.pair, "row": want.label, "part": want.part}
+        values |= {"metric": want.metric, "verdict": row.verdict, "reason": row.reason}
+        numbers = {"ours": row.value, "seeds": len(row.seeds), "difference": row.difference}
+        if published:
+            values |= {"origin": published.origin, "source": published.source, "place": published.place}
+            numbers |= {"published": published.value, "published_spread": published.spread}
+            numbers |= {"published_seeds": published.seeds}
+        if ours:
+            numbers |= {"mean": ours.mean, "half_width": ours.half_width}
+        rows.append(values | numbers)
+    return Sheet(columns, rows)
 
 
-def cells(row: Reproduced, sources: list[str]) -> list[str]:
-    """A number as text, by COLUMNS."""
+def _metrics(table: Reproduction) -> Iterator[Number]:
+    """The number of rows by verdict; every number published and ours, and the difference, at the step of its seeds."""
+    verdicts = Counter(row.verdict for row in table.rows)
+    seeds = sum(len(row.seeds) for row in table.rows)
+    for verdict in get_args(Verdict):
+        yield Number(f"verdict/{verdict}", verdicts[verdict], seeds)
+    for row in table.rows:
+        name = f"{row.wanted.pair}/{row.wanted.label}/{row.wanted.metric}"
+        if row.wanted.published:
+            yield Number(f"published/{name}", row.wanted.published.value)
+        for kind, value in (("ours", row.value), ("difference", row.difference)):
+            if value is not None:
+                yield Number(f"{kind}/{name}", value, len(row.seeds))
+
+
+def _block(table: Reproduction, pair: str) -> Block:
+    sources, rows = _sources(table), [row for row in table.rows if row.wanted.pair == pair]
+    columns = [Column(name, left=name in LEFT, wraps=name == "verdict") for name in COLUMNS]
+    bold = frozenset(index for index, row in enumerate(rows) if row.best)
+    marks = [mark for mark in ("" if table.scale == "full" else f"{table.scale} scale", table.data) if mark]
+    title = f"{table.table} ({', '.join(marks)}): {pair}"
+    return Block(title, columns, [_cells(row, sources) for row in rows], bold, COLUMNS.index("ours"))
+
+
+def _cells(row: Reproduced, sources: list[str]) -> list[str]:
+    """A number of the paper's table as texts, by COLUMNS."""
     want, published = row.wanted, row.wanted.published
     digits = 0 if want.unit == "errors" else 2
     theirs = ""
     if published:
         spread = f" ± {published.spread:g}" if published.spread is not None else ""
-        theirs = f"{published.value:g}{spread} [{sources.index(source(row)) + 1}]"
+        theirs = f"{published.value:g}{spread} [{sources.index(_source(row)) + 1}]"
     ours = ""
     if row.value is not None and row.interval:
         half = row.interval.half_width
@@ -118,26 +126,24 @@ def cells(row: Reproduced, sources: list[str]) -> list[str]:
     ]
 
 
-def source(row: Reproduced) -> str:
+def _source(row: Reproduced) -> str:
     """Where the published number is from, as a footnote."""
     published = row.wanted.published
     if published is None:
         return ""
-    kind = {"ci95": "95 % interval", "std": "standard deviation", "undefined": "spread of unknown kind"}
-    spread = f"; ± is a {kind[published.spread_kind]}" if published.spread_kind else ""
+    spread = f"; ± is a {SPREADS[published.spread_kind]}" if published.spread_kind else ""
     place = f", {published.place}" if published.place else ""
     return f"{published.origin}, of {published.paper} ({published.year}): {published.source}{place}{spread}"
 
 
-def sources_of(table: Reproduction) -> list[str]:
+def _sources(table: Reproduction) -> list[str]:
     """Every source, once, in the order of the rows."""
-    return list(dict.fromkeys(text for row in table.rows if (text := source(row))))
+    return list(dict.fromkeys(text for row in table.rows if (text := _source(row))))
 
 
-def notes(table: Reproduction) -> list[str]:
-    """What a reader must know to judge the table."""
+def _notes(table: Reproduction) -> list[str]:
     done = sum(1 for row in table.rows if row.value is not None)
-    lines = [f"[{number}] {text}" for number, text in enumerate(sources_of(table), start=1)]
+    lines = [f"[{number}] {text}" for number, text in enumerate(_sources(table), start=1)]
     lines += [
         f"Ours: test part of {table.data}, {table.epoch} epoch, {table.statistic} of the seeds, ± 95 % interval of the "
         "mean (Student's t). Difference: ours less the published.",
@@ -152,11 +158,11 @@ def notes(table: Reproduction) -> list[str]:
     return [*lines, *table.notes]
 
 
-def reproduction_plot(table: Reproduction) -> bytes:
-    """Published against ours, a panel for each measure, as a png file.
+def _plot(table: Reproduction, form: str) -> bytes:
+    """Published against ours, a panel for each measure, as a file.
 
     Raises:
-        InputError: if there is no number to compare yet.
+        InputError: for an unknown form, or if there is no number to compare yet.
     """
     from matplotlib.figure import Figure
 
@@ -176,32 +182,16 @@ def reproduction_plot(table: Reproduction) -> bytes:
         axes.legend(fontsize=7)
     short = "" if table.scale == "full" else f", {table.scale}: not comparable"
     figure.suptitle(f"{table.table} on {table.data}{short}", fontsize=10)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=120)
-    return file.getvalue()
+    return figure_file(figure, form, dpi=120)
 
 
-def _points(axes: Any, pair: str, rows: list[Reproduced]) -> None:
+def _points(axes: Axes, pair: str, rows: list[Reproduced]) -> None:
+    """The numbers of a pair, with both spreads."""
     found = [(row, row.wanted.published) for row in rows]
     x = [published.value for _, published in found if published]
-    y = [row.value for row in rows]
+    y = [row.value or 0.0 for row in rows]
     half = [(row.interval.half_width if row.interval else None) or 0.0 for row in rows]
     spread = [published.spread or 0.0 for _, published in found if published]
     axes.errorbar(x, y, xerr=spread, yerr=half, fmt="o", markersize=4, capsize=2, linewidth=1, label=pair)
     for row, left, height in zip(rows, x, y, strict=True):
         axes.annotate(row.wanted.label, (left, height), (4, 4), textcoords="offset points", fontsize=7)
-
-
-def _title(table: Reproduction, pair: str) -> str:
-    marks = [mark for mark in ("" if table.scale == "full" else f"{table.scale} scale", table.data) if mark]
-    return f"{table.table} ({', '.join(marks)}): {pair}"
-
-
-def _blocks(table: Reproduction) -> Iterator[Block]:
-    """A table for each pair; our best in bold."""
-    sources = sources_of(table)
-    columns = [Column(name, left=name in LEFT, wraps=name == "verdict") for name in COLUMNS]
-    for pair in dict.fromkeys(row.wanted.pair for row in table.rows):
-        rows = [row for row in table.rows if row.wanted.pair == pair]
-        bold = frozenset(index for index, row in enumerate(rows) if row.best)
-        yield Block(_title(table, pair), columns, [cells(row, sources) for row in rows], bold, COLUMNS.index("ours"))

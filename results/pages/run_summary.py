@@ -1,78 +1,52 @@
-"""What one run is worth: its scores, what it costs, and the targets that practitioners set, as text and picture."""
+"""What one run is worth as a report: its scores, what it costs, practitioners' targets, and pictures of its errors."""
 
 from __future__ import annotations
 
-import io
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
 from bench.errors import InputError
-from bench.record import Outcome, plain
-from results.analysis.status import taught
-from results.store.run_store import RunStore, StoredRun
-
-ACCURACY_SHARE, PARAMETER_SHARE, LATENCY_MS = 0.9, 0.1, 50.0
-"""Rules of thumb for a deployed student: of the teacher's accuracy, of its parameters, and for one image."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A rule of thumb, and whether a run meets it."""
-
-    name: str
-    rule: str
-    value: float
-    met: bool
+from bench.record import Metrics, Outcome, plain
+from results.analysis.status import TeacherCost
+from results.analysis.targets import targets
+from results.pages.pictures import figure_file
+from results.pages.report import Report
+from results.store.run_store import StoredRun
 
 
-def targets(outcome: Outcome) -> list[Target]:
-    """Practitioners' targets for the last epoch on the last part scored; those of a teacher only if there is one."""
-    cost, found = outcome.cost, []
-    part = outcome.scores["last"].parts[-1]
-    accuracy, teacher = outcome.headline("last", part), outcome.teacher.get(part, {}).get("accuracy")
-    if accuracy is not None and teacher:
-        share = accuracy / teacher
-        found.append(Target("accuracy", "at least 90 % of the teacher's accuracy", share, share >= ACCURACY_SHARE))
-    if "teacher_parameters" in cost:
-        share = cost["parameters"] / cost["teacher_parameters"]
-        found.append(Target("parameters", "at most 10 % of its parameters", share, share <= PARAMETER_SHARE))
-    found.append(Target("latency", "under 50 ms an image", cost["latency_ms"], cost["latency_ms"] < LATENCY_MS))
-    return found
+def run_summary_report(run: StoredRun) -> Report:
+    """The scores of both epochs that count, cost and targets of a run; of one without a result, why it has none."""
+    done = run.outcome if run.status == "done" else None
+    return Report(
+        name="summary",
+        title=f"{run.spec.method} {run.key[:8]}",
+        text=_lines(run, done) if done else [f"Run {run.key}: {run.status}: {run.reason}"],
+        values={
+            "key": run.key,
+            "status": run.status,
+            "reason": run.reason,
+            "spec": run.spec.model_dump(mode="json"),
+            "outcome": plain(run.outcome) if run.outcome else None,
+            "targets": [asdict(target) for target in targets(done)] if done else [],
+        },
+        pictures={"confusion": lambda form: _confusion(run, form), "anytime": lambda form: _anytime(run, form)},
+    )
 
 
-def run_summary_values(run: StoredRun) -> dict[str, Any]:
-    """A run as plain values."""
-    done = run.outcome is not None and run.status == "done"
-    return {
-        "key": run.key,
-        "status": run.status,
-        "reason": run.reason,
-        "spec": run.spec.model_dump(mode="json"),
-        "outcome": plain(run.outcome) if run.outcome else None,
-        "targets": [asdict(target) for target in targets(run.outcome)] if done and run.outcome else [],
-    }
-
-
-def run_summary_page(run: StoredRun, store: RunStore) -> str:
-    """A run as text."""
-    if run.outcome is None or run.status != "done":
-        return f"Run {run.key}: {run.status}: {run.reason}"
-    outcome, lines = run.outcome, []
+def _lines(run: StoredRun, outcome: Outcome) -> list[str]:
+    lines = []
     for which in ("last", "best"):
         scores = outcome.scores[which]
         part = scores.parts[-1]
         for student, predictions in scores.part(part).items():
             for name, metrics in predictions.items():
-                values = ", ".join(f"{metric} {_metric(value)}" for metric, value in metrics.items())
-                lines.append(f"{part}, {which} epoch ({scores.epoch}), {student}, {name}: {values}")
-    lines += [
-        f"{part}, teacher: " + ", ".join(f"{metric} {_metric(value)}" for metric, value in metrics.items())
-        for part, metrics in list(outcome.teacher.items())[-1:]
-    ]
-    return "\n".join([*lines, *_size(outcome), f"Run {run.key} is in {store.root / 'runs' / run.key}"])
+                lines.append(f"{part}, {which} epoch ({scores.epoch}), {student}, {name}: {_metrics(metrics)}")
+    lines += [f"{part}, teacher: {_metrics(metrics)}" for part, metrics in list(outcome.teacher.items())[-1:]]
+    lines += _cost(outcome)
+    return [*lines, f"Run {run.key} is in {run.folder.parent}"] if run.folder else lines
 
 
-def _size(outcome: Outcome) -> list[str]:
+def _cost(outcome: Outcome) -> list[str]:
+    """Size, speed, targets, and what teachers cost if there were any."""
     cost = outcome.cost
     sizes = [
         f"{cost[name]:,.0f} {name.replace('_', '-')}"
@@ -81,68 +55,60 @@ def _size(outcome: Outcome) -> list[str]:
         if name in cost
     ]
     shown = [
-        f"{target.rule}: {'met' if target.met else 'not met'} ({_metric(target.value)})" for target in targets(outcome)
+        f"{target.rule}: {'met' if target.met else 'not met'} ({_number(target.value)})" for target in targets(outcome)
     ]
     return [
-        f"{', '.join(sizes)}; {cost['latency_ms']:.2f} ms an image; {cost['seconds']:.1f} s of training",
+        f"{', '.join(sizes)}; {cost['latency_ms']:.2f} ms a sample; {cost['seconds']:.1f} s of training",
         f"Targets: {'; '.join(shown)}",
-        *([f"T{taught(cost)[1:]}"] if cost.get("teacher_forwards") else []),
+        *([f"T{str(TeacherCost.of(cost))[1:]}"] if cost.get("teacher_forwards") else []),
     ]
 
 
-def _metric(value: float) -> str:
+def _metrics(metrics: Metrics) -> str:
+    return ", ".join(f"{name} {_number(value)}" for name, value in metrics.items())
+
+
+def _number(value: float) -> str:
     return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
-def anytime_picture(run: StoredRun) -> bytes:
-    """Accuracy over multiply-adds of every prediction of the last epoch that stops early or not, as a png file.
+def _anytime(run: StoredRun, form: str) -> bytes:
+    """The primary metric over multiply-adds of every prediction of the last epoch that has them, as a file.
+
+    Predictions of single exits are joined by a line; those of several exits together are squares beside it.
 
     Raises:
-        InputError: if the run has no exits.
+        InputError: for an unknown form, or if the run has no exits.
     """
     from matplotlib.figure import Figure
 
-    scores = run.outcome.scores["last"] if run.outcome and run.status == "done" else None
+    outcome = run.outcome if run.status == "done" else None
+    scores = outcome.scores["last"] if outcome else None
     part = scores.parts[-1] if scores else ""
-    predictions = next(iter(scores.part(part).values()), {}) if scores else {}
-    points = sorted(
-        (m["multiply_adds"], m["accuracy"], name) for name, m in predictions.items() if "multiply_adds" in m
-    )
-    if not points:
+    predictions: dict[str, Metrics] = next(iter(scores.part(part).values()), {}) if scores else {}
+    costs = {name: metrics["multiply_adds"] for name, metrics in predictions.items() if "multiply_adds" in metrics}
+    if outcome is None or not costs:
         raise InputError(f"run {run.key} ({run.spec.method}, {run.status}) has no exits to compare.")
+    metric = outcome.metric
+    points = sorted((cost, metric.factor * predictions[name][metric.name], name) for name, cost in costs.items())
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    exits = [point for point in points if not _together(point[2])]
-    axes.plot([cost for cost, _, _ in exits], [100 * accuracy for _, accuracy, _ in exits], marker="o")
-    for cost, accuracy, name in points:
-        if _together(name):
-            axes.plot(cost, 100 * accuracy, marker="s")
-        offset = (-40, 6) if _together(name) else (4, -12)
-        axes.annotate(name, (cost, 100 * accuracy), textcoords="offset points", xytext=offset)
-    axes.set(title=f"{run.spec.method} {run.key[:8]}", xlabel="multiply-adds", ylabel=f"{part} accuracy in %")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
-    return file.getvalue()
+    exits = [(cost, score) for cost, score, name in points if name not in outcome.combined]
+    axes.plot([cost for cost, _ in exits], [score for _, score in exits], marker="o")
+    for cost, score, name in points:
+        together = name in outcome.combined
+        if together:
+            axes.plot(cost, score, marker="s")
+        axes.annotate(name, (cost, score), textcoords="offset points", xytext=(-40, 6) if together else (4, -12))
+    axes.set(title=f"{run.spec.method} {run.key[:8]}", xlabel="multiply-adds", ylabel=f"{part} {metric.phrase}")
+    return figure_file(figure, form)
 
 
-def _together(name: str) -> bool:
-    """Whether a prediction is of several exits."""
-    return name == "ensemble" or name.startswith("first_")
-
-
-def has_exits(outcome: Outcome) -> bool:
-    """Whether a run's predictions are costed one by one."""
-    scores = outcome.scores.get("last")
-    return scores is not None and any(
-        "multiply_adds" in metrics for predictions in scores.validation.values() for metrics in predictions.values()
-    )
-
-
-def confusion_picture(run: StoredRun) -> bytes:
-    """The confusion matrix of the headline's last epoch as a png file.
+def _confusion(run: StoredRun, form: str) -> bytes:
+    """The confusion matrix of the headline's last epoch as a file.
 
     Raises:
-        InputError: if the run has none.
+        InputError: for an unknown form, or if the run has none.
     """
     from matplotlib.figure import Figure
 
@@ -151,8 +117,8 @@ def confusion_picture(run: StoredRun) -> bytes:
     matrix = run.outcome.confusion
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(matrix, cmap="Blues")
-    figure.colorbar(image, ax=axes, label="images")
+    drawn = axes.imshow(matrix, cmap="Blues")
+    figure.colorbar(drawn, ax=axes, label="decisions")
     axes.set(title=f"{run.spec.method} {run.key[:8]}", xlabel="decision", ylabel="class")
     if len(matrix) <= 20:
         axes.set(xticks=range(len(matrix)), yticks=range(len(matrix)))
@@ -160,6 +126,4 @@ def confusion_picture(run: StoredRun) -> bytes:
         for row, counts in enumerate(matrix):
             for column, count in enumerate(counts):
                 axes.text(column, row, str(count), ha="center", va="center", color="white" if count > half else "black")
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
-    return file.getvalue()
+    return figure_file(figure, form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ import typer
 from bench.errors import InputError
 
 if TYPE_CHECKING:
-    from bench.record import Metric
+    from results.pages.report import Report
     from results.store.run_store import RunStore
 
 Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Folder of all that is kept.")]
@@ -31,14 +32,34 @@ def say(text: str = "") -> None:
     typer.echo(text, err=True)
 
 
-def answer(value: dict[str, Any]) -> None:
+def answer(value: Mapping[str, Any]) -> None:
     """Prints a JSON object to standard output."""
     typer.echo(json.dumps(value, indent=1, default=str))
 
 
-def printed(value: float, metric: Metric) -> str:
-    """A kept value of a metric as it is printed, with its unit."""
-    return f"{metric.factor * value:.1f} {metric.unit}" if metric.unit else f"{value:.4g}"
+def print_report(report: Report, form: str = "terminal", as_json: bool = False) -> None:
+    """Prints a report to standard output, as text or as a JSON object.
+
+    Raises:
+        InputError: for a form that the report does not have.
+    """
+    from results.pages.report import render
+
+    if as_json:
+        answer(report.values)
+    else:
+        typer.echo(render(report, form))
+
+
+def draw_picture(report: Report, name: str, path: Path) -> None:
+    """Writes a picture of a report, in the form that the file's ending says.
+
+    Raises:
+        InputError: for another ending, if there is nothing to draw, or no folder for the file.
+    """
+    from bench.atomic import write
+
+    write(picture_path(path), report.pictures[name](path.suffix.removeprefix(".").lower()))
 
 
 def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
@@ -56,12 +77,15 @@ def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
     return pairs
 
 
-def in_folder(path: Path) -> Path:
-    """A path whose folder is there.
+def picture_path(path: Path) -> Path:
+    """The path of a picture, whose folder is there and whose ending is one that pictures have.
 
     Raises:
-        InputError: if it is not.
+        InputError: if the folder is not there, or for another ending.
     """
+    from results.pages.pictures import check_picture
+
+    check_picture(path.suffix.removeprefix(".").lower())
     if not path.resolve().parent.is_dir():
         raise InputError(f"there is no folder {path.resolve().parent} to write {path.name} into.")
     return path

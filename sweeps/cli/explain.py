@@ -46,7 +46,7 @@ from bench.training.engine import run as repeat
 from bench.training.stage_plan import StagePlan
 from methods.base import Net, Unsupported
 from methods.rows import whole
-from results.pages.explanation import INK, Explained
+from results.analysis.explanation import INK, Explained
 from results.store.run_store import RunStore, StoredRun
 from sweeps.cli.progress import Live
 from sweeps.suites.suite import primary_of
@@ -137,11 +137,16 @@ def _kept(run: StoredRun, store: RunStore, data_dir: Path, device: torch.device,
     text = json.dumps({"version": VERSION, **asdict(settings)}, sort_keys=True)
     path = store.root / "explain" / f"{run.key}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.json"
     with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
-        return Explained(**json.loads(path.read_text()))
+        return Explained.model_validate(json.loads(path.read_text()) | {"control": _is_control(run)})
     explained = _explain(run, store, data_dir, device, settings)
     path.parent.mkdir(exist_ok=True)
-    write(path, json.dumps(asdict(explained), indent=1).encode())
+    write(path, explained.model_dump_json(indent=1).encode())
     return explained
+
+
+def _is_control(run: StoredRun) -> bool:
+    """Whether a run is of the method without a teacher, which the others are compared with."""
+    return method_of(run.spec).role == "control"
 
 
 class Snapshots:
@@ -205,13 +210,15 @@ def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.devi
     return Explained(
         key=run.key,
         method=spec.method,
+        control=_is_control(run),
         model=spec.student.name,
         stage=stage,
         stages=stages,
         mask=mask,
         images=len(images),
         epochs=snapshots.epochs,
-        test_accuracy=run.outcome.headline("last", "test") if run.outcome else None,
+        metric=primary_of(spec.data),
+        score=run.outcome.headline("last", "test") if run.outcome else None,
         same_weights=same,
         **_metrics(found, [[state[name] for name in names] for state in (start, *states)]),
     )

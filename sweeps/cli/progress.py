@@ -15,9 +15,9 @@ from rich.progress import (
 )
 
 from bench.record import Epoch, Metric
+from results.pages.numbers import printed
 from results.store.plan import Planned
 from results.store.run_store import StoredRun
-from sweeps.cli.common import printed
 
 
 class Live:

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from bench.errors import InputError
-from sweeps.cli.common import DEFAULT_STORE, DataDir, Device, Json, Store, answer, existing, in_folder, opened, say
+from sweeps.cli.common import (
+    DEFAULT_STORE,
+    DataDir,
+    Device,
+    Json,
+    Store,
+    answer,
+    draw_picture,
+    existing,
+    opened,
+    print_report,
+    say,
+)
 
 app = typer.Typer()
 
@@ -20,16 +32,16 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """Lists the methods, or one with its hyperparameters."""
-    from sweeps.cli.registry import method_page, method_values, methods_in_full, methods_page
+    from results.pages.methods import method_report, methods_document, methods_report
+    from sweeps.cli.registry import all_facts, facts_of
 
     if form not in ("terminal", "markdown"):
         raise InputError(f"methods are shown as terminal or markdown, but got --format {form}.")
-    if as_json:
-        answer(method_values(name))
-    elif form == "markdown":
-        typer.echo(methods_in_full(name))
+    found = [facts_of(name)] if name else all_facts()
+    if form == "markdown" and not as_json:
+        print_report(methods_document(found, introduced=name is None), form)
     else:
-        typer.echo(method_page(name) if name else methods_page())
+        print_report(method_report(found[0], name) if name else methods_report(found), as_json=as_json)
 
 
 @app.command(epilog="Example: kdbench show 3f2a --plot confusion.png")
@@ -41,16 +53,14 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Shows a run: its scores, cost, and whether it meets practitioners' targets."""
-    from bench.atomic import write
-    from results.pages.run_summary import anytime_picture, confusion_picture, run_summary_page, run_summary_values
+    from results.pages.run_summary import run_summary_report
 
-    runs = opened(store)
-    found = runs.find(run)
+    report = run_summary_report(opened(store).find(run))
     if plot:
-        write(in_folder(plot), confusion_picture(found))
+        draw_picture(report, "confusion", plot)
     if anytime:
-        write(in_folder(anytime), anytime_picture(found))
-    answer(run_summary_values(found)) if as_json else typer.echo(run_summary_page(found, runs))
+        draw_picture(report, "anytime", anytime)
+    print_report(report, as_json=as_json)
 
 
 @app.command(epilog="Example: kdbench leaderboard digits --format markdown")
@@ -62,11 +72,11 @@ def leaderboard(
 ) -> None:
     """Prints the leaderboard of a suite as it stands, also while it runs."""
     from results.analysis.leaderboard import leaderboard as board_of
-    from results.pages.board import plain, render
+    from results.pages.board import board_report
     from results.store.plan import SweepPlan
 
     board = board_of(SweepPlan.find(existing(store), suite), opened(store))
-    answer(plain(board)) if as_json else typer.echo(render(board, form))
+    print_report(board_report(board), form, as_json)
 
 
 @app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")
@@ -82,19 +92,19 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Tests each method against the controls by paired seeds, and ranks all over pairs; also while a sweep runs."""
-    from bench.atomic import write
     from results.analysis.comparison import compare as compare_methods
     from results.analysis.comparison import compare_pairs
-    from results.pages.comparison import comparison_page, comparison_picture, comparison_values
+    from results.pages.comparison import comparison_report
     from results.store.plan import SweepPlan
 
     controls = [name.strip() for name in (against or "").split(",") if name.strip()]
     compared = (compare_pairs if pairs else compare_methods)(
         SweepPlan.find(existing(store), suite), opened(store), controls
     )
+    report = comparison_report(compared)
     if plot:
-        write(in_folder(plot), comparison_picture(compared, plot.suffix.removeprefix(".").lower()))
-    answer(comparison_values(compared)) if as_json else typer.echo(comparison_page(compared, form))
+        draw_picture(report, "ranks", plot)
+    print_report(report, form, as_json)
 
 
 @app.command(epilog="Example: kdbench published --method at --data cifar10")
@@ -112,18 +122,17 @@ def published(
     as_json: Json = False,
 ) -> None:
     """Searches the papers' numbers, with their sources."""
-    from results.pages.published import published_and_show
+    from results.analysis.literature import conflicting, search
+    from results.pages.published import published_report
+    from results.pages.report import check_form
 
-    wanted = {"method": method, "data": data, "paper": paper, "table": table}
-    wanted |= {"teacher": teacher, "student": student, "text": text}
-    values, rows, notes = published_and_show(wanted, conflicts, form, limit)
-    if as_json:
-        answer(values)
-    elif form == "csv":
-        typer.echo(rows)
-        say(notes)
-    else:
-        typer.echo(f"{rows}\n\n{notes}")
+    check_form(form, ("terminal", "markdown", "csv"))
+    found = search(method, data, paper, table, teacher, student, text)
+    found = conflicting(found) if conflicts else found
+    report = published_report(found, limit, found[0].protocol if table and found and not conflicts else "")
+    print_report(report, form, as_json)
+    if form == "csv" and not as_json:
+        say("\n".join(report.notes))
 
 
 @app.command(epilog="Example: kdbench tables hinton2015_mnist")
@@ -138,10 +147,11 @@ def tables(
     as_json: Json = False,
 ) -> None:
     """Lists the papers' tables that can be reproduced: what they cost, if their data are here, how far they are."""
-    from sweeps.cli.tables import tables_and_show
+    from results.pages.report import check_form
+    from sweeps.cli.tables import report_of_protocol, report_of_tables
 
-    values, text = tables_and_show(name, store, data_dir, device, form)
-    answer(values) if as_json else typer.echo(text)
+    check_form(form, ("terminal", "markdown"))
+    print_report(report_of_protocol(name) if name else report_of_tables(store, data_dir, device), form, as_json)
 
 
 @app.command(epilog="Example: kdbench status digits")
@@ -151,21 +161,22 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Counts the runs of a suite by how they stand."""
-    from results.analysis.status import page, status_of
+    from results.analysis.status import status_of
+    from results.pages.status import status_report
     from results.store.plan import SweepPlan
 
-    values = status_of(SweepPlan.find(existing(store), suite), opened(store))
-    answer(values) if as_json else typer.echo(page(values))
+    print_report(status_report(status_of(SweepPlan.find(existing(store), suite), opened(store))), as_json=as_json)
 
 
 @app.command(epilog="Example: kdbench teachers")
 def teachers(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
     """Lists every teacher in the store, and verifies its weights against their SHA-256."""
-    from results.analysis.status import teachers_of, teachers_page
+    from results.analysis.status import teachers_of
+    from results.pages.status import teachers_report
 
-    rows = teachers_of(opened(store))
-    answer({"teachers": rows}) if as_json else typer.echo(teachers_page(rows))
-    if any(row["problem"] for row in rows):
+    found = teachers_of(opened(store))
+    print_report(teachers_report(found), as_json=as_json)
+    if any(teacher.problem for teacher in found):
         raise typer.Exit(1)
 
 

@@ -17,10 +17,12 @@ from sweeps.cli.common import (
     Precision,
     Store,
     answer,
+    draw_picture,
     existing,
-    in_folder,
     opened,
     pairs_of,
+    picture_path,
+    print_report,
 )
 
 app = typer.Typer()
@@ -35,10 +37,9 @@ def compatibility(
     as_json: Json = False,
 ) -> None:
     """Tries methods on pairs of timm's families by one update of every stage; says what works, and why not."""
-    from sweeps.cli.sweep import compatibility_and_show
+    from sweeps.cli.sweep import report_of_compatibility
 
-    values, text = compatibility_and_show(methods, teachers, students, form)
-    answer(values) if as_json else typer.echo(text)
+    print_report(report_of_compatibility(methods, teachers, students, form), form, as_json)
 
 
 @app.command(
@@ -128,32 +129,31 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Counts the visual concepts that students learned, and how, by training them again with snapshots."""
-    from dataclasses import asdict
-
     from bench.environment import pick_device
-    from results.pages.explanation import explain_page, explain_plot
-    from results.pages.run_summary import run_summary_page, run_summary_values
+    from results.pages.explanation import explanation_report
+    from results.pages.report import render
+    from results.pages.run_summary import run_summary_report
     from sweeps.cli.explain import Settings
     from sweeps.cli.explain import explain as explained
 
     kept = opened(store, read_only=False)
     settings = Settings(images=images, snapshots=snapshots, depth=depth, threshold=threshold)
     if plot:
-        in_folder(plot)
+        picture_path(plot)
     rows = explained(runs, kept, (data_dir or store / "data").expanduser().resolve(), pick_device(device), settings)
+    report = explanation_report(rows)
     if plot:
-        explain_plot(rows, plot)
+        draw_picture(report, "concepts", plot)
     if mlflow:
         from results.tracking.tracker import Tracker
 
         Tracker(kept, "explain").explanation(rows)
-    stored = [kept.find(row.key) for row in rows]
+    summaries = [run_summary_report(kept.find(row.key)) for row in rows]
     if as_json:
-        answer(
-            {"runs": [asdict(row) | {"run": run_summary_values(run)} for row, run in zip(rows, stored, strict=True)]}
-        )
+        runs_of = zip(report.values["runs"], summaries, strict=True)
+        answer({"runs": [values | {"run": summary.values} for values, summary in runs_of]})
     else:
-        typer.echo("\n\n".join([explain_page(rows), *(run_summary_page(run, kept) for run in stored)]))
+        typer.echo("\n\n".join([render(report).rstrip(), *map(render, summaries)]))
 
 
 @app.command(epilog="Example: kdbench sweep digits --methods student,kd --trials 4 --seeds 3")
@@ -207,7 +207,7 @@ def reproduce(
     from sweeps.protocols.request import task_of
 
     task = task_of(load_protocol(table), scale, pairs, methods, seeds, data, parts)
-    plot = in_folder(plot) if plot else None
+    plot = picture_path(plot) if plot else None
     values, text = reproduce_and_show(
         task, store, workers, device, precision, cache, data_dir, form, plot, train
     )  # fmt: skip

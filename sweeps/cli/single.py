@@ -26,7 +26,8 @@ from bench.teachers.cache import TeacherCache
 from bench.training.precision import check_precision, chosen
 from methods import REGISTRY
 from methods.base import Method
-from results.pages.run_summary import run_summary_page, run_summary_values
+from results.pages.report import render
+from results.pages.run_summary import run_summary_report
 from results.store.run_store import RunStore, StoredRun
 from sweeps.cli.progress import Live
 from sweeps.scheduling.workers import carry_out
@@ -86,10 +87,11 @@ def carry_out_request(request: RunRequest, root: Path, mlflow: bool) -> tuple[di
         _track(run, setup.store, f"{request.method}: {spec.student.name}")
     repeated = before is not None and before.finished
     lines = [f"Run {run.key} was finished before; nothing was repeated."] if repeated else []
-    lines.append(run_summary_page(run, setup.store))
+    summary = run_summary_report(run)
+    lines.append(render(summary))
     if mlflow:
         lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{setup.store.root}/mlflow.db")
-    return run_summary_values(run) | {"already_finished": repeated}, "\n".join(lines)
+    return dict(summary.values) | {"already_finished": repeated}, "\n".join(lines)
 
 
 @dataclass(frozen=True)

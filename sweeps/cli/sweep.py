@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,10 @@ from bench.spec import explain
 from bench.teachers.backends import parse_backend
 from bench.training.precision import check_precision
 from methods import REGISTRY
-from results.analysis.status import status_of, taught
-from results.pages import compatibility as compatible
-from results.pages.board import plain, render
+from results.analysis.status import status_of
+from results.pages.board import board_report
+from results.pages.compatibility import compatibility_report
+from results.pages.report import Report, check_form, render
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 from sweeps.cli.progress import SweepProgress
@@ -29,18 +29,15 @@ from sweeps.suites.suite import Suite, load_suite
 from sweeps.suites.sweep import sweep
 
 
-def compatibility_and_show(
-    methods: str | None, teachers: str | None, students: str | None, form: str
-) -> tuple[dict[str, Any], str]:
-    """Tries methods on pairs of families; returns the answers as JSON values and as a table.
+def report_of_compatibility(methods: str | None, teachers: str | None, students: str | None, form: str) -> Report:
+    """Tries methods on pairs of families.
 
     Raises:
         InputError: for an unknown method, family or format.
     """
     from bench.compatibility import FAMILIES, compatibility
 
-    if form not in compatible.FORMATS:
-        raise unknown("format", form, compatible.FORMATS)
+    check_form(form, ("terminal", "markdown"))
     chosen = {
         kind: [name.strip() for name in given.split(",") if name.strip()] if given else known
         for kind, given, known in (
@@ -57,9 +54,7 @@ def compatibility_and_show(
     total = len(chosen["method"]) * len(chosen["teacher"]) * len(chosen["student"])
     console = Console(stderr=True)
     tried = compatibility(chosen["method"], chosen["teacher"], chosen["student"])
-    answers = list(track(tried, "trying", total, console=console, disable=not console.is_terminal))
-    values = {"answers": [asdict(each) for each in answers]}
-    return values, compatible.compatibility_page(answers, form)
+    return compatibility_report(list(track(tried, "trying", total, console=console, disable=not console.is_terminal)))
 
 
 def sweep_and_show(
@@ -90,15 +85,15 @@ def sweep_and_show(
     runs = studies * (suite.tuning.trials + suite.seeds) + sum(len(pair.teachers) for pair in suite.pairs)
     with SweepProgress(suite.name, runs, count) as progress:
         board, problem = sweep(suite, store, machine, progress.report)
-    text, cost = render(board, "terminal"), status_of(SweepPlan.find(root, board.suite), store)["teaching"]
+    report, cost = board_report(board), status_of(SweepPlan.find(root, board.suite), store).teaching
     ends, kdbench = [problem] if problem else [], command("kdbench")
     ends += [
-        f"Teachers: {taught(cost).removeprefix('teachers ')} ({cache})",
+        f"Teachers: {str(cost).removeprefix('teachers ')} ({cache})",
         f"Results: {store.root} (runs/KEY holds every record; nothing finished is ever repeated)",
         f"MLflow:  {command('mlflow')} ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
         f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",
     ]
-    return plain(board), text + "\n" + "\n".join(ends)
+    return dict(report.values), render(report) + "\n" + "\n".join(ends)
 
 
 def changed(suite: Suite, changes: dict[str, Any]) -> Suite:

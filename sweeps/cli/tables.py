@@ -7,29 +7,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from bench.atomic import write
 from bench.data.info import missing
 from bench.environment import command, pick_device
-from bench.errors import unknown
 from bench.teachers.backends import parse_backend
 from bench.training.precision import check_precision
 from results.analysis.reproduction import Reproduction
-from results.pages.rendering import FORMATS
-from results.pages.reproduction import reproduction_page, reproduction_plot, reproduction_values
+from results.pages.report import Report, check_form, render
+from results.pages.reproduction import reproduction_report
+from results.pages.tables import ProtocolFacts, SourcedValue, TableCost, TableFacts, protocol_report, tables_report
 from results.store.run_store import RunStore
+from sweeps.cli.common import draw_picture
 from sweeps.cli.progress import SweepProgress
-from sweeps.protocols.cost import Cost, Speeds, cost_of
+from sweeps.protocols.cost import Speeds, cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
 from sweeps.protocols.reproduce import carry_out, plan_of, reproduction_of
 from sweeps.protocols.request import SCALES, Task, task_of
 from sweeps.scheduling.workers import Machine
-
-COLUMNS = ("table", "data", "pairs", "numbers", "runs", "images", "hours", "status", "about")
 
 
 def reproduce_and_show(
@@ -49,7 +45,7 @@ def reproduce_and_show(
     Raises:
         InputError: if anything is wrong with the task or the machine.
     """
-    check_format(form)
+    check_form(form)
     problem = ""
     if train:
         device = pick_device(device_name)
@@ -61,19 +57,10 @@ def reproduce_and_show(
         with SweepProgress(task.protocol.name, task.runs(), count) as progress:
             problem = carry_out(task, store, machine, progress.report)
     table = reproduction_of(task, root)
+    report = reproduction_report(table)
     if plot:
-        write(plot, reproduction_plot(table))
-    return reproduction_values(table), reproduction_page(table, form) + _ends(table, form, problem)
-
-
-def check_format(form: str, formats: tuple[str, ...] = FORMATS) -> None:
-    """Checks the name of a format.
-
-    Raises:
-        InputError: if it is unknown.
-    """
-    if form not in formats:
-        raise unknown("format", form, formats)
+        draw_picture(report, "reproduction", plot)
+    return dict(report.values), render(report, form) + _ends(table, form, problem)
 
 
 def _ends(table: Reproduction, form: str, problem: str) -> str:
@@ -91,39 +78,33 @@ def folder_of(data_dir: Path | None, root: Path) -> Path:
     return (data_dir or root / "data").expanduser().resolve()
 
 
-def tables_and_show(
-    name: str | None, root: Path, data_dir: Path | None, device_name: str, form: str
-) -> tuple[dict[str, Any], str]:
-    """The tables that can be reproduced, or one protocol in full, as JSON values and as text.
+def report_of_tables(root: Path, data_dir: Path | None, device_name: str) -> Report:
+    """The tables that can be reproduced: what they cost on this machine, and how far they are.
 
     Raises:
-        InputError: for an unknown table, device or format.
+        InputError: for an unknown device.
     """
-    check_format(form, ("terminal", "markdown"))
-    if name:
-        return _protocol_and_show(name)
     device, console = pick_device(device_name), Console(stderr=True)
-    speeds, rows = Speeds(root, device), list[dict[str, Any]]()
-    for table in track(bundled(), "measuring networks", console=console, disable=not console.is_terminal):
-        protocol = load_protocol(table)
-        lacking = missing(protocol.data.name, folder_of(data_dir, root))
-        tasks = {scale: task_of(protocol, scale) for scale in SCALES}
-        cost = {scale: asdict(cost_of(task, speeds)) for scale, task in tasks.items()}
-        rows.append(
-            {
-                "table": table,
-                "about": protocol.about,
-                "paper": protocol.paper,
-                "data": protocol.data.name,
-                "missing": lacking,
-                "pairs": len(protocol.pairs),
-                "numbers": len(tasks["full"].wanted()),
-                **cost["full"],
-                "short": cost["short"],
-                "status": _status(tasks, root),
-            }
-        )
-    return {"tables": rows}, _listing(rows, form)
+    speeds, folder = Speeds(root, device), folder_of(data_dir, root)
+    names = track(bundled(), "measuring networks", console=console, disable=not console.is_terminal)
+    return tables_report([_facts(name, root, folder, speeds) for name in names], command("kdbench"))
+
+
+def _facts(name: str, root: Path, data_dir: Path, speeds: Speeds) -> TableFacts:
+    protocol = load_protocol(name)
+    tasks = {scale: task_of(protocol, scale) for scale in SCALES}
+    return TableFacts(
+        table=name,
+        about=protocol.about,
+        paper=protocol.paper,
+        data=protocol.data.name,
+        missing=missing(protocol.data.name, data_dir),
+        pairs=len(protocol.pairs),
+        numbers=len(tasks["full"].wanted()),
+        full=TableCost(**asdict(cost_of(tasks["full"], speeds))),
+        short=TableCost(**asdict(cost_of(tasks["short"], speeds))),
+        status=_status(tasks, root),
+    )
 
 
 def _status(tasks: dict[str, Task], root: Path) -> str:
@@ -137,55 +118,20 @@ def _status(tasks: dict[str, Task], root: Path) -> str:
     return "; ".join(texts) or "not run"
 
 
-def _listing(rows: list[dict[str, Any]], form: str) -> str:
-    cells = []
-    for row in rows:
-        data = row["data"].removeprefix("folder:") + (" (missing)" if row["missing"] else "")
-        cost = Cost(row["runs"], row["images"], row["hours"])
-        hours = f"{_about(cost)} (short {_about(Cost(**row['short']))})"
-        images = f"{cost.images / 1e6:.0f}M"
-        cells.append(
-            [row["table"], data, str(row["pairs"]), str(row["numbers"]), str(cost.runs), images, hours, row["status"]]
-            + [row["about"]]
-        )
-    end = (
-        "hours: about, of all runs on this machine from nothing, by a measured step of each network. "
-        f"One protocol in full: {command('kdbench')} tables NAME. Missing data may be downloaded when a table is run."
-    )
-    if form == "markdown":
-        lines = [COLUMNS, ["---"] * len(COLUMNS), *cells]
-        return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{end}"
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=180)
-    with console.capture() as capture:
-        grid = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
-        for column in COLUMNS:
-            right = column in ("pairs", "numbers", "runs", "images", "hours")
-            grid.add_column(column, justify="right" if right else "left", no_wrap=column in ("table", "hours"))
-        for line in cells:
-            grid.add_row(*line)
-        console.print(grid)
-        console.print(end, style="dim", highlight=False)
-    return capture.get()
+def report_of_protocol(name: str) -> Report:
+    """One protocol in full, with the source of each value.
 
-
-def _about(cost: Cost) -> str:
-    hours = cost.hours or 0.0
-    return f"{hours:.1f}" if hours < 10 else f"{hours:,.0f}"
-
-
-def _protocol_and_show(name: str) -> tuple[dict[str, Any], str]:
-    """Every value of a protocol with its source."""
+    Raises:
+        InputError: for an unknown table.
+    """
     values, protocol = read_protocol(name)
-    said = [
-        {"value": path, "is": value, "source": protocol.source(path)}
-        for path, value in written({key: value for key, value in values.items() if key not in UNSOURCED})
-    ]
-    lines = [f"{protocol.name}: {protocol.about}", ""]
-    lines += [f"{each['value']} = {each['is']}    [{each['source']}]" for each in said]
-    lines += ["", *(f"Departure: {text}" for text in protocol.departures)]
-    lines += [f"Short scale: {protocol.short.model_dump(exclude_defaults=True)}"]
-    lines += ["What is not written of a method's hyperparameters is its default here: kdbench methods NAME."]
-    page = "\n".join(lines)
-    return {"table": protocol.name, "values": said, "departures": list(protocol.departures)}, page
+    said = written({key: value for key, value in values.items() if key not in UNSOURCED})
+    return protocol_report(
+        ProtocolFacts(
+            table=protocol.name,
+            about=protocol.about,
+            values=[SourcedValue(path, value, protocol.source(path)) for path, value in said],
+            departures=list(protocol.departures),
+            short=protocol.short.model_dump(exclude_defaults=True),
+        )
+    )

@@ -20,7 +20,7 @@ from bench.schema import Frozen
 from bench.spec import NUMBERS, DataSpec, Recipe
 from methods.base import Method
 from results.analysis.literature import ORIGINS, Published, load
-from results.analysis.reproduction import Metric
+from results.analysis.paper_table import Measure
 
 TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""
@@ -69,7 +69,7 @@ class Number(Frozen):
 
     name: str = ""
     """What the row's label lacks, as "of which 3s"."""
-    metric: Metric = ""
+    metric: Measure = ""
     """By default the protocol's."""
     published: dict[str, str] = {}
     """Fields of published.csv in which its row differs from the usual; {teacher} and {student} are the pair's."""
@@ -132,7 +132,7 @@ class Protocol(Frozen):
     paper: str = ""
     table: str
     """Of published.csv."""
-    metric: Metric = "accuracy_top1"
+    metric: Measure = "accuracy_top1"
     statistic: Literal["mean", "median"]
     epoch: Literal["last", "best"]
     """Best is by validation; the test part never chooses."""

@@ -10,7 +10,7 @@ from typing import Any
 from bench.data.info import check_stand_in
 from bench.errors import InputError, unknown
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from results.analysis.reproduction import Table, Wanted
+from results.analysis.paper_table import Table, Wanted
 from sweeps.protocols.protocol import OWN, TEACHER, Cell, Pairing, Part, Protocol
 from sweeps.suites.suite import Way, plainly, taught_by, teacher_runs
 

@@ -1,15 +1,22 @@
+"""Records made by hand, and stores of them."""
+
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.record import Epoch, Outcome
-from results.pages.explanation import Explained
+from bench.record import ACCURACY, Epoch, Metric, Outcome
+from results.analysis.explanation import Explained
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
+
+ERROR = Metric(name="error", higher_is_better=False)
+MIOU = Metric(name="mIoU")
+PNG = b"\x89PNG\r\n\x1a\n"
 
 SPEC: dict[str, Any] = {
     "method": "kd",
@@ -31,16 +38,20 @@ SUITE: dict[str, Any] = {
     "data": {"name": "digits", "train_fraction": 0.2},
 }
 
+Finish = Callable[..., None]
+"""Finishes a run: its key, its outcome, and the number of its epochs."""
+Fill = Callable[..., None]
+"""Finishes one trial and a run a seed of a method: its name, the test scores of its seeds, and their metric."""
 
-def epoch(number: int, of: int = 3, accuracy: float = 0.5) -> Epoch:
-    losses = {"student/ce": 1.0 / number}
+
+def epoch(number: int, of: int = 3, score: float = 0.5) -> Epoch:
     return Epoch(
         number=number,
         of=of,
         stage="train",
-        losses=losses,
-        train=accuracy,
-        validation=accuracy,
+        losses={"student/ce": 1.0 / number},
+        train=score,
+        validation=score,
         learning_rate=0.1,
         samples=100,
         teacher_forwards=100,
@@ -48,28 +59,37 @@ def epoch(number: int, of: int = 3, accuracy: float = 0.5) -> Epoch:
     )
 
 
-def outcome(test: float, validation: float = 0.5, status: str = "done", reason: str = "") -> Outcome:
+def outcome(
+    test: float, validation: float = 0.5, status: str = "done", reason: str = "", metric: Metric = ACCURACY
+) -> Outcome:
+    """The end of a run of a small student under a teacher with a test score of 0.9."""
     if status != "done":
-        return Outcome(status=status, reason=reason)
+        return Outcome(status=status, reason=reason, metric=metric)
 
-    def part(accuracy: float) -> dict[str, Any]:
-        metrics = {"accuracy": accuracy, "agreement": 0.8, "nll": 1.0, "calibration_error": 0.1}
+    def part(score: float) -> dict[str, Any]:
+        metrics = {metric.name: score, "agreement": 0.8, "nll": 1.0, "calibration_error": 0.1}
         return {"student": {"logits": metrics}}
 
     scores = {which: {"epoch": 3, "validation": part(validation), "test": part(test)} for which in ("last", "best")}
     cost = {"parameters": 1000, "teacher_parameters": 5000, "latency_ms": 0.5, "seconds": 1.5, "training_set": 80}
     machine = {"hardware": "abacus", "threads": 1, "torch": "2", "timm": "1"}
-    teacher = {"test": {"accuracy": 0.9}}
     return Outcome(
-        status="done", scores=scores, cost=cost, environment=machine, teacher=teacher, confusion=[[9, 1], [2, 8]]
+        status="done",
+        metric=metric,
+        scores=scores,
+        cost=cost,
+        environment=machine,
+        teacher={"test": {metric.name: 0.9}},
+        confusion=[[9, 1], [2, 8]],
     )
 
 
 def explained(method: str, n_fg: float, d_mean: float | None, peaks_first: float = 0.0) -> Explained:
-    """An explanation by its numbers."""
+    """An explanation by its numbers; the control is the method "student"."""
     return Explained(
         key=f"{method:0<16}",
         method=method,
+        control=method == "student",
         model="net",
         stage=3,
         stages=4,
@@ -83,7 +103,7 @@ def explained(method: str, n_fg: float, d_mean: float | None, peaks_first: float
         d_std=0.25,
         peaks_first=peaks_first,
         discarded=0.1,
-        test_accuracy=0.875,
+        score=0.875,
         same_weights=True,
     )
 
@@ -94,10 +114,8 @@ def store(tmp_path: Path) -> RunStore:
 
 
 @pytest.fixture
-def finish(store: RunStore) -> Callable[..., None]:
+def finish(store: RunStore) -> Finish:
     def make(key: str, result: Outcome, epochs: int = 3) -> None:
-        import json
-
         with store.attempt(key, json.dumps(SPEC), lambda _: None) as attempt:
             for number in range(1, epochs + 1):
                 attempt.epoch(epoch(number), lambda: b"state")
@@ -111,16 +129,28 @@ def plan(store: RunStore) -> SweepPlan:
     return SweepPlan.create(store.root, "toy", "abcd1234", SUITE)
 
 
-@pytest.fixture
-def fill(plan: SweepPlan, finish: Callable[..., None]) -> Callable[..., None]:
-    """Finishes one trial and a run a seed for a method, with the given test accuracies."""
+def replanned(plan: SweepPlan, store: RunStore, **changes: Any) -> SweepPlan:
+    """The plan with other fields of its suite."""
+    return SweepPlan.create(store.root, "toy", "abcd1234", plan.suite.values() | changes)
 
-    def make(method: str, accuracies: list[float]) -> None:
+
+@pytest.fixture
+def fill(plan: SweepPlan, finish: Finish) -> Fill:
+    def make(method: str, scores: Sequence[float], metric: Metric = ACCURACY) -> None:
         pair = plan.pairs()[0]
-        finish(f"{method}-trial", outcome(test=0.0))
+        finish(f"{method}-trial", outcome(test=0.0, metric=metric))
         plan.add(Planned(pair, method, "trial", 0, f"{method}-trial", {"lr": 0.1}))
-        for seed, accuracy in enumerate(accuracies, start=1):
-            finish(f"{method}-{seed}", outcome(accuracy))
+        for seed, score in enumerate(scores, start=1):
+            finish(f"{method}-{seed}", outcome(score, metric=metric))
             plan.add(Planned(pair, method, "seed", seed, f"{method}-{seed}", {"lr": 0.1}))
 
     return make
+
+
+@pytest.fixture
+def full(plan: SweepPlan, fill: Fill) -> SweepPlan:
+    """A plan that is done: kd is best, sp ties with it."""
+    fill("student", [0.80, 0.82, 0.81])
+    fill("kd", [0.85, 0.86, 0.87])
+    fill("sp", [0.84, 0.88, 0.85])
+    return plan

@@ -3,19 +3,26 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
 
 import pytest
 
 from bench.errors import InputError
-from results.analysis.comparison import Scores, compare, compare_pairs, comparisons, over_pairs, over_seeds, rankings
-from results.pages.comparison import COLUMNS, comparison_frame, comparison_page, comparison_picture, comparison_values
+from results.analysis.comparison import (
+    Compared,
+    Scores,
+    compare,
+    compare_pairs,
+    comparisons,
+    over_pairs,
+    over_seeds,
+    rankings,
+)
+from results.pages.comparison import COLUMNS, comparison_report
+from results.pages.report import render
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
-from tests.results.conftest import SUITE, outcome
+from tests.results.conftest import PNG, SUITE, Finish, outcome
 
-Finish = Callable[..., None]
-PNG = b"\x89PNG\r\n\x1a\n"
 HAND: dict[str, dict[str, list[float]]] = {
     "large -> small": {
         "student": [0.80, 0.82, 0.81],
@@ -46,6 +53,14 @@ def suite(store: RunStore, finish: Finish, values: dict[str, dict[str, list[floa
                 finish(key, outcome(value))
                 plan.add(Planned(pair, method, "seed", seed, key))
     return plan
+
+
+def page(compared: Compared, form: str) -> str:
+    return render(comparison_report(compared), form)
+
+
+def diagram(compared: Compared, form: str) -> bytes:
+    return comparison_report(compared).pictures["ranks"](form)
 
 
 def two_pairs(**changes: dict[str, list[float]]) -> dict[str, dict[str, list[float]]]:
@@ -142,7 +157,10 @@ def test_compare_reads_the_store_as_it_stands(store: RunStore, finish: Finish) -
         "vit -> vit: kd is not among its methods.",
     ]
     assert [each.over for each in compared.rankings if each.ranking] == ["pairs", "large -> small", "big -> tiny"]
-    assert json.loads(json.dumps(comparison_values(compared), allow_nan=False))["rankings"][0]["ranking"]["blocks"] == 2
+    assert (
+        json.loads(json.dumps(comparison_report(compared).values, allow_nan=False))["rankings"][0]["ranking"]["blocks"]
+        == 2
+    )
 
 
 def test_controls_must_be_methods_of_the_suite(store: RunStore, finish: Finish) -> None:
@@ -157,7 +175,7 @@ def test_controls_must_be_methods_of_the_suite(store: RunStore, finish: Finish) 
 
 def test_page_shows_numbers_in_points_and_how_to_read_them(store: RunStore, finish: Finish) -> None:
     compared = compare(suite(store, finish, two_pairs()), store, ["student"])
-    text = comparison_page(compared, "markdown")
+    text = page(compared, "markdown")
     assert "**toy@abcd1234: against student on large -> small**" in text
     # p: 1 - t / sqrt(2 + t^2) at t = 8.660 is 0.01307, times 3 is 0.039
     assert re.search(r"\| kd +\| \+5\.0 ± 2\.5 +\| 3 +\| 0\.013 \| 0\.039 \\\* +\| +\| 1\.00 +\| 0\.98 +\|", text)
@@ -178,10 +196,9 @@ def test_pairs_are_compared_by_each_method(store: RunStore, finish: Finish) -> N
     assert kd.difference.mean == pytest.approx(0.03) and sp.difference.mean == 0  # 0.03, 0.04 and 0.02; none
     (other,) = [each for each in compare_pairs(plan, store, ["big -> tiny"]).comparisons if each.pair == "kd"]
     assert other.difference.mean == pytest.approx(-0.03) and other.won == 0
-    page = comparison_page(compared, "markdown")
-    assert (
-        "**toy@abcd1234: against large -> small by kd**" in page and "| pair" in page and "pair minus control" in page
-    )
+    text = page(compared, "markdown")
+    assert "**toy@abcd1234: against large -> small by kd**" in text
+    assert "| pair" in text and "pair minus control" in text
     assert all("three rows" in each.reason for each in compared.rankings)
     with pytest.raises(InputError, match="unknown pair of toy@abcd1234 'big -> tine': did you mean big -> tiny"):
         compare_pairs(plan, store, ["big -> tine"])
@@ -190,44 +207,47 @@ def test_pairs_are_compared_by_each_method(store: RunStore, finish: Finish) -> N
 @pytest.mark.parametrize("form", ["terminal", "markdown", "latex", "csv"])
 def test_every_format_has_every_comparison(store: RunStore, finish: Finish, form: str) -> None:
     compared = compare(suite(store, finish, two_pairs()), store)
-    text = comparison_page(compared, form)
+    text = page(compared, form)
     assert text.count("kd") >= 4 and text.count("big") >= 2
     if form == "terminal":
         assert all(column in text for column in COLUMNS) and max(map(len, text.splitlines())) <= 150
+    if form == "csv":
+        assert text.count("\n") == 1 + 2 * 2 * 3
     if form == "latex":
         assert r"\toprule" in text and r"$\rightarrow$" in text and "±" not in text.replace("% ", "")
-    assert len(comparison_frame(compared)) == 2 * 2 * 3
 
 
 def test_unknown_formats_are_refused(store: RunStore, finish: Finish) -> None:
     compared = compare(suite(store, finish, HAND), store)
     with pytest.raises(InputError, match="unknown format 'pdf'"):
-        comparison_page(compared, "pdf")
+        page(compared, "pdf")
     with pytest.raises(InputError, match="unknown picture format 'jpg': did you mean png"):
-        comparison_picture(compared, "jpg")
+        diagram(compared, "jpg")
 
 
 def test_an_empty_suite_prints_what_is_missing(store: RunStore, finish: Finish) -> None:
     compared = compare(suite(store, finish, {"a -> b": {"student": [], "kd": [], "sp": []}}), store)
-    text = comparison_page(compared, "terminal")
+    text = page(compared, "terminal")
     assert "a -> b: kd has 0 of 3 seeds." in text and "difference:" not in text
-    assert len(comparison_frame(compared)) == 0 and comparison_page(compared, "csv").startswith("pair,control,method")
+    assert (
+        page(compared, "csv") == "pair,control,method,difference,half_width,seeds,p,p_holm,p_wilcoxon,won,probability\n"
+    )
     with pytest.raises(InputError, match="there are no ranks to draw: ranks over pairs take two pairs"):
-        comparison_picture(compared)
+        diagram(compared, "png")
 
 
 def test_diagram_names_every_method_and_the_blocks(store: RunStore, finish: Finish) -> None:
     compared = compare(suite(store, finish, two_pairs()), store)
-    assert comparison_picture(compared, "png").startswith(PNG)
-    svg = comparison_picture(compared, "svg").decode()
+    assert diagram(compared, "png").startswith(PNG)
+    svg = diagram(compared, "svg").decode()
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", svg)
     assert {"kd 1.00", "sp 2.00", "3.50 student", "3.50 at"} <= set(texts)
     assert "toy@abcd1234: mean ranks over 2 pairs" in texts and any("CD 3.32" in text for text in texts)
-    assert svg == comparison_picture(compared, "svg").decode(), "equal pictures are equal files"
+    assert svg == diagram(compared, "svg").decode(), "equal pictures are equal files"
 
 
 def test_diagram_of_one_pair_is_over_its_seeds(store: RunStore, finish: Finish) -> None:
-    svg = comparison_picture(compare(suite(store, finish, HAND), store), "svg").decode()
+    svg = diagram(compare(suite(store, finish, HAND), store), "svg").decode()
     assert "over 3 seeds of large -&gt; small, for that pair alone" in svg and svg.count("CD ") == 1
 
 

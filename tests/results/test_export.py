@@ -12,7 +12,9 @@ import pytest
 
 from bench.errors import InputError
 from results.analysis.leaderboard import leaderboard
-from results.analysis.status import teachers_of, teachers_page
+from results.analysis.status import teachers_of
+from results.pages.report import render
+from results.pages.status import teachers_report
 from results.store.evidence import export
 from results.store.files import done_of, sha256
 from results.store.plan import Planned, SweepPlan
@@ -98,8 +100,8 @@ def test_weights_are_those_of_small_teachers_alone(
         with pytest.raises(WeightsLeftOut, match=f"weights of run {name} were left out .*larger --weights-under"):
             copy.weights(f"run:{name}")
     (row,) = teachers_of(copy)
-    assert row["problem"] == "" and row["left_out"] == (not copied)
-    assert ("verified" if copied else "weights not exported") in teachers_page([row])
+    assert row.problem == "" and row.left_out == (not copied)
+    assert ("verified" if copied else "weights not exported") in render(teachers_report([row]))
     if not copied:
         assert export(filled, store, tmp_path / "copy").weights == 1 and copy.weights("run:0123")
 

@@ -13,8 +13,19 @@ from pydantic import ValidationError
 
 from bench.errors import InputError
 from methods import REGISTRY
-from results.analysis.literature import FOLDER, Published, cell, conflicts, disputed, load, others, recipe, search
-from results.pages.published import published_and_show, render
+from results.analysis.literature import (
+    FOLDER,
+    Published,
+    conflicting,
+    conflicts,
+    disputed,
+    load,
+    others,
+    recipe,
+    search,
+)
+from results.pages.published import published_report
+from results.pages.report import render
 
 ROWS = load()
 LEAST_ACCURATE = {"mnist": 97, "svhn": 90, "cifar10": 65, "imagenet": 66, "cifar100": 39}
@@ -92,10 +103,9 @@ def test_known_values() -> None:
         row.method: row.value for row in search(table="crd2020_cifar100_same", teacher="WRN-40-2", student="WRN-16-2")
     }
     assert (pair["kd"], pair["fitnets"], pair["at"], pair["crd"]) == (74.92, 73.58, 74.08, 75.48)
-    best, _ = cell("crd2020_cifar100_same", "teacher", teacher="WRN-40-2")
-    assert best is not None and best.value == 75.61
-    best, _ = cell("crd2020_cifar100_same", "student", "WRN-16-2")
-    assert best is not None and best.value == 73.26 and best.ours and not best.seeds
+    assert {row.value for row in search("teacher", table="crd2020_cifar100_same", teacher="WRN-40-2")} == {75.61}
+    alone = search("student", table="crd2020_cifar100_same", student="WRN-16-2")
+    assert {(row.value, row.ours, row.seeds) for row in alone} == {(73.26, True, None)}
     (at,) = (
         row
         for row in search("at", table="at2017_cifar10", student="WRN-16-1", teacher="WRN-16-2")
@@ -156,16 +166,18 @@ def test_conflicts_are_found_across_errors_and_accuracies() -> None:
 
 
 def test_equal_values_are_no_conflict() -> None:
-    best, rest = cell("crd2020_cifar100_same", "kd", "wrn_16_2", "wrn_40_2")
-    assert best is not None and {row.paper for row in rest} == {"sskd2020", "dkd2022", "ls2024"}
-    assert {row.value for row in rest} == {74.92} and not disputed(best)
-    assert cell("crd2020_cifar100_same", "vild", "WRN-16-2", "WRN-40-2") == (None, ())
+    (row,) = search("kd", table="crd2020_cifar100_same", student="wrn_16_2", teacher="wrn_40_2")[:1]
+    rest = [each for each in ROWS if each is not row and each.setting() == row.setting()]
+    assert {each.paper for each in rest} == {"sskd2020", "dkd2022", "ls2024"}
+    assert {each.value for each in rest} == {74.92} and not disputed(row) and conflicting(rest) == ()
 
 
-def test_cell_prefers_first_hand_and_keeps_the_rest() -> None:
-    best, rest = cell("vid2019_cifar10", "kd", "WRN-16-1", "WRN-40-2", part="2 % of the training set")
-    assert best is not None and (best.value, best.origin) == (64.24, "quoted")
-    assert [(row.value, row.origin) for row in rest] == [(59.63, "reimplementation")]
+def test_conflicting_has_all_rows_of_the_found_settings() -> None:
+    found = search("kd", table="eskd2019_imagenet", student="ResNet-18", teacher="ResNet-34")
+    rows = conflicting([row for row in found if row.quantity == "accuracy_top1" and not row.variant])
+    assert {row.setting()[:6] for row in rows} == {("imagenet", "", "ResNet-34", "ResNet-18", "kd", "")}
+    assert {"eskd2019_imagenet", "dkd2022_imagenet", "mmrazor_imagenet_repro"} <= {row.table for row in rows}
+    assert all(map(disputed, rows)) and conflicting(search(table="hinton2015_mnist")) == ()
 
 
 def test_search_meets_every_condition() -> None:
@@ -187,17 +199,32 @@ def test_unknown_names_are_refused(name: str) -> None:
 
 
 def test_shown_rows_keep_source_unit_and_dispute() -> None:
-    values, text, notes = published_and_show({"method": "kd", "data": "imagenet"}, True, "markdown", 0)
-    assert values["found"] == values["shown"] > 6 and all(row["disputed"] for row in values["rows"])
-    assert "30.79 % !" in text and "Vincent-Hoo/Vincent-Hoo.github.io@eea1f3e" in text and "--conflicts" in notes
-    assert {line.count(" | ") for line in text.splitlines()[2:]} == {8}
-    lines = render(ROWS, "csv").splitlines()
+    report = published_report(conflicting(search("kd", "imagenet")))
+    assert report.values["found"] == report.values["shown"] > 6
+    assert all(row["disputed"] for row in report.values["rows"])
+    text = render(report, "markdown")
+    assert "30.79 % !" in text and "Vincent-Hoo/Vincent-Hoo.github.io@eea1f3e" in text and "--conflicts" in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + report.values["shown"] and {line.count(" | ") for line in rows[2:]} == {8}
+
+
+def test_every_row_is_a_line_of_csv_and_fits_a_terminal() -> None:
+    lines = render(published_report(ROWS), "csv").splitlines()
     assert len(lines) == 2408 and lines[1].endswith(",images,False,False")
-    assert all(len(line) <= 80 for line in render(ROWS[:60], "terminal", 80).splitlines())
+    assert all(len(line.rstrip()) <= 80 for line in render(published_report(ROWS[:60]), "terminal", 80).splitlines())
+
+
+def test_rows_over_the_limit_are_said_and_a_protocol_is_shown() -> None:
+    found = search(table="hinton2015_mnist")
+    report = published_report(found, 2, found[0].protocol)
+    assert (report.values["found"], report.values["shown"]) == (3, 2)
+    assert report.notes[0] == "2 of 3 rows: 1 are left out; --limit 0 shows all."
+    assert report.notes[-1] == f"Protocol, hinton2015_mnist:\n{recipe('hinton2015_mnist')}"
 
 
 def test_search_runs_without_torch_and_pandas() -> None:
-    code = "import sys; from results.pages.published import published_and_show as show\n"
-    code += "show({'method': 'at'}, True, 'csv', 5)\n"
+    code = "import sys; from results.analysis.literature import conflicting, search\n"
+    code += "from results.pages.published import published_report; from results.pages.report import render\n"
+    code += "render(published_report(conflicting(search('at')), 5), 'csv')\n"
     code += "assert not {'torch', 'pandas', 'methods'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=FOLDER.parents[1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,15 @@ import pytest
 from bench.errors import InputError
 from bench.record import Outcome
 from results.analysis.literature import Published, load
-from results.analysis.reproduction import Reproduction, Wanted, judge, measured, reproduced, spread_of
+from results.analysis.paper_table import Table, Wanted
+from results.analysis.reproduction import Reproduced, Reproduction, measured, reproduced
 from results.analysis.statistics import interval
-from results.pages.reproduction import reproduction_frame, reproduction_page, reproduction_plot, reproduction_values
+from results.analysis.verdict import judge, spread_of
+from results.pages.report import render
+from results.pages.reproduction import reproduction_report
 from results.store.plan import Planned
 from results.store.run_store import RunStore
+from tests.results.conftest import PNG, Finish
 
 PAIR = "MLP 784-1200-1200-10 -> MLP 784-800-800-10"
 ROWS = {row.method: row for row in load() if row.table == "hinton2015_mnist"}
@@ -77,7 +81,7 @@ def score(errors: int, on_threes: int = 0, corrected: int = 0) -> Outcome:
 
 
 @pytest.fixture
-def runs(store: RunStore, finish: Callable[..., None]) -> list[Planned]:
+def runs(store: RunStore, finish: Finish) -> list[Planned]:
     planned = []
     for method, errors in {"teacher": [6, 7, 8], "student": [14, 15, 16], "kd": [7, 8, 9], "kd T=1": [7, 8, 8]}.items():
         phase = "teacher" if method == "teacher" else "seed"
@@ -88,12 +92,31 @@ def runs(store: RunStore, finish: Callable[..., None]) -> list[Planned]:
     return planned
 
 
-TABLE = [wanted(TEACHER, phase="teacher"), wanted(STUDENT), wanted(), wanted(None)]
+WANTED = [wanted(TEACHER, phase="teacher"), wanted(STUDENT), wanted(), wanted(None)]
 
 
-def table(rows: list[Any], **changes: Any) -> Reproduction:
+def rows_of(
+    wanted: list[Wanted],
+    planned: list[Planned],
+    store: RunStore | None,
+    statistic: str = "mean",
+    incomparable: str = "",
+) -> list[Reproduced]:
+    table = Table("hinton2015_mnist", "", "full", "mnist", statistic, "last", 3, incomparable, wanted)
+    return reproduced(table, planned, store)
+
+
+def table(rows: list[Reproduced], **changes: Any) -> Reproduction:
     whole = Reproduction("hinton2015_mnist", "", "", "full", "mnist", "mean", "last", 3, rows, ["2 % are kept."], ["!"])
     return replace(whole, **changes)
+
+
+def page(found: Reproduction, form: str = "terminal") -> str:
+    return render(reproduction_report(found), form)
+
+
+def plot(found: Reproduction) -> bytes:
+    return reproduction_report(found).pictures["reproduction"]("png")
 
 
 def test_measured_counts_errors_of_all_and_of_classes(store: RunStore, runs: list[Planned]) -> None:
@@ -108,58 +131,58 @@ def test_measured_counts_errors_of_all_and_of_classes(store: RunStore, runs: lis
 
 
 def test_rows_hold_mean_interval_difference_and_the_best(store: RunStore, runs: list[Planned]) -> None:
-    teacher, student, kd, hot = reproduced(TABLE, runs, store, "mean", "last")
+    teacher, student, kd, hot = rows_of(WANTED, runs, store)
     assert teacher.value == 7.0 and teacher.difference == -60.0 and teacher.verdict == "above"
     assert student.verdict == "above" and student.reason == "131 fewer errors" and not student.best
     assert kd.best and kd.interval and kd.interval.count == 3 and kd.tied
     assert hot.best and not hot.tied and hot.verdict == "not published" and hot.difference is None
-    (median,) = reproduced([wanted(None)], runs, store, "median", "last")
+    (median,) = rows_of([wanted(None)], runs, store, "median")
     assert median.value == 8.0
 
 
-def test_what_was_not_run_or_failed_says_so(store: RunStore, finish: Callable[..., None]) -> None:
-    assert [row.judged for row in reproduced(TABLE, [], None, "mean", "last")] == ["not run"] * 4
+def test_what_was_not_run_or_failed_says_so(store: RunStore, finish: Finish) -> None:
+    assert [row.judged for row in rows_of(WANTED, [], None)] == ["not run"] * 4
     finish("bad", Outcome(status="diverged", reason="the loss is nan"))
     planned = [Planned(PAIR, "teacher", "teacher", 0, "bad")]
-    teacher, _, kd, _ = reproduced(TABLE, planned, store, "mean", "last")
+    teacher, _, kd, _ = rows_of(WANTED, planned, store)
     assert teacher.judged == "not comparable (diverged: the loss is nan)"
     assert kd.judged == "not run (its teacher diverged: the loss is nan)"
 
 
-def test_seeds_that_were_lost_are_told(store: RunStore, runs: list[Planned], finish: Callable[..., None]) -> None:
+def test_seeds_that_were_lost_are_told(store: RunStore, runs: list[Planned], finish: Finish) -> None:
     finish("bad", Outcome(status="diverged", reason="the loss is nan"))
     planned = [each if each.key != "kd2" else replace(each, key="bad") for each in runs]
-    (kd,) = reproduced([wanted()], planned, store, "mean", "last")
+    (kd,) = rows_of([wanted()], planned, store)
     assert kd.seeds.keys() == {1, 3} and kd.reason == "66 fewer errors; of 3 seeds, 1 diverged"
 
 
 def test_other_predictions_are_not_ranked_with_the_headline(store: RunStore, runs: list[Planned]) -> None:
     corrected = wanted(None, row="student", prediction="bias_corrected")
-    student, kd, other = reproduced([wanted(STUDENT), wanted(), corrected], runs, store, "mean", "last")
+    student, kd, other = rows_of([wanted(STUDENT), wanted(), corrected], runs, store)
     assert other.value == 5.0 < (kd.value or 0) and kd.best and not other.best and not student.best
 
 
 def test_page_has_every_format_and_a_half_finished_table(store: RunStore, runs: list[Planned]) -> None:
     half = [planned for planned in runs if planned.method != "student"]
-    found = table(reproduced(TABLE, half, store, "mean", "last"))
-    text = reproduction_page(found)
+    found = table(rows_of(WANTED, half, store))
+    text = page(found)
     assert "74 [1]" in text and "not run" in text and "Unfinished: 3 of 4 numbers." in text
     assert "[1] first-hand, of hinton2015 (2015): Zyazz" in text and "Departure: 2 % are kept." in text
-    assert "**8 ± 2.5 =**" in reproduction_page(found, "markdown")
-    latex = reproduction_page(found, "latex")
+    assert "**8 ± 2.5 =**" in page(found, "markdown")
+    latex = page(found, "latex")
     assert r"\toprule" in latex and r"\textbf{8 $\pm$ 2.5 =}" in latex and r"hinton2015\_mnist" in latex
-    frame = reproduction_frame(found)
-    assert list(frame["verdict"]) == ["above", "not run", "above", "not published"]
-    assert reproduction_page(found, "csv").count("\n") == 5
-    values = json.loads(json.dumps(reproduction_values(found)))
+    lines = list(csv.DictReader(page(found, "csv").splitlines()))
+    assert [line["verdict"] for line in lines] == ["above", "not run", "above", "not published"]
+    assert lines[3]["published"] == lines[3]["difference"] == "" and lines[1]["published"] == "146.0"
+    values = json.loads(json.dumps(reproduction_report(found).values))
     assert values["rows"][2]["published"]["value"] == 74.0 and values["rows"][2]["seeds"] == {"1": 7, "2": 8, "3": 9}
-    assert reproduction_plot(found).startswith(b"\x89PNG")
+    assert plot(found).startswith(PNG)
     with pytest.raises(InputError, match="unknown format 'pdf'"):
-        reproduction_page(found, "pdf")
+        page(found, "pdf")
 
 
 def test_short_scale_is_always_said() -> None:
-    short = table(reproduced(TABLE, [], None, "mean", "last", "short scale"), scale="short")
-    assert "short scale, mnist" in reproduction_page(short)
+    short = table(rows_of(WANTED, [], None, incomparable="short scale"), scale="short")
+    assert "short scale, mnist" in page(short)
     with pytest.raises(InputError, match="nothing to plot"):
-        reproduction_plot(short)
+        plot(short)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,12 +11,12 @@ from mlflow.entities import Run
 from results.analysis.leaderboard import leaderboard
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
-from results.tracking.tracker import Tracker, _metric_name
-from tests.results.conftest import SPEC, explained, outcome
+from results.tracking.tracker import Tracker, metric_name
+from tests.results.conftest import ERROR, SPEC, Fill, Finish, explained, outcome, replanned
 
 
 @pytest.fixture
-def filled(plan: SweepPlan, fill: Callable[..., None]) -> SweepPlan:
+def filled(plan: SweepPlan, fill: Fill) -> SweepPlan:
     fill("student", [0.80, 0.82])
     fill("kd", [0.85, 0.86])
     return plan
@@ -68,19 +67,35 @@ def test_child_holds_params_curves_tags_and_artifacts(filled: SweepPlan, store: 
     assert seed.data.metrics["test_accuracy/last"] == pytest.approx(0.85)
     assert {"git_commit", "data_fingerprint", "teacher_hash", "kdbench.key"} <= seed.data.tags.keys()
     files = {artifact.path for artifact in tracker.client.list_artifacts(seed.info.run_id)}
-    assert files == {"spec.json", "records.jsonl", "last.safetensors", "confusion.png"}
+    assert files == {"spec.json", "records.jsonl", "last.safetensors", "confusion.png", "summary.md"}
+    trial = next(r for r in runs(tracker) if r.data.tags.get("kdbench.key") == "kd-trial")
+    files = {artifact.path for artifact in tracker.client.list_artifacts(trial.info.run_id)}
+    assert files == {"spec.json", "records.jsonl"}
     assert seed.data.metrics["target_met/accuracy"] == 1.0 and seed.data.metrics["target_met/parameters"] == 0.0
 
 
 def test_board_is_a_table_artifact(filled: SweepPlan, store: RunStore) -> None:
     tracker = sync(filled, store)
     board = next(run for run in runs(tracker) if run.info.run_name == "leaderboard")
-    assert "leaderboard.json" in board.data.tags["mlflow.loggedArtifacts"]
     assert board.data.metrics["test_accuracy/large to small/kd"] == pytest.approx(0.855)
     files = {artifact.path for artifact in tracker.client.list_artifacts(board.info.run_id)}
     tables = {f"{name}.{suffix}" for name in ("leaderboard", "comparison") for suffix in ("md", "csv", "tex")}
-    assert files == tables | {"leaderboard.json"}  # too few methods for ranks
+    assert files == tables | {"leaderboard.json", "comparison.json"}  # too few methods for ranks
+    assert json.loads(board.data.tags["mlflow.loggedArtifacts"])[0] == {"path": "leaderboard.json", "type": "table"}
     assert "gain/student/large to small/kd" in board.data.metrics
+
+
+def test_metric_of_a_suite_names_what_is_logged(plan: SweepPlan, fill: Fill, store: RunStore) -> None:
+    fill("student", [0.20, 0.18], ERROR)
+    fill("kd", [0.15, 0.14], ERROR)
+    tracker = sync(replanned(plan, store, metric=ERROR.model_dump()), store)
+    by_name = {run.info.run_name: run.data.metrics for run in runs(tracker)}
+    assert by_name["kd: large -> small"]["test_error"] == pytest.approx(0.145)
+    assert by_name["leaderboard"]["test_error/large to small/kd"] == pytest.approx(0.145)
+    assert by_name["leaderboard"]["gain/student/large to small/kd"] == pytest.approx(0.045)
+    seed = next(run for run in runs(tracker) if run.data.tags.get("kdbench.key") == "kd-1")
+    assert seed.data.metrics["test_error/last"] == seed.data.metrics["test_error/last/student/logits"] == 0.15
+    assert not [name for metrics in by_name.values() for name in metrics if "accuracy" in name]
 
 
 def test_projection_is_idempotent_and_can_be_rebuilt(filled: SweepPlan, store: RunStore) -> None:
@@ -91,7 +106,7 @@ def test_projection_is_idempotent_and_can_be_rebuilt(filled: SweepPlan, store: R
     assert contents(sync(filled, copy)) == first
 
 
-def test_run_that_went_on_is_brought_up_to_date(plan: SweepPlan, finish: Callable[..., None], store: RunStore) -> None:
+def test_run_that_went_on_is_brought_up_to_date(plan: SweepPlan, finish: Finish, store: RunStore) -> None:
     with store.attempt("k", json.dumps(SPEC), lambda _: None):
         pass
     planned = Planned(plan.pairs()[0], "kd", "trial", 0, "k")
@@ -105,9 +120,7 @@ def test_run_that_went_on_is_brought_up_to_date(plan: SweepPlan, finish: Callabl
     assert (child.info.status, child.data.tags["reason"]) == ("FINISHED", "ce is nan")
 
 
-def test_run_that_is_unsupported_is_there_with_its_reason(
-    plan: SweepPlan, finish: Callable[..., None], store: RunStore
-) -> None:
+def test_run_that_is_unsupported_is_there_with_its_reason(plan: SweepPlan, finish: Finish, store: RunStore) -> None:
     finish("u", outcome(0, status="unsupported", reason="no stages"), epochs=0)
     tracker = Tracker(store, "toy")
     tracker.run(Planned(plan.pairs()[0], "sp", "seed", 1, "u"))
@@ -125,8 +138,8 @@ def test_explanation_is_logged_as_metrics_table_and_plot(store: RunStore) -> Non
     curve = tracker.client.get_metric_history(found["kd kd000000"].info.run_id, "N_fg over epochs")
     assert {(metric.step, metric.value) for metric in curve} == {(1, 1.0), (2, 7.0)}
     files = {artifact.path for artifact in tracker.client.list_artifacts(found["kd kd000000"].info.run_id)}
-    assert files == {"concepts.txt", "concepts.png"}
+    assert files == {f"concepts.{suffix}" for suffix in ("md", "csv", "tex", "json", "png")}
 
 
 def test_metric_names_hold_what_mlflow_allows() -> None:
-    assert _metric_name("a + b -> c/kd+0.5*at(p=[1,2])") == "a and b to c/kdand0.5xat_p__1_2__"
+    assert metric_name("a + b -> c/kd+0.5*at(p=[1,2])") == "a and b to c/kdand0.5xat_p__1_2__"

@@ -13,11 +13,11 @@ import sweeps.cli.explain
 from bench.atomic import write
 from bench.errors import InputError
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from results.pages.explanation import explain_page, explain_plot
+from results.pages.explanation import explanation_report
+from results.pages.report import render
 from results.store.run_store import RunStore
 from sweeps.cli.explain import Settings, explain, spaced
 from sweeps.scheduling.workers import carry_out
-from tests.results.conftest import explained
 
 CPU = torch.device("cpu")
 NOWHERE = Path("/nonexistent")
@@ -59,7 +59,7 @@ def test_two_runs_are_explained_once(store: RunStore, monkeypatch: pytest.Monkey
         assert len(row.foreground) == len(row.background) == 2 and all(0 <= count <= 64 for count in row.foreground)
         assert row.discarded is None or 0 <= row.discarded <= 1
         assert row.d_mean is None or row.d_mean > 0
-        assert row.test_accuracy is not None
+        assert row.score is not None and not row.control
     files = sorted((store.root / "explain").iterdir())
     assert [path.name[:16] for path in files] == sorted(row.key for row in rows)
 
@@ -71,7 +71,7 @@ def test_two_runs_are_explained_once(store: RunStore, monkeypatch: pytest.Monkey
     with pytest.raises(AssertionError, match="nothing is repeated"):
         explain(keys, store, NOWHERE, CPU, dataclasses.replace(FEW, depth=1.0))
     monkeypatch.undo()
-    json.dumps([dataclasses.asdict(row) for row in rows], allow_nan=False)
+    json.dumps([row.model_dump(mode="json") for row in rows], allow_nan=False)
     files[0].write_text("{}")
     assert explain(keys, store, NOWHERE, CPU, FEW) == rows, "a damaged file is made anew, to the same numbers"
 
@@ -80,7 +80,7 @@ def test_other_weights_are_said(store: RunStore, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(RunStore, "weights", lambda self, reference: b"others")
     (row,) = explain([key_of(seed=0)], store, NOWHERE, CPU, dataclasses.replace(FEW, seed=5))
     assert not row.same_weights
-    assert "warning: trained again, it did not end in the stored weights" in explain_page([row])
+    assert "warning: trained again, it did not end in the stored weights" in render(explanation_report([row]))
 
 
 @pytest.mark.parametrize(
@@ -120,26 +120,3 @@ def test_snapshots_are_evenly_spaced_and_hold_the_last() -> None:
     assert spaced(range(1, 33), 8) == [4, 8, 12, 16, 20, 24, 28, 32]
     assert spaced(range(5, 8), 8) == [5, 6, 7]
     assert spaced(range(1, 11), 3) == [4, 7, 10]
-
-
-def test_page_says_what_was_expected_and_seen() -> None:
-    rows = [explained("student", 5.0, 2.0), explained("kd", 7.0, None), explained("sp", 4.0, 1.5)]
-    page = " ".join(explain_page(rows).split())
-    assert "N_fg: higher is expected of distillation (hypothesis 1: more concepts): " in page
-    assert "seen in kd kd000000; not seen in sp sp000000." in page
-    assert "unknown in kd kd000000; seen in sp sp000000." in page
-    assert "87.5 %" in page and "none" in page and "an approximation of the paper's object boxes" in page
-    alone = explain_page([explained("student", 5.0, 2.0), explained("student", 6.0, 2.0)])
-    assert "seen in" not in alone and "is expected" in alone
-
-
-def test_page_says_when_distances_say_little() -> None:
-    assert "100 % of the images had most concepts at the first snapshot" in explain_page([explained("kd", 1, 1, 1.0)])
-
-
-def test_plot_is_a_png(tmp_path: Path) -> None:
-    path = tmp_path / "plot.png"
-    explain_plot([explained("student", 5.0, 2.0), explained("kd", 7.0, None)], path)
-    assert path.read_bytes().startswith(b"\x89PNG") and list(tmp_path.iterdir()) == [path]
-    with pytest.raises(InputError, match="there is no folder"):
-        explain_plot([explained("kd", 7.0, None)], tmp_path / "missing" / "plot.png")

@@ -25,13 +25,15 @@ from bench.data.info import check_data, check_stand_in, data_info, missing, trai
 from bench.data.splits import Part
 from bench.errors import InputError
 from bench.spec import ModelSpec
-from results.analysis.reproduction import Reproduced, Table, reproduction_of_plan
+from results.analysis.paper_table import Table
+from results.analysis.reproduction import Reproduced, reproduction_of_plan
 from results.analysis.reproduction import reproduction_of as reproduction_of_table
 from results.analysis.status import status_of
+from results.pages.reproduction import reproduction_report
 from results.store.evidence import export
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
-from results.tracking.tracker import _metric_name, _numbers
+from results.tracking.tracker import metric_name
 from sweeps.cli.tables import reproduce_and_show
 from sweeps.protocols.cost import cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
@@ -320,7 +322,7 @@ def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path,
     assert "not comparable (short scale)" in short and "tiny (short scale, digits)" in short
     assert len(finished(store)) == 8 and len(list((store / "suites" / "tiny").iterdir())) == 2
     plan = SweepPlan.find(store, "tiny")
-    assert status_of(plan, RunStore(store))["methods"] == {"student": {"done": 1}} and plan.expected() == 1
+    assert status_of(plan, RunStore(store)).methods == {"student": {"done": 1}} and plan.expected() == 1
 
 
 def logged(store: Path) -> tuple[dict[str, float], dict[str, str], dict[str, bytes]]:
@@ -386,7 +388,7 @@ def test_every_number_of_a_table_has_a_metric_of_its_own(name: str) -> None:
     table = task_of(load_protocol(name)).table()
     rows = [Reproduced(want, 1.0, None, {1: 1.0}, 0.0, "within", "") for want in table.wanted]
     shown = replace(reproduction_of_table(table, None, None), rows=rows)
-    names = [_metric_name(name) for name, _, _ in _numbers(shown)]
+    names = [metric_name(number.name) for number in reproduction_report(shown).metrics]
     assert len(set(names)) == len(names) and max(map(len, names)) < 250
     assert all(posixpath.normpath(name) == name for name in names)
     assert TypeAdapter(Table).validate_json(json.dumps(table.values())) == table

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from results.analysis.status import page, status_of
+from results.analysis.status import status_of
+from results.pages.report import render
+from results.pages.status import status_report
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 
@@ -120,11 +122,12 @@ def test_mlflow_holds_every_run_of_the_sweep(whole: tuple[Path, Path, dict[str, 
 
 def test_status_counts_every_run(whole: tuple[Path, Path, dict[str, Any]]) -> None:
     store, _, _ = whole
-    values = status_of(SweepPlan.find(store, "tiny"), RunStore(store))
-    assert values["started"] == values["expected"] == 15 and values["failures"] == []
-    assert values["methods"]["teacher"] == {"done": 1}
-    assert all(sum(counts.values()) == 5 for name, counts in values["methods"].items() if name != "teacher")
-    assert "tiny@" in page(values) and "15 of 15" in page(values)
+    status = status_of(SweepPlan.find(store, "tiny"), RunStore(store))
+    assert status.started == status.expected == 15 and status.failures == []
+    assert status.methods["teacher"] == {"done": 1}
+    assert all(sum(counts.values()) == 5 for name, counts in status.methods.items() if name != "teacher")
+    text = render(status_report(status))
+    assert "tiny@" in text and "15 of 15" in text
 
 
 def test_exported_sweep_gives_the_same_pages_and_reading_it_leaves_nothing(

@@ -1,0 +1,77 @@
+"""A paper's table as it is asked for: its published numbers, and where ours are found among its protocol's runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from results.analysis.literature import Published
+
+Measure = Literal[
+    "", "accuracy_top1", "accuracy_top5", "error_top1", "error_top5", "test_errors", "test_errors_digit3"
+]  # fmt: skip
+"""The values of published.csv's column `metric` that a run of ours can be measured by."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A number of a paper's table, and where ours is found."""
+
+    pair: str
+    row: str
+    """The plan's name of the row, shared by the numbers of one row."""
+    label: str
+    metric: Measure
+    published: Published | None
+    part: str = ""
+    """What of the data set, if not the usual parts, as "10 %"."""
+    phase: str = "seed"
+    """The plan's phase, seed or teacher; "taught" is a teacher that was not trained: its students' runs score it."""
+    prediction: str = ""
+    """The name of the prediction; by default the headline."""
+    student: str = ""
+    """The name of the student in the run; by default the first."""
+    share: str = ""
+    """The score that is read, if it is not the one that the measure names, as "accuracy_omitted"."""
+    classes: tuple[int, ...] = ()
+    """The classes whose errors are counted; by default all."""
+    incomparable: str = ""
+    """Why it cannot be compared, if so."""
+
+    @property
+    def unit(self) -> str:
+        """% or errors."""
+        return "errors" if self.metric.startswith("test_errors") else "%"
+
+    @property
+    def lower(self) -> bool:
+        """Whether lower is better."""
+        return "error" in self.metric
+
+
+@dataclass(frozen=True)
+class Table:
+    """A paper's table as it is asked for: whole, or a part of it."""
+
+    name: str
+    about: str
+    scale: str
+    data: str
+    statistic: str
+    """mean or median, as the paper has it."""
+    epoch: str
+    """last or best: the epoch whose scores are compared."""
+    seeds: int
+    """The number of seeds that each row is run with."""
+    incomparable: str
+    """Why nothing of it can be compared, if so."""
+    wanted: list[Wanted]
+    departures: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def values(self) -> dict[str, Any]:
+        """All of it as JSON values, as a plan keeps it."""
+        values: dict[str, Any] = TypeAdapter(Table).dump_python(self, mode="json")
+        return values

@@ -1,0 +1,41 @@
+"""How a suite and the teachers of a store stand, as reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from results.analysis.status import SuiteStatus, TeacherStatus
+from results.pages.numbers import printed
+from results.pages.report import Report
+
+
+def status_report(status: SuiteStatus) -> Report:
+    """A line for each method, then what teachers cost, then the runs that failed."""
+    lines = [f"{status.suite}: {status.started} of {status.expected} runs started"]
+    for method, counts in status.methods.items():
+        lines.append(f"  {method}: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    lines += [f"  {status.teaching}"] if status.teaching.teacher_forwards else []
+    lines += [f"  failed: {each.method} {each.phase} ({each.key}): {each.reason}" for each in status.failures]
+    return Report(name="status", title=status.suite, text=lines, values=asdict(status))
+
+
+def teachers_report(teachers: Sequence[TeacherStatus]) -> Report:
+    """A line for each teacher."""
+    lines = [_line(teacher) for teacher in teachers] or ["There are no teachers yet."]
+    return Report(name="teachers", title="", text=lines, values={"teachers": [_values(each) for each in teachers]})
+
+
+def _line(teacher: TeacherStatus) -> str:
+    score = "imported" if teacher.score is None else f"test {printed(teacher.score, teacher.metric, of_percent=2)}"
+    trained = f"{teacher.data}, {teacher.epochs} epochs, " if teacher.data else ""
+    state = teacher.problem or ("weights not exported" if teacher.left_out else "verified")
+    return f"{teacher.reference}  {teacher.model}  {trained}{score}  {state}"
+
+
+def _values(teacher: TeacherStatus) -> dict[str, Any]:
+    """A teacher as JSON values, its score under the name of the metric."""
+    score = {f"test_{teacher.metric.name}": teacher.score}
+    kept = {"reference": teacher.reference, "model": teacher.model, "data": teacher.data, "epochs": teacher.epochs}
+    return kept | score | {"problem": teacher.problem, "left_out": teacher.left_out}

@@ -1,0 +1,92 @@
+"""Reports as text: what is special to a form is escaped there, and shown as it is elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from bench.errors import InputError
+from results.pages.pictures import check_picture
+from results.pages.report import Block, Column, Report, Sheet, escaped, forms_of, render, rows_of
+
+COLUMNS = Column("method", left=True), Column("accuracy")
+ROWS = [["a*b [c]", "90.0 ± 1.0"], ["d_e*f", "<80 %"]]
+BLOCK = Block("toy: large -> small", COLUMNS, ROWS, frozenset({0}), remarks=["d_e: failed: [f] :x:"])
+SHEET = Sheet(["name", "value", "half_width"], [{"name": "a, b", "value": 0.5}, {"name": "c", "value": float("nan")}])
+
+
+def report(*blocks: Block, notes: tuple[str, ...] = ("one", "two"), tight: bool = False) -> Report:
+    return Report("toy", "toy", blocks=blocks, notes=notes, tight=tight)
+
+
+def test_terminal_shows_texts_and_remarks_as_they_are() -> None:
+    lines = render(report(BLOCK, notes=("100 [g]",))).splitlines()
+    assert lines[0] == "toy: large -> small" and lines[-2:] == ["d_e: failed: [f] :x:", "100 [g]"]
+    assert [line.split() for line in lines[-5:-3]] == [["a*b", "[c]", "90.0", "±", "1.0"], ["d_e*f", "<80", "%"]]
+    tight = render(report(BLOCK, notes=(), tight=True)).splitlines()
+    assert max(map(len, tight[3:5])) < max(map(len, lines[3:5]))
+
+
+def test_terminal_leaves_out_columns_for_which_it_has_no_room() -> None:
+    columns = (*COLUMNS, Column("source", left=True, terminal=False))
+    block = Block("", columns, [["kd", "90.0", "page 7"]])
+    assert "page 7" not in render(report(block)) and "90.0" in render(report(block))
+    assert "page 7" in render(report(block), "markdown") and "page 7" in render(report(block), "latex")
+
+
+def test_terminal_folds_long_texts_of_columns_that_wrap() -> None:
+    text = "a_name_that_is_longer_than_the_terminal"
+    wrapped = Block("", (Column("name", left=True, wraps=True),), [[text]])
+    lines = render(report(wrapped, notes=()), width=20).splitlines()
+    assert all(len(line) <= 20 for line in lines) and "".join(line.strip() for line in lines[3:]) == text
+
+
+def test_markdown_escapes_stars_and_has_one_text_of_a_row_in_bold() -> None:
+    text = render(report(BLOCK, BLOCK), "markdown")
+    assert text.count("**toy: large -> small**\n\n| method   |") == 2 and text.endswith(":x:\n\none\ntwo")
+    assert r"| a\*b [c] | **90.0 ± 1.0** |" in text and r"| d\_e" not in text
+    assert r"a\|b" in render(report(Block("", COLUMNS, [["a|b", ""]])), "markdown")
+    assert render(replace(report(BLOCK), bullets=True), "markdown").endswith("\n\n- one\n- two")
+
+
+def test_latex_escapes_every_text_in_bold_or_not() -> None:
+    text = render(report(BLOCK), "latex")
+    assert r"a*b [c] & \textbf{90.0 $\pm$ 1.0} \\" in text and r"d\_e*f & $<$80 \% \\" in text
+    assert r"\caption{toy: large $\rightarrow$ small}" in text and r"\begin{tabular}{lr}" in text
+    assert text.endswith("% d_e: failed: [f] :x:\n\n% one\n% two")
+    assert escaped("a^2 & #1 $") == r"a\^{}2 \& \#1 \$"
+
+
+def test_csv_has_every_number_and_empty_cells_for_none() -> None:
+    text = render(replace(report(BLOCK), sheet=SHEET), "csv")
+    assert text == 'name,value,half_width\n"a, b",0.5,\nc,,\n'
+
+
+def test_lines_alone_are_the_same_in_a_terminal_and_in_markdown() -> None:
+    lines = Report("toy", "toy", text=["one " * 60, "[two]"])
+    assert render(lines) == render(lines, "markdown") == "\n".join(lines.text)
+
+
+def test_forms_are_those_that_a_report_has_something_for() -> None:
+    assert forms_of(report(BLOCK)) == ("terminal", "markdown", "latex")
+    assert forms_of(replace(report(BLOCK), sheet=SHEET)) == ("terminal", "markdown", "latex", "csv")
+    assert forms_of(Report("toy", "toy", text=["one"])) == ("terminal", "markdown")
+    with pytest.raises(InputError, match="unknown format 'csv': there are latex, markdown, terminal"):
+        render(report(BLOCK), "csv")
+    with pytest.raises(InputError, match="unknown format 'markdwn': did you mean markdown"):
+        render(report(BLOCK), "markdwn")
+    with pytest.raises(InputError, match="unknown picture format 'jpg': did you mean png"):
+        check_picture("jpg")
+
+
+def test_rows_are_those_of_all_tables_of_one_kind() -> None:
+    ranks = Block("ranks", (Column("method"), Column("rank")), [["kd", "1"]])
+    rows = rows_of(report(BLOCK, ranks, replace(BLOCK, title="toy: big -> tiny")))
+    assert rows["columns"] == ["table", "method", "accuracy"]
+    assert [row[:2] for row in rows["data"]] == [
+        ["toy: large -> small", "a*b [c]"],
+        ["toy: large -> small", "d_e*f"],
+        ["toy: big -> tiny", "a*b [c]"],
+        ["toy: big -> tiny", "d_e*f"],
+    ]
