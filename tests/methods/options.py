@@ -1,9 +1,7 @@
-"""What the tests of options share: tiny networks, a run that is about to train, and a record of what its losses see."""
+"""What the tests of options share: tiny networks, specifications, runs, and steps made by hand."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Generator
 from typing import Any
 
 import safetensors.torch
@@ -12,17 +10,16 @@ from torch import Tensor, nn
 
 import bench.training.engine
 from bench.configure import configure
-from bench.data.batches import Batch
 from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.record import Outcome
 from bench.spec import ModelSpec, Recipe, Spec
+from bench.tasks import task_of
 from bench.teachers.cache import TeacherCache
-from bench.teachers.frozen import FrozenTeacher
-from methods.base import Losses, Signals, Stage, Step
+from methods.base import Losses, Signals, Step
 from tests.conftest import DATA, Memory
+from tests.harness import CPU, OpenRun
 
-CPU = torch.device("cpu")
 LARGE, SMALL = ModelSpec(name="cifar_resnet8"), ModelSpec(name="cifar_resnet8_quarter")
 CNN = (SMALL, LARGE)
 """Student, teacher."""
@@ -61,15 +58,6 @@ def memory_of(spec: Spec, digits: Splits, weights_seed: int = 0, **recorder: Any
     return Memory(stored, **recorder)
 
 
-def through(updates: Generator[None, None, Any]) -> Any:
-    """What a run or a stage returns after its last update."""
-    while True:
-        try:
-            next(updates)
-        except StopIteration as end:
-            return end.value
-
-
 def carried_out(spec: Spec, digits: Splits, **recorder: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
     """The whole run."""
     memory = memory_of(spec, digits, **recorder)
@@ -77,38 +65,9 @@ def carried_out(spec: Spec, digits: Splits, **recorder: Any) -> tuple[Outcome, d
     return outcome, files, memory
 
 
-def started(spec: Spec, digits: Splits, **recorder: Any) -> Any:
+def started(spec: Spec, digits: Splits, cache: TeacherCache | None = None, **recorder: Any) -> OpenRun:
     """A run that has entered its first stage and trained nothing."""
-    run = bench.training.engine._Run(spec, digits, memory_of(spec, digits, **recorder), CPU, TeacherCache())
-    run.trainees = run._enter(0)
-    return run
-
-
-def watched(run: Any) -> list[tuple[str, Step, Losses]]:
-    """A list that fills, as the run goes on, with every stage's name, step and losses."""
-    seen: list[tuple[str, Step, Losses]] = []
-
-    def spied(stage: Stage) -> Stage:
-        def loss(step: Step) -> Losses:
-            losses = stage.loss(step)
-            seen.append((stage.name, step, losses))
-            return losses
-
-        return dataclasses.replace(stage, loss=loss)
-
-    run.stages = [spied(stage) for stage in run.stages]
-    return seen
-
-
-def one_step(run: Any, digits: Splits, count: int = 32) -> tuple[Step, Losses]:
-    """Trains the first stage on one batch; what the first student's loss saw, and its losses."""
-    seen, stage = watched(run), 0
-    for trainee in run.trainees:
-        trainee.train()
-    batch = Batch(digits.train.images[:count] / 255, digits.train.labels[:count], torch.arange(count))
-    teachers = [FrozenTeacher(run.networks.teacher(net), run.needs, None) for net in run.stages[stage].teachers]
-    run._step(run.stages[stage], batch, teachers, 0)
-    return seen[0][1:]
+    return OpenRun(spec, digits, memory_of(spec, digits, **recorder), cache)
 
 
 def step_of(
@@ -116,7 +75,8 @@ def step_of(
 ) -> Step:
     """A step made by hand; all images are of class 0 without labels."""
     labels = torch.zeros(len(student.logits), dtype=torch.long) if labels is None else labels
-    return Step(torch.zeros(len(labels), 1, 8, 8), labels, student, teachers, nn.ModuleDict(), progress, epoch)
+    images, hard_loss = torch.zeros(len(labels), 1, 8, 8), task_of("image").loss
+    return Step(images, labels, student, teachers, nn.ModuleDict(), hard_loss, progress, epoch)
 
 
 def signals(seed: int, *channels: int, batch: int = 6, classes: int = 5) -> Signals:

@@ -22,10 +22,10 @@ from bench.teachers.cache import TeacherCache
 from bench.training.engine import updates
 from bench.training.interleave import interleave
 from methods import REGISTRY
-from methods.base import KNOWLEDGE, SIGNALS, Method, Net
+from methods.base import KNOWLEDGE, SAMPLES, SIGNALS, Method, Net, as_given
 from methods.hooks import nothing
 from tests.conftest import DATA, Memory
-from tests.methods.options import through
+from tests.harness import OpenRun
 
 METHODS = sorted(REGISTRY)
 CPU = torch.device("cpu")
@@ -74,7 +74,7 @@ def test_method_says_where_it_comes_from_and_what_it_needs(name: str) -> None:
     cls = REGISTRY[name]
     assert cls.paper.title and cls.paper.authors and 1980 < cls.paper.year < 2100
     assert cls.__doc__ and len(cls.__doc__) > 80
-    assert cls.needs <= SIGNALS and cls.knowledge in KNOWLEDGE
+    assert cls.needs <= SIGNALS | SAMPLES and cls.knowledge in KNOWLEDGE
     assert cls.id == name == cls.__module__.rpartition(".")[2]
 
 
@@ -165,7 +165,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(
     assert same == files and resumed.scores == outcome.scores
     numbers = [epoch.number for epoch in first.epochs + second.epochs]
     assert numbers == [epoch.number for epoch in memory.epochs]
-    counts = ("images", "teacher_forwards", "epochs")
+    counts = ("samples", "teacher_forwards", "epochs")
     assert [resumed.cost[name] for name in counts] == [outcome.cost[name] for name in counts]
 
 
@@ -174,30 +174,23 @@ def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
     name: str, digits: Splits, untrained: Untrained
 ) -> None:
     teacher = untrained(PAIRS[HOME[name]][0])
-    carried_out = bench.training.engine._Run(make_spec(name), digits, Memory({"run:t": teacher}), CPU, TeacherCache())
+    opened = OpenRun(make_spec(name), digits, Memory({"run:t": teacher}))
     touched: set[str] = set()
-    step = carried_out._step
-
-    def watched(*arguments: Any) -> Any:
-        result = step(*arguments)
-        touched.update(name for name, value in parameters(carried_out) if has_gradient(value))
-        return result
-
-    carried_out._step = watched  # type: ignore[method-assign]
-    through(carried_out.execute())
-    wanted = {name for name, _ in parameters(carried_out) if "/auxiliary/" in name} | deployed(carried_out, digits)
+    for _ in opened.all_updates():
+        touched.update(name for name, value in parameters(opened) if has_gradient(value))
+    wanted = {name for name, _ in parameters(opened) if "/auxiliary/" in name} | deployed(opened, digits)
     assert wanted and wanted <= touched
-    state = carried_out.networks.teacher(Net("teacher")).state_dict()
+    state = opened.networks.teacher(Net("teacher")).state_dict()
     before = safetensors.torch.load(teacher)
     assert all(torch.equal(state[key], before[key]) for key in before)
 
 
-def parameters(carried_out: Any) -> list[tuple[str, torch.nn.Parameter]]:
-    """Those of the students of the stage, and of their auxiliary, by student/part/name."""
+def parameters(opened: OpenRun) -> list[tuple[str, torch.nn.Parameter]]:
+    """Those of the students of the stage, and of their auxiliary modules, by student/part/name."""
     return [
-        (f"{trainee.net.name}/{part}/{name}", value)
-        for trainee in carried_out.trainees
-        for part, module in (("network", trainee.network), ("auxiliary", trainee.auxiliary))
+        (f"{student.net.name}/{part}/{name}", value)
+        for student in opened.students
+        for part, module in (("network", student.network), ("auxiliary", student.auxiliary))
         for name, value in module.named_parameters()
     ]
 
@@ -206,16 +199,16 @@ def has_gradient(value: torch.nn.Parameter) -> bool:
     return value.grad is not None and bool(value.grad.abs().sum() > 0)
 
 
-def deployed(carried_out: Any, digits: Splits) -> set[str]:
+def deployed(opened: OpenRun, digits: Splits) -> set[str]:
     """The parameters on which any student's predictions depend."""
     found = set()
-    images, labels = digits.validation.images[:32].float() / 255, digits.validation.labels[:32]
-    for trainee in carried_out.trainees:
-        trainee.optimizer.zero_grad(set_to_none=True)
-        signals = observe(trainee.network, images, labels, carried_out.needs, training=True)
-        outputs = carried_out.method.predictions(signals, trainee.auxiliary).values()
+    images, labels = digits.validation.inputs[:32].float() / 255, digits.validation.targets[:32]
+    for student in opened.students:
+        student.optimizer.zero_grad(set_to_none=True)
+        signals = observe(student.network, images, labels, opened.setup.plan.needs, training=True)
+        outputs = opened.method.predictions(signals, student.auxiliary).values()
         torch.stack([logits.square().sum() for logits in outputs]).sum().backward()
-        found |= {name for name, value in parameters(carried_out) if value.grad is not None}
+        found |= {name for name, value in parameters(opened) if value.grad is not None}
     return found
 
 
@@ -225,24 +218,17 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(
     starts, batches = [], []
     for name in METHODS:
         memory = Memory({"run:t": untrained(PAIRS["vit to vit"][0])})
-        carried_out = bench.training.engine._Run(make_spec(name, "vit to vit"), digits, memory, CPU, TeacherCache())
-        if carried_out.stages[0].prepare is not nothing:
+        opened = OpenRun(make_spec(name, "vit to vit"), digits, memory)
+        if opened.stages[0].options.prepare is not nothing:
             continue
-        for stage in range(len(carried_out.stages)):
-            carried_out.trainees = carried_out._enter(stage)
-        state = carried_out.trainees[0].network.state_dict()
+        for stage in range(len(opened.stages)):
+            opened.enter(stage)
+        state = opened.students[0].network.state_dict()
         starts.append({key: value.clone() for key, value in state.items()})
-        seen: list[torch.Tensor] = []
-        step = carried_out._step
-
-        def watched(stage: Any, batch: Any, *rest: Any, seen: Any = seen, step: Any = step) -> Any:
-            seen.append(batch.inputs)
-            return step(stage, batch, *rest)
-
-        carried_out._step = watched  # type: ignore[method-assign]
-        if carried_out.stages[0].data.__name__ == "as_given":
-            through(carried_out.execute())
-            batches.append(torch.cat(seen))
+        if opened.stages[0].data is as_given:
+            opened.enter(0)
+            seen = opened.watch()
+            batches.append(torch.cat([seen[-1].step.inputs for _ in opened.all_updates()]))
     for start in starts[1:]:
         assert all(torch.equal(start[key], starts[0][key]) for key in starts[0])
     assert len(batches) >= 7 and all(torch.equal(seen, batches[0]) for seen in batches[1:])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.configure import configure
 from bench.data.splits import Splits
-from bench.evaluation.cost import head_costs, multiply_adds
+from bench.evaluation.cost import Costs
 from methods.at import attention_loss
 from methods.base import TEACHER, Signals, features_of
 from methods.dml import mutual_loss
@@ -23,25 +23,22 @@ from tests.methods.options import (
     LARGE,
     SMALL,
     carried_out,
-    one_step,
     signals,
     spec_of,
     started,
     step_of,
-    through,
     values,
     vit,
-    watched,
 )
 
 
 def test_kd_omit_shows_no_omitted_label_and_scores_the_groups_apart(digits: Splits) -> None:
     run = started(spec_of("kd", *CNN, omit=(3, 7), recipe={"epochs": 2}), digits)
-    seen = watched(run)
-    outcome, _ = through(run.execute())
-    assert {int(label) for _, step, _ in seen for label in step.labels} == {0, 1, 2, 4, 5, 6, 8, 9}
-    omitted = torch.isin(digits.test.labels, torch.tensor([3, 7])).float().mean().item()
-    predictions = outcome.scores["last"]["test"]["student"]
+    seen = run.watch()
+    outcome, _ = run.finish()
+    assert {int(label) for _, step, _ in seen for label in step.targets} == {0, 1, 2, 4, 5, 6, 8, 9}
+    omitted = torch.isin(digits.test.targets, torch.tensor([3, 7])).float().mean().item()
+    predictions = outcome.scores["last"].part("test")["student"]
     assert list(predictions) == ["logits", "bias_corrected"]
     for scores in (*predictions.values(), outcome.teacher["test"]):
         parts = omitted * scores["accuracy_omitted"] + (1 - omitted) * scores["accuracy_seen"]
@@ -75,18 +72,19 @@ def test_kd_omit_of_all_or_of_unknown_classes_is_unsupported(omit: Any, word: st
 
 def test_dml_in_turn_teaches_the_second_by_what_the_first_predicts_once_updated(digits: Splits) -> None:
     turned, joint = (started(spec_of("dml", SMALL, in_turn=each), digits) for each in (True, False))
-    first, second = turned.trainees
+    first, second = turned.students
     before = {name: value.clone() for name, value in first.network.state_dict().items()}
-    own = second.network.train()(digits.train.images[:32] / 255).detach()
-    seen = watched(turned)
+    images = next(turned.trainer.batches().epoch(turned.setup.spec.seed, 1)).inputs
+    own = second.network.train()(images).detach()
+    seen = turned.watch()
     for run in (turned, joint):
-        one_step(run, digits)
-    weights = [[dict(trainee.network.named_parameters()) for trainee in run.trainees] for run in (turned, joint)]
+        run.one_update()
+    weights = [[dict(student.network.named_parameters()) for student in run.students] for run in (turned, joint)]
     assert all(torch.equal(value, weights[1][0][name]) for name, value in weights[0][0].items())
     assert not all(torch.equal(value, weights[1][1][name]) for name, value in weights[0][1].items())
-    updated = first.network.train()(digits.train.images[:32] / 255).detach()
+    updated = first.network.train()(images).detach()
     first.network.load_state_dict(before)
-    stale = first.network.train()(digits.train.images[:32] / 255).detach()
+    stale = first.network.train()(images).detach()
     losses = [values(losses)["mutual"] for _, _, losses in seen]
     assert losses[1] == pytest.approx(mutual_loss(own, [updated]).item(), rel=1e-4)
     assert abs(losses[1] - mutual_loss(own, [stale]).item()) > 1e-3 * losses[1]
@@ -95,14 +93,14 @@ def test_dml_in_turn_teaches_the_second_by_what_the_first_predicts_once_updated(
 
 def test_dml_takes_several_peers_of_either_architecture(digits: Splits) -> None:
     run = started(spec_of("dml", *CNN, peer_models=("student", "teacher")), digits)
-    counts = [trainee.network.parameter_count() for trainee in run.trainees]
+    counts = [student.network.parameter_count() for student in run.students]
     assert counts[0] == counts[1] < counts[2]
-    step, losses = one_step(run, digits)
+    _, step, losses = run.one_update()
     assert len(step.teachers) == 2
     by_hand = mutual_loss(step.student.logits, [peer.logits for peer in step.teachers])
     assert values(losses)["mutual"] == pytest.approx(by_hand.item())
     outcome, _, _ = carried_out(spec_of("dml", *CNN, peer_models=("student", "teacher")), digits)
-    assert list(outcome.scores["last"]["test"]) == ["student", "student.peer_1", "teacher.peer_2"]
+    assert list(outcome.scores["last"].part("test")) == ["student", "student.peer_1", "teacher.peer_2"]
 
 
 def test_eskd_distills_until_the_stop_and_no_longer(digits: Splits) -> None:
@@ -110,10 +108,10 @@ def test_eskd_distills_until_the_stop_and_no_longer(digits: Splits) -> None:
     soft = [epoch.losses["student/kd"] for epoch in memory.epochs]
     assert min(soft[:2]) > 0 and soft[2:] == [0, 0]
     run = started(spec_of("eskd", *CNN, stop=0.5, alpha=0.9), digits)
-    step, _ = one_step(run, digits)
+    _, step, _ = run.one_update()
     for progress, weight in ((0.49, 0.1), (0.5, 1.0)):
-        late = step_of(step.student, step.teacher, labels=step.labels, progress=progress)
-        hard = F.cross_entropy(step.student.logits, step.labels)
+        late = step_of(step.student, step.teacher, labels=step.targets, progress=progress)
+        hard = F.cross_entropy(step.student.logits, step.targets)
         assert values(run.method.loss(late))["ce"] == pytest.approx(weight * hard.item())
 
 
@@ -123,8 +121,8 @@ def test_eskd_with_teacher_epochs_learns_from_a_teacher_of_its_own(digits: Split
     assert [epoch.stage for epoch in memory.epochs] == ["teacher", "train", "train"]
     assert set(memory.epochs[0].losses) == {"teacher.early/ce"}
     run = started(spec, digits, weights_seed=7)
-    seen = watched(run)
-    _, same = through(run.execute())
+    seen = run.watch()
+    _, same = run.finish()
     assert same == files  # whatever the pair's teacher is
     early = run.networks.built["teacher.early"].eval()
     assert early.parameter_count() == run.networks.teacher(TEACHER).parameter_count()
@@ -136,8 +134,8 @@ def test_eskd_with_teacher_epochs_learns_from_a_teacher_of_its_own(digits: Split
 def test_tolerant_teacher_generations_are_taught_each_by_the_one_before(digits: Splits) -> None:
     spec = spec_of("tolerant_teacher", *CNN, generations=2, first="teacher", recipe={"epochs": 3})
     run = started(spec, digits)
-    seen = watched(run)
-    through(run.execute())
+    seen = run.watch()
+    run.finish()
     assert list(dict.fromkeys(stage for stage, _, _ in seen)) == ["gen_0", "gen_1", "gen_2"]
     networks = run.networks.built
     assert networks["teacher.gen_0"].parameter_count() > networks["student.gen_1"].parameter_count()
@@ -151,25 +149,25 @@ def test_multi_exit_unlabelled_lets_images_without_labels_take_part(digits: Spli
     distinct = {}
     for unlabelled in (False, True):
         run = started(spec_of("multi_exit", SMALL, unlabelled=unlabelled, recipe={"epochs": 3}), digits)
-        seen = watched(run)
-        through(run.execute())
+        seen = run.watch()
+        run.finish()
         images = torch.cat([step.inputs for _, step, _ in seen]).flatten(1)
         distinct[unlabelled] = len(images.unique(dim=0))
-        rows = [row for _, step, _ in seen for row in step.labels]
+        rows = [row for _, step, _ in seen for row in step.targets]
         assert unlabelled == any(row.dim() and not row.any() for row in rows)
         assert len(seen) == 3 * run.steps
-    assert distinct[False] <= len(digits.train.images) < 2 * len(digits.train.images) < distinct[True]
+    assert distinct[False] <= len(digits.train.inputs) < 2 * len(digits.train.inputs) < distinct[True]
 
 
 def test_multi_exit_without_weight_teaches_exits_by_labels_alone(digits: Splits) -> None:
-    step, losses = one_step(started(spec_of("multi_exit", SMALL, weight=0.0, exit_width=6), digits), digits)
+    _, step, losses = started(spec_of("multi_exit", SMALL, weight=0.0, exit_width=6), digits).one_update()
     assert step.auxiliary["stage_1"][0].out_channels == 6 and losses["exits"].item() == 0 < losses["ce"].item()
 
 
 @pytest.mark.parametrize("student", [LARGE, vit(depth=3)], ids=["cnn", "vit"])
 def test_multi_exit_costs_rise_with_the_stage_and_stay_below_the_whole_network(student: Any, digits: Splits) -> None:
     outcome, _, _ = carried_out(spec_of("multi_exit", student), digits)
-    predictions = outcome.scores["last"]["test"]["student"]
+    predictions = outcome.scores["last"].part("test")["student"]
     costs = [scores["multiply_adds"] for name, scores in predictions.items() if name.startswith("stage_")]
     costs += [outcome.cost["multiply_adds"]]
     assert len(costs) >= 3 and costs[0] > 0
@@ -184,8 +182,11 @@ def test_multi_exit_costs_are_of_the_heads_that_a_prediction_uses(
     """By hand: 4, 4 and 8 channels on 8, 8 and 4 pixels; convolutions of stride 2, as 9 (4 6 4^2 + 6 6 2^2) + 6 10."""
     run = started(spec_of("multi_exit", SMALL, anytime=True, exit_width=width), digits)
     one, two, three = heads
-    trainee, images = run.trainees[0], digits.validation.images
-    assert head_costs(run.method, trainee.network, trainee.auxiliary, images) == {
+    student, names = run.students[0], ["last", "stage_1", "stage_2", "stage_3", "first_2", "first_3", "ensemble"]
+    costs = Costs(run.setup.task, run.method, student.network, student.auxiliary, digits.validation.inputs)
+    stages = {"stage_1": 1, "stage_2": 2, "stage_3": 3, "first_2": 2, "first_3": 3}
+    whole = costs.of_predictions(names)
+    assert {name: whole[name] - costs.multiply_adds(stages.get(name, 0)) for name in names} == {
         "last": 0,
         "stage_1": one,
         "stage_2": two,
@@ -194,18 +195,18 @@ def test_multi_exit_costs_are_of_the_heads_that_a_prediction_uses(
         "first_3": one + two + three,
         "ensemble": one + two + three,
     }
-    (scores,) = run._scores({"validation": digits.validation}, {})[0]["validation"].values()
-    assert scores["last"]["multiply_adds"] == multiply_adds(trainee.network, images)
-    assert scores["stage_2"]["multiply_adds"] == multiply_adds(trainee.network, images, 2) + two
+    (scores,) = run.result()[0].scores["last"].validation.values()
+    assert scores["last"]["multiply_adds"] == costs.multiply_adds()
+    assert scores["stage_2"]["multiply_adds"] == costs.multiply_adds(2) + two
     assert scores["ensemble"]["multiply_adds"] - scores["last"]["multiply_adds"] == one + two + three
 
 
 def test_multi_exit_anytime_scores_the_ensemble_of_the_first_exits(digits: Splits) -> None:
     outcome, _, _ = carried_out(spec_of("multi_exit", SMALL, anytime=True), digits)
-    predictions = outcome.scores["last"]["test"]["student"]
+    predictions = outcome.scores["last"].part("test")["student"]
     assert list(predictions) == ["last", "stage_1", "stage_2", "stage_3", "first_2", "first_3", "ensemble"]
     run = started(spec_of("multi_exit", SMALL, anytime=True), digits)
-    step, _ = one_step(run, digits)
+    _, step, _ = run.one_update()
     logits = run.method.predictions(step.student, step.auxiliary)
     mean = (logits["stage_1"].softmax(dim=1) + logits["stage_2"].softmax(dim=1)) / 2
     torch.testing.assert_close(logits["first_2"].exp(), mean)
@@ -213,7 +214,7 @@ def test_multi_exit_anytime_scores_the_ensemble_of_the_first_exits(digits: Split
 
 def test_multi_teacher_learns_from_teachers_of_different_architecture(digits: Splits) -> None:
     run = started(spec_of("multi_teacher", SMALL, LARGE, vit()), digits)
-    step, losses = one_step(run, digits)
+    _, step, losses = run.one_update()
     assert len(step.teachers) == 2
     for name, taught in zip(("teacher", "teacher_2"), step.teachers, strict=True):
         torch.testing.assert_close(taught.logits, run.networks.built[name](step.inputs).detach())
@@ -236,13 +237,13 @@ def test_fitnets_one_stage_is_cross_entropy_and_the_squared_hint_at_once(digits:
         ("joint", {"student/ce", "student/hint"})
     ] * 2
     run = started(spec, digits)
-    regressor = {name: value.clone() for name, value in run.auxiliary["student"]["regressor"].state_dict().items()}
-    step, losses = one_step(run, digits)
-    run.auxiliary["student"]["regressor"].load_state_dict(regressor)
+    regressor = {name: value.clone() for name, value in run.auxiliary["regressor"].state_dict().items()}
+    _, step, losses = run.one_update()
+    run.auxiliary["regressor"].load_state_dict(regressor)
     guided, hint = pooled_alike(features_of(step.student)[2], features_of(step.teacher)[2])
-    by_hand = 50 * F.mse_loss(run.auxiliary["student"]["regressor"](guided), hint)
+    by_hand = 50 * F.mse_loss(run.auxiliary["regressor"](guided), hint)
     assert values(losses)["hint"] == pytest.approx(by_hand.item(), rel=1e-5)
-    assert values(losses)["ce"] == pytest.approx(F.cross_entropy(step.student.logits, step.labels).item())
+    assert values(losses)["ce"] == pytest.approx(F.cross_entropy(step.student.logits, step.targets).item())
 
 
 def at_by_hand(step: Any, pairs: list[tuple[int, int]], beta: float = 1000.0, **form: Any) -> Tensor:
@@ -273,7 +274,7 @@ def test_at_options_choose_map_norm_layers_and_weight(params: Any, pairs: Any, b
 def test_at_full_compares_whole_activations_through_regressors_where_channels_differ() -> None:
     method = configure("at", {"form": "full", "decay": "linear"})
     mine, theirs = signals(0, 2, 3, 4, 5), signals(1, 6, 3, 8, 9)
-    auxiliary = method.auxiliary(mine, (theirs,))
+    auxiliary = method.auxiliary_modules(mine, (theirs,))
     widths = {name: tuple(head.weight.shape[:2][::-1]) for name, head in auxiliary.items()}
     channels = [(features_of(mine)[i].shape[1], features_of(theirs)[i].shape[1]) for i in (1, 2, 3)]
     assert widths == {f"regressor_{i}": pair for i, pair in enumerate(channels) if pair[0] != pair[1]} and widths
@@ -285,19 +286,19 @@ def test_at_full_compares_whole_activations_through_regressors_where_channels_di
         feature = auxiliary[f"regressor_{i}"](feature) if f"regressor_{i}" in auxiliary else feature
         terms.append(attention_loss(feature, features_of(theirs)[stage], form="full"))
     torch.testing.assert_close(method.loss(step)["at"], 250 * torch.stack(terms).sum())
-    assert not configure("at", {}).auxiliary(mine, (theirs,))
+    assert not configure("at", {}).auxiliary_modules(mine, (theirs,))
 
 
 def test_at_alpha_adds_soft_targets_and_takes_as_much_from_the_hard_ones() -> None:
     step = step_of(signals(0, 2, 3), signals(1, 4, 5))
     losses = configure("at", {"alpha": 0.9, "temperature": 3.0}).loss(step)
     torch.testing.assert_close(losses["kd"], 0.9 * kd_loss(step.student.logits, step.teacher.logits, 3.0))
-    torch.testing.assert_close(losses["ce"], 0.1 * F.cross_entropy(step.student.logits, step.labels))
+    torch.testing.assert_close(losses["ce"], 0.1 * F.cross_entropy(step.student.logits, step.targets))
 
 
 def test_at_grad_symmetry_adds_the_distance_to_the_mirrored_gradient(digits: Splits) -> None:
     run = started(spec_of("at_grad", *CNN, symmetry=3.0), digits)
-    step, losses = one_step(run, digits)
+    _, step, losses = run.one_update()
     assert step.student.input_grad is not None and step.student.mirrored_grad is not None
     distance = (step.student.input_grad - step.student.mirrored_grad).flatten(1).square().sum(dim=1).mean()
     assert values(losses)["symmetry"] == pytest.approx(1.5 * distance.item(), rel=1e-5)
@@ -310,8 +311,8 @@ def test_at_grad_symmetry_adds_the_distance_to_the_mirrored_gradient(digits: Spl
 def test_vid_without_logit_weight_has_no_head_for_logits(digits: Splits) -> None:
     for weight, head in ((0.0, set()), (2.0, {"logits"})):
         run = started(spec_of("vid", *CNN, logit_weight=weight), digits)
-        assert set(run.auxiliary["student"]) == {"head_0", "head_1", "head_2"} | head
-        _, losses = one_step(run, digits)
+        assert set(run.auxiliary) == {"head_0", "head_1", "head_2"} | head
+        _, _, losses = run.one_update()
         assert set(losses) == {"ce", "vid"} | ({"vid_logits"} if head else set())
 
 
@@ -321,6 +322,6 @@ def test_vid_without_logit_weight_has_no_head_for_logits(digits: Splits) -> None
 )
 def test_fsp_adapts_channels_only_where_they_differ(student: str, adapted: set[int], digits: Splits) -> None:
     run = started(spec_of("fsp", SMALL.model_copy(update={"name": student}), LARGE), digits)
-    assert set(run.auxiliary["student"]) == {f"adapter_{index}" for index in adapted}
-    _, losses = one_step(run, digits)
+    assert set(run.auxiliary) == {f"adapter_{index}" for index in adapted}
+    _, _, losses = run.one_update()
     assert set(losses) == {"fsp"} and values(losses)["fsp"] > 0

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import bench.training.engine
-from bench.configure import configure
+from bench.configure import configure, method_of
 from bench.data.splits import Splits
 from bench.errors import InputError
 from bench.record import Stopped
@@ -26,7 +26,6 @@ from tests.methods.options import (
     SMALL,
     carried_out,
     memory_of,
-    one_step,
     signals,
     spec_of,
     started,
@@ -67,14 +66,14 @@ def test_composed_loss_is_the_sum_of_the_methods_own_losses(step: Step) -> None:
     assert list(losses) == ["ce", "kd", "at"]
     torch.testing.assert_close(losses["kd"], own(step, "kd"))
     torch.testing.assert_close(losses["at"], own(step, "at"))
-    torch.testing.assert_close(losses["ce"], F.cross_entropy(step.student.logits, step.labels))
+    torch.testing.assert_close(losses["ce"], F.cross_entropy(step.student.logits, step.targets))
     both = brewed(step, "at(alpha=0.5)")  # a method with two losses beside the hard one
     torch.testing.assert_close(both["at"], own(step, "at", alpha=0.5))
     assert both["at"] > losses["at"]
 
 
 def test_composed_loss_in_a_run_is_that_of_the_methods_on_its_signals(digits: Splits) -> None:
-    step, losses = one_step(started(spec_of("textbrewer", *CNN, losses="kd + 2*sp"), digits), digits)
+    _, step, losses = started(spec_of("textbrewer", *CNN, losses="kd + 2*sp"), digits).one_update()
     assert values(losses)["kd"] == pytest.approx(own(step, "kd").item())
     assert values(losses)["sp"] == pytest.approx(2 * own(step, "sp").item())
 
@@ -149,18 +148,18 @@ def test_two_teachers_are_averaged_unless_the_method_takes_several() -> None:
     torch.testing.assert_close(losses["multi_teacher"], own(both, "multi_teacher"))
 
 
-def test_each_teacher_has_extras_of_its_own(digits: Splits) -> None:
+def test_each_teacher_has_modules_of_its_own(digits: Splits) -> None:
     run = started(spec_of("textbrewer", SMALL, LARGE, vit(), losses="kd+vid+2*vid(logit_weight=0)"), digits)
-    auxiliary = copy.deepcopy(run.auxiliary["student"])
+    auxiliary = copy.deepcopy(run.auxiliary)
     assert set(auxiliary) == {f"term_{term}_teacher_{teacher}" for term in (2, 3) for teacher in (1, 2)}
     assert ["logits" in auxiliary[f"term_{term}_teacher_1"] for term in (2, 3)] == [True, False]
     assert auxiliary["term_2_teacher_1"]["logits"].mean.weight.shape == (10, 16)
     channels = [auxiliary[f"term_2_teacher_{teacher}"]["head_2"].raw.shape[0] for teacher in (1, 2)]
     assert channels == [64, 24]
-    step, losses = one_step(run, digits)
+    _, step, losses = run.one_update()
     parts = [own_with(step, "vid", auxiliary[f"term_2_teacher_{i + 1}"], i) for i in (0, 1)]
     assert values(losses)["vid"] == pytest.approx(sum(parts) / 2, rel=1e-5)
-    touched = [p.grad is not None and bool(p.grad.any()) for p in run.auxiliary["student"].parameters()]
+    touched = [p.grad is not None and bool(p.grad.any()) for p in run.auxiliary.parameters()]
     assert touched and all(touched)
 
 
@@ -169,7 +168,7 @@ def own_with(step: Step, method: str, auxiliary: nn.ModuleDict, teacher: int) ->
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_interrupted_composition_with_extras_goes_on_to_the_same_weights(stop: int, digits: Splits) -> None:
+def test_interrupted_composition_with_modules_goes_on_to_the_same_weights(stop: int, digits: Splits) -> None:
     spec = spec_of("textbrewer", *CNN, losses="kd+0.1*vid", recipe=SEVERAL)
     outcome, files, _ = carried_out(spec, digits)
     first = memory_of(spec, digits, stop_after=stop)
@@ -234,4 +233,4 @@ def test_composition_with_a_value_of_the_wrong_type_is_an_error_that_names_the_t
 def test_composition_that_cannot_be_read_is_found_before_anything_is_trained() -> None:
     spec = spec_of("kd", *CNN)
     with pytest.raises(InputError, match="kdd"):
-        Spec(**{**spec.model_dump(), "method": "kdd+at", "params": {}}).build_method()
+        method_of(Spec(**{**spec.model_dump(), "method": "kdd+at", "params": {}}))

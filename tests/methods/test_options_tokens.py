@@ -23,15 +23,12 @@ from tests.methods.options import (
     LARGE,
     SMALL,
     carried_out,
-    one_step,
     signals,
     spec_of,
     started,
     step_of,
-    through,
     values,
     vit,
-    watched,
 )
 
 
@@ -49,7 +46,7 @@ def test_distilbert_starts_from_blocks_all_along_the_teacher(
             assert torch.equal(weight, theirs[name]), name
     assert not torch.equal(theirs["blocks.1.attn.qkv.weight"], theirs["blocks.0.attn.qkv.weight"])
     before = copy.deepcopy(theirs)
-    one_step(run, digits)
+    run.one_update()
     assert all(torch.equal(before[name], value) for name, value in run.networks.model(TEACHER).state_dict().items())
     assert not torch.equal(run.networks.model(STUDENT).state_dict()["head.weight"], before["head.weight"])
 
@@ -80,11 +77,11 @@ def test_tinybert_projections_are_one_or_two_and_heads_may_differ(
 ) -> None:
     spec = spec_of("tinybert", vit(2, 24, heads=2), vit(4, 36, heads=3), projection=projection, recipe={"epochs": 2})
     run = started(spec, digits)
-    auxiliary = run.auxiliary["student"]
+    auxiliary = run.auxiliary
     assert set(auxiliary) == names
     assert all((each.in_features, each.out_features) == (24, 36) for each in auxiliary.values())
     before = copy.deepcopy(auxiliary)
-    step, losses = one_step(run, digits)
+    _, step, losses = run.one_update()
     mine, theirs = require("tokens", step.student.tokens), require("tokens", step.teacher.tokens)
     embedding = before["embedding" if projection == "paper" else "hidden"](mine[0])
     assert values(losses)["embedding"] == pytest.approx(F.mse_loss(embedding, theirs[0]).item(), rel=1e-5)
@@ -104,7 +101,7 @@ def test_tinybert_projections_are_one_or_two_and_heads_may_differ(
 )
 def test_minilm_takes_other_widths_depths_and_heads(student: Any, teacher: Any, heads: int, digits: Splits) -> None:
     spec = spec_of("minilm", vit(*student), vit(*teacher), recipe={"epochs": 2})
-    step, losses = one_step(started(spec, digits), digits)
+    _, step, losses = started(spec, digits).one_update()
     mine, theirs = require("qkv", step.student.qkv)[-1], require("qkv", step.teacher.qkv)[-1]
     cut = [[relation_heads(each, heads) for each in side[:2]] for side in (mine, theirs)]
     assert cut[0][0].shape == (32, heads, 5, student[1] // heads)
@@ -118,27 +115,27 @@ def test_minilm_takes_other_widths_depths_and_heads(student: Any, teacher: Any, 
 def test_vild_withholds_labels_of_novel_classes(unlabelled: bool, digits: Splits) -> None:
     run = started(spec_of("vild", *CNN, unlabelled=unlabelled), digits)
     data = run.stages[0].data(digits.train, run.networks)
-    count, labels = len(digits.train.labels), digits.train.labels
-    assert len(data.images) == len(data.labels) == count + unlabelled * len(digits.train.unlabelled)
+    count, labels = len(digits.train.targets), digits.train.targets
+    assert len(data.inputs) == len(data.targets) == count + unlabelled * len(digits.train.unlabelled)
     known = labels < 7
     assert known.any() and not known.all()
-    assert torch.equal(data.labels[:count][known], F.one_hot(labels[known], 10).float())
-    assert not data.labels[:count][~known].any() and not data.labels[count:].any()
+    assert torch.equal(data.targets[:count][known], F.one_hot(labels[known], 10).float())
+    assert not data.targets[:count][~known].any() and not data.targets[count:].any()
 
 
 def test_vild_scores_base_and_novel_classes_and_leaves_the_students_classifier_alone(digits: Splits) -> None:
     spec = spec_of("vild", *CNN)
     run = started(spec, digits)
-    network, auxiliary = run.trainees[0].network, run.auxiliary["student"]
+    network, auxiliary = run.students[0].network, run.auxiliary
     before = network.model.get_classifier().weight.clone()
-    through(run._train())
-    outcome, _ = run._result()
+    run.train()
+    outcome, _ = run.result()
     assert network.model.get_classifier().weight.grad is None
     assert torch.equal(network.model.get_classifier().weight, before)
     assert auxiliary["projection"].weight.grad.abs().sum() > 0
     assert torch.equal(auxiliary["classes"].vectors, run.networks.model(TEACHER).get_classifier().weight)
-    scores = outcome.scores["last"]["test"]["student"]["similarity"]
-    novel = (digits.test.labels >= 7).float().mean().item()
+    scores = outcome.scores["last"].part("test")["student"]["similarity"]
+    novel = (digits.test.targets >= 7).float().mean().item()
     parts = novel * scores["accuracy_novel"] + (1 - novel) * scores["accuracy_base"]
     assert parts == pytest.approx(scores["accuracy"])
     everything, _, _ = carried_out(spec_of("vild", *CNN, novel_share=0.0), digits)
@@ -155,8 +152,8 @@ def test_scheduled_kd_clip_bounds_the_gradient_at_every_update(clip: bool, norm:
         grads = [p.grad.flatten() for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms.append(float(torch.cat(grads).norm()))
 
-    run.trainees[0].optimizer.register_step_pre_hook(note)
-    through(run._train())
+    run.students[0].optimizer.register_step_pre_hook(note)
+    run.train()
     assert len(norms) == 2 * run.steps
     assert max(norms) <= norm + 1e-4 if clip else max(norms) > norm
     assert not clip or max(norms) > 0.9 * norm
@@ -186,14 +183,14 @@ def test_scheduled_kd_switches(
     targets = step.teacher.logits
     targets = targets / targets.norm(dim=1, keepdim=True) if normalise else targets
     torch.testing.assert_close(losses["kd"], alpha * kd_loss(step.student.logits, targets, temperature))
-    torch.testing.assert_close(losses["ce"], (1 - alpha) * F.cross_entropy(step.student.logits, step.labels))
+    torch.testing.assert_close(losses["ce"], (1 - alpha) * F.cross_entropy(step.student.logits, step.targets))
 
 
 def test_scheduled_kd_decays_with_the_epochs_of_the_run(digits: Splits) -> None:
     params: dict[str, Any] = {"every": 1.0, "temperature": 8.0, "ramp": False, "clip": False}
     run = started(spec_of("scheduled_kd", *CNN, recipe={"epochs": 3}, **params), digits)
-    seen = watched(run)
-    through(run._train())
+    seen = run.watch()
+    run.train()
     for index, (_, step, losses) in enumerate(seen):
         temperature = (8.0, 4.0, 2.0)[index // run.steps]
         by_hand = 0.9 * kd_loss(step.student.logits, step.teacher.logits, temperature).item()
@@ -203,7 +200,7 @@ def test_scheduled_kd_decays_with_the_epochs_of_the_run(digits: Splits) -> None:
 def transfer_set(digits: Splits, seed: int = 1, **params: Any) -> tuple[Tensor, Tensor, Any]:
     run = started(spec_of("model_compression", SMALL, LARGE, vit(), seed=seed, **params), digits)
     data = run.stages[0].data(digits.train, run.networks)
-    return data.images, data.labels, run
+    return data.inputs, data.targets, run
 
 
 @pytest.mark.parametrize(("copies", "originals"), [(2, True), (2, False), (1, True)])
@@ -211,7 +208,7 @@ def test_model_compression_transfer_set_has_all_images_and_their_copies(
     copies: int, originals: bool, digits: Splits
 ) -> None:
     images, labels, run = transfer_set(digits, copies=copies, originals=originals)
-    own = torch.cat([digits.train.images, digits.train.unlabelled])
+    own = torch.cat([digits.train.inputs, digits.train.unlabelled])
     assert len(images) == len(labels) == (copies + originals) * len(own)
     parts = images.split(len(own))
     assert torch.equal(parts[0], own) == originals
