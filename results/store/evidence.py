@@ -1,237 +1,233 @@
-"""What stands behind a table, copied out of the run store into a folder that git can keep: plan, specs, records.
+"""What stands behind a table, as git can carry it: a folder for each suite or paper's table.
 
-    FOLDER/.gitignore                         keeps out what training in the folder would add
-           suites/NAME/HASH/suite.json, plan.jsonl
-           runs/KEY/spec.json, DONE.json, attempt-N/records.jsonl
-           runs/KEY/attempt-N/last.safetensors and imported/SHA256.safetensors, of small teachers alone
+    FOLDER/NAME/plan.json        the suite or table as it was last run, its hash, and the SHA-256 of the other two files
+                outcomes.jsonl   a sorted line for each run: its places in the plan, specification, result, SHA-256 of
+                                 its records and of its files
+                epochs.parquet   all epochs of all runs
+                weights/SHA256.safetensors      of small teachers
 
-The folder is itself a store: what reads one takes it as --store, and makes the same tables. Claims lose host and
-process; DONE.json then holds the SHA-256 of what is in the folder, and of the files that were left out.
+`kdbench export` writes it, and `kdbench import` makes a store of it from which sweeps go on.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.atomic import write
 from bench.errors import InputError
-from results.store.files import done_of, sha256
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import TAUGHT_FROM, RunStore, StoredRun
+from bench.record import Epoch, Outcome, plain
+from bench.spec import Spec
+from results.store.epoch_table import packed, unpacked
+from results.store.files import PLAN, json_line, sha256
+from results.store.plan import PHASES, Planned, SuiteRecord, read_suite
 
-MEGABYTE = 1_000_000
-SHOWN = 10
-"""Runs that were left out, of which a terminal names as many."""
-GITIGNORE = """\
-# Written by kdbench export: what training in this folder would add is not kept in git.
-!/runs/
-/.*.lock
-/.probe-*
-/*.lock
-/*.db
-/*.db-*
-/cache/
-/data/
-/mlflow-artifacts/
-/compute.json
-/speeds.json
-/runs/*/lock
-/runs/*/*/claim.json
-/runs/*/*/*.pt
-/runs/*/*/*.safetensors
-!/runs/*/*/last.safetensors
-"""
+OUTCOMES, EPOCHS, WEIGHTS = "outcomes.jsonl", "epochs.parquet", "weights"
 
 
 @dataclass(frozen=True)
-class LeftOut:
-    """A run of the plan that is not in the folder."""
+class KeptRun:
+    """A run that came to a result, or was pruned, with all that evidence keeps of it."""
 
-    planned: Planned
+    key: str
+    spec: dict[str, Any]
+    """As it was written when the run was begun; the key is its hash."""
     status: str
+    """done, diverged, unsupported; stopped."""
+    reason: str
+    outcome: Outcome | None
+    started: float
+    """Seconds since 1970."""
+    ended: float
+    epochs: list[Epoch]
+    times: list[float]
+    """When each epoch ended."""
+    files: dict[str, str]
+    """SHA-256 of the files of weights that the run left, whether or not they are kept."""
+
+    def records(self) -> bytes:
+        """The lines of its records.jsonl, without the host and process that carried it out."""
+        lines: list[dict[str, Any]] = [{"event": "claim", "host": "", "pid": 0, "time": self.started}]
+        for epoch, time in zip(self.epochs, self.times, strict=True):
+            lines.append({"event": "epoch", "time": time, "epoch": plain(epoch)})
+        if self.outcome:
+            lines.append({"event": "outcome", "time": self.ended, "outcome": plain(self.outcome)})
+        else:
+            lines.append({"event": self.status, "time": self.ended, "reason": self.reason, "detail": ""})
+        return b"".join(map(json_line, lines))
+
+    def teachers(self) -> list[str]:
+        """References of the weights that it learned from."""
+        return [teacher.weights for teacher in Spec.model_validate(self.spec, extra="ignore").teachers]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a folder of evidence says."""
+
+    name: str
+    digest: str
+    suite: SuiteRecord
+    places: list[Planned]
+    runs: dict[str, KeptRun]
+    """By key; those of `places` and no other."""
 
     @property
-    def name(self) -> str:
-        """As "kd seed 2 of large -> small (interrupted)"."""
-        each = self.planned
-        return f"{each.method} {each.phase} {each.number} of {each.pair} ({self.status})"
+    def title(self) -> str:
+        """NAME@HASH."""
+        return f"{self.name}@{self.digest}"
+
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the weights of each teacher, by its reference."""
+        taught = {reference for run in self.runs.values() for reference in run.teachers()}
+        found = {f"run:{key}": run.files.get("last.safetensors", "") for key, run in self.runs.items()}
+        found |= {reference: reference.removeprefix("sha256:") for reference in taught if reference[:7] == "sha256:"}
+        return {reference: found[reference] for reference in sorted(taught) if found.get(reference)}
+
+    def outcomes(self) -> bytes:
+        """The file of outcomes: a line for each run, in the order of the suite's pairs and methods."""
+        places: dict[str, list[dict[str, Any]]] = {}
+        for each in in_order(self.suite, self.places):
+            places.setdefault(each.key, []).append({k: v for k, v in asdict(each).items() if k != "key"})
+        return b"".join(json_line(_line(self.runs[key], mine)) for key, mine in places.items())
 
 
-@dataclass(frozen=True)
-class Exported:
-    """What was copied."""
-
-    suite: str
-    """NAME@HASH."""
-    folder: Path
-    runs: int
-    teachers: int
-    weights: int
-    """Teachers whose weights are in the folder."""
-    size: int
-    """Bytes of all that the plan has in the folder."""
-    left_out: list[LeftOut]
-
-    def values(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        return asdict(self) | {"folder": str(self.folder)}
-
-    def page(self) -> str:
-        """What was done, as text."""
-        lines = [
-            f"{self.suite}: {self.runs} runs are in {self.folder} ({self.size / MEGABYTE:.2f} MB), with the weights of "
-            f"{self.weights} of {self.teachers} teachers."
-        ]
-        if self.left_out:
-            names = [each.name for each in self.left_out[:SHOWN]]
-            names += ["..."] if len(self.left_out) > SHOWN else []
-            lines.append(f"Left out, as not finished: {len(self.left_out)} runs: {', '.join(names)}.")
-        return "\n".join(lines)
+def _line(run: KeptRun, places: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "key": run.key,
+        "places": places,
+        "status": run.status,
+        "reason": run.reason,
+        "spec": run.spec,
+        "outcome": plain(run.outcome) if run.outcome else None,
+        "started": run.started,
+        "ended": run.ended,
+        "records": sha256(run.records()),
+        "files": run.files,
+    }
 
 
-class _Folder:
-    """Where files go; one that is there as it should be is not touched."""
+def in_order(suite: SuiteRecord, places: Iterable[Planned]) -> list[Planned]:
+    """Teachers first, then by pair and method in the suite's order; what has left the suite comes last."""
+    pairs = {pair.name: (index, suite.methods_of(pair)) for index, pair in enumerate(suite.pairs)}
 
-    def __init__(self, root: Path) -> None:
-        self.root, self.size = root, 0
+    def rank(each: Planned) -> tuple[Any, ...]:
+        pair, methods = pairs.get(each.pair, (len(pairs), ()))
+        method = methods.index(each.method) if each.method in methods else len(methods)
+        phase = PHASES.index(each.phase)
+        return (phase > 0, pair, each.pair, method, each.method, phase, each.number)
 
-    def put(self, path: str, data: bytes) -> None:
-        """Writes a file, whole or not at all."""
-        target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists() or target.read_bytes() != data:
-            write(target, data)
-        self.size += len(data)
+    return sorted(places, key=rank)
 
 
-def export(plan: SweepPlan, store: RunStore, folder: Path, weights_under: float = 10.0) -> Exported:
-    """Copies a plan and its finished runs; adds to what the folder has, and changes nothing if that is up to date.
+def joined_plans(
+    first: tuple[SuiteRecord, Iterable[Planned]], second: tuple[SuiteRecord, Iterable[Planned]]
+) -> tuple[SuiteRecord, list[Planned]]:
+    """Two plans of one protocol as one: the suite that was run last, and the runs of both, of which its own win."""
+    older, newer = sorted((first, second), key=lambda plan: plan[0].last_run)
+    places = {each.place: each for each in older[1]} | {each.place: each for each in newer[1]}
+    values = newer[0].values()
+    compute = older[0].values().get("compute", {}) | values.get("compute", {})
+    suite = read_suite(json.dumps(values | ({"compute": compute} if compute else {})), "the plan")
+    return suite, list(places.values())
 
-    Args:
-        plan: of a suite or of a paper's table.
-        store: where its runs are.
-        folder: made if it is not there.
-        weights_under: MB; a teacher's weights are copied if its file is smaller.
+
+def write_evidence(evidence: Evidence, folder: Path) -> None:
+    """Writes all but weights; what is there as it should be is not touched, and the plan comes last."""
+    outcomes = evidence.outcomes()
+    keys = [json.loads(line)["key"] for line in outcomes.splitlines()]
+    if not (folder / PLAN).exists() or _read(folder, OUTCOMES) != outcomes:
+        runs = (evidence.runs[key] for key in keys)
+        write(folder / EPOCHS, packed({run.key: zip(run.times, run.epochs, strict=True) for run in runs}))
+        write(folder / OUTCOMES, outcomes)
+    says = {
+        "evidence": 1,
+        "name": evidence.name,
+        "digest": evidence.digest,
+        "files": {name: sha256(_read(folder, name)) for name in (EPOCHS, OUTCOMES)},
+        "suite": evidence.suite.values(),
+    }
+    text = json.dumps(says | {"sha256": _seal(says)}, indent=1).encode() + b"\n"
+    if not (folder / PLAN).exists() or _read(folder, PLAN) != text:
+        write(folder / PLAN, text)
+
+
+def read_evidence(folder: Path) -> Evidence:
+    """What a folder of one suite says.
 
     Raises:
-        InputError: if the folder cannot be written, is a store that is trained in or has another result of a run; or a
-            file to copy is damaged.
+        InputError: if a file is missing, was edited or is damaged.
     """
-    root = folder.expanduser().resolve()
-    if root == store.root or (root / "driver.lock").exists() or any((root / "runs").glob("*/lock")):
-        raise InputError(f"{root} is a store in which runs are trained: export into a folder of its own.")
-    limit, planned = weights_under * MEGABYTE, plan.started()
     try:
-        return _export(plan, planned, store, _Folder(root), limit)
-    except OSError as error:
-        raise InputError(f"{root} cannot be written: {error}. Give another folder.") from None
-
-
-def _export(plan: SweepPlan, planned: list[Planned], store: RunStore, folder: _Folder, limit: float) -> Exported:
-    runs = {each.key: store.get(each.key) for each in planned}
-    whole = {key: run for key, run in runs.items() if run and (run.finished or run.status == "stopped")}
-    teachers = {teacher.weights for run in whole.values() for teacher in run.spec.teachers}
-    folder.root.mkdir(parents=True, exist_ok=True)
-    if not (folder.root / ".gitignore").exists():
-        write(folder.root / ".gitignore", GITIGNORE.encode())
-    weights = 0
-    for key, run in whole.items():
-        teaches = f"run:{key}" in teachers
-        there = _copy_run(run, store, folder, limit if teaches else 0)
-        weights += teaches and there
-    for reference in sorted(teachers):
-        if reference.startswith("sha256:"):
-            weights += _copy_imported(reference, store, folder, limit)
-    _copy_plan(plan, folder)
-    states = {key: found.status if found else "pending" for key, found in runs.items()}
-    left_out = [LeftOut(each, states[each.key]) for each in planned if each.key not in whole]
-    return Exported(plan.name, folder.root, len(whole), len(teachers), weights, folder.size, left_out)
-
-
-def _copy_plan(plan: SweepPlan, folder: _Folder) -> None:
-    """The suite as it was last run, with the time of that, and the runs of both plans; the later one wins.
-
-    The runs that the folder has come first, so that an export adds lines and moves none.
-    """
-    place = f"suites/{plan.folder.parent.name}/{plan.folder.name}"
-    suite = plan.suite.values() | {"last_run": round(plan.last_run, 3)}
-    mine = {each.place: each for each in plan.started()}
-    runs = mine
-    if (folder.root / place / "suite.json").exists():
-        there = SweepPlan(folder.root / place)
-        theirs = {each.place: each for each in there.started()}
-        runs = theirs | mine
-        if there.last_run > suite["last_run"]:
-            suite, runs = there.suite.values(), runs | theirs
-    folder.put(f"{place}/suite.json", json.dumps(suite, indent=1).encode() + b"\n")
-    lines = [json.dumps(asdict(each)).encode() + b"\n" for each in runs.values()]
-    folder.put(f"{place}/plan.jsonl", b"".join(lines))
-
-
-def _copy_run(run: StoredRun, store: RunStore, folder: _Folder, limit: float) -> bool:
-    """Copies a run, or brings it up to date; says if its weights are in the folder, as those that are there stay.
-
-    Weights are the run's by their SHA-256; others in their place are removed.
-    """
-    key, source, target = run.key, store.root / "runs" / run.key, folder.root / "runs" / run.key
-    assert run.folder is not None
-    if Path(key).name != key:
-        raise InputError(f"the key of a run is the name of a folder, but got {key!r}.")
-    done, there, attempt = done_of(source), done_of(target), run.folder.name
-    records = (run.folder / "records.jsonl").read_bytes()
-    if done and sha256(records) != done["files"]["records.jsonl"]:
-        raise InputError(f"{run.folder / 'records.jsonl'} is damaged: remove {source} and run again.")
-    records = blanked(records)
-    if there and not (done and there["files"]["records.jsonl"] == sha256(records)):
-        raise InputError(
-            f"run {key} is finished in {folder.root} with another result than in {store.root}: export into another "
-            f"folder, or remove {target} to have it replaced."
+        says = json.loads(_read(folder, PLAN))
+        seal = says.pop("sha256", "")
+    except (ValueError, AttributeError):
+        raise _torn(folder, PLAN) from None
+    if seal != _seal(says):
+        raise _torn(folder, PLAN)
+    for name, digest in says["files"].items():
+        if sha256(_read(folder, name)) != digest:
+            raise _torn(folder, name)
+    epochs = unpacked(_read(folder, EPOCHS))
+    places, runs = list[Planned](), dict[str, KeptRun]()
+    names = [says["name"], says["digest"]]
+    for line in map(json.loads, _read(folder, OUTCOMES).splitlines()):
+        names.append(line["key"])
+        key, mine, digest = line["key"], line.pop("places"), line.pop("records")
+        timed = epochs.get(key, [])
+        run = KeptRun(
+            **line | {"outcome": Outcome(**line["outcome"]) if line["outcome"] else None},
+            epochs=[epoch for _, epoch in timed],
+            times=[time for time, _ in timed],
         )
-    folder.put(f"runs/{key}/spec.json", (source / "spec.json").read_bytes())
-    folder.put(f"runs/{key}/{attempt}/records.jsonl", records)
-    kept: dict[str, str] = {}
-    if done:
-        files = {**done.get("left_out", {}), **done["files"], "records.jsonl": sha256(records)}
-        weights, original = target / attempt / TAUGHT_FROM, run.folder / TAUGHT_FROM
-        if weights.exists() and sha256(weights.read_bytes()) == files.get(TAUGHT_FROM):
-            folder.size += weights.stat().st_size
-        elif original.exists() and original.stat().st_size < limit:
-            folder.put(f"runs/{key}/{attempt}/{TAUGHT_FROM}", store.weights(f"run:{key}"))
-        for name, digest in files.items():
-            if (path := target / attempt / name).exists():
-                if sha256(path.read_bytes()) == digest:
-                    kept[name] = digest
-                else:
-                    path.unlink()
-        left_out = {name: digest for name, digest in files.items() if name not in kept}
-        says = {"attempt": attempt, "files": kept} | ({"left_out": left_out} if left_out else {})
-        folder.put(f"runs/{key}/DONE.json", json.dumps(says, indent=1).encode() + b"\n")
-    for other in target.glob("attempt-*"):
-        if other.name != attempt:
-            shutil.rmtree(other)
-    return TAUGHT_FROM in kept
+        if sha256(run.records()) != digest:
+            raise _torn(folder, EPOCHS)
+        runs[key] = run
+        places += [Planned(**place, key=key) for place in mine]
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name):
+            raise InputError(f"{folder}: suites and runs are named as folders are, but got {name!r}.")
+    suite = read_suite(json.dumps(says["suite"]), str(folder / PLAN))
+    return Evidence(says["name"], says["digest"], suite, places, runs)
 
 
-def _copy_imported(reference: str, store: RunStore, folder: _Folder, limit: float) -> bool:
-    """Copies a checkpoint that a user brought; says whether it is in the folder."""
-    path = f"imported/{reference.removeprefix('sha256:')}.safetensors"
-    if (folder.root / path).exists():
-        folder.size += (folder.root / path).stat().st_size
-    elif (store.root / path).exists() and (store.root / path).stat().st_size < limit:
-        folder.put(path, store.weights(reference))
-    return (folder.root / path).exists()
+def kept_weights(evidence: Evidence, folder: Path) -> Iterator[tuple[str, bytes]]:
+    """Reference and file of every teacher whose weights are in a folder of evidence.
+
+    Raises:
+        InputError: if a file is damaged.
+    """
+    for reference, digest in evidence.weights().items():
+        path = weights_path(folder, digest)
+        if path.exists():
+            if sha256(file := path.read_bytes()) != digest:
+                raise _torn(folder, f"{WEIGHTS}/{path.name}")
+            yield reference, file
 
 
-def blanked(records: bytes) -> bytes:
-    """Records without a torn last line, and claims among them without their host and process."""
-    lines = []
-    for line in records[: records.rfind(b"\n") + 1].splitlines(keepends=True):
-        event = json.loads(line)
-        if event["event"] == "claim":
-            line = json.dumps(event | {"host": "", "pid": 0}).encode() + b"\n"
-        lines.append(line)
-    return b"".join(lines)
+def weights_path(folder: Path, digest: str) -> Path:
+    """Where evidence keeps weights of a SHA-256."""
+    return folder / WEIGHTS / f"{digest}.safetensors"
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{folder} is no whole evidence: it lacks {name}. {_REMEDY}") from None
+
+
+def _seal(says: Mapping[str, Any]) -> str:
+    """The SHA-256 of what a plan says."""
+    return sha256(json.dumps(says, sort_keys=True).encode())
+
+
+def _torn(folder: Path, name: str) -> InputError:
+    return InputError(f"{folder / name} is torn or was edited: its SHA-256 is not the one that was written. {_REMEDY}")
+
+
+_REMEDY = "Take it from git again, or remove the folder and export anew."

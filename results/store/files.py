@@ -1,4 +1,4 @@
-"""How a run's folder is laid out and read: attempts, records line by line, and what DONE.json says."""
+"""How folders are laid out and read: a run's attempts, its records line by line, its DONE.json; what is evidence."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import InputError
+
+PLAN = "plan.json"
+"""The file of a folder of evidence that names the others."""
 
 
 def sha256(data: bytes) -> str:
@@ -55,3 +58,10 @@ def done_of(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return done
+
+
+def evidence_folders(folder: Path) -> list[Path]:
+    """The folder itself if it is of one suite, else those in it; none if it holds no evidence."""
+    if (folder / PLAN).exists():
+        return [folder]
+    return sorted(path.parent for path in folder.glob(f"*/{PLAN}"))

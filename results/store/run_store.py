@@ -11,8 +11,9 @@ Status is derived from files. Readers take no lock, cut a torn last line, and re
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from bench.errors import InputError, unknown
 from bench.record import Epoch, Outcome
 from bench.spec import Spec, explain
 from results.store.attempt import Attempt, is_alive
-from results.store.files import attempts_of, done_of, read_lines, sha256
+from results.store.files import attempts_of, done_of, evidence_folders, read_lines, sha256
 
 CHECKPOINT_SECONDS = 5.0
 """Checkpoints are at least this far apart: a death costs these seconds and the epoch under way."""
@@ -38,7 +39,7 @@ SHORTEST_KEY = 4
 
 
 class WeightsLeftOut(InputError):
-    """The weights of a finished run are not in an exported store."""
+    """The weights of a finished run were not in the evidence that it was imported from."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class StoredRun:
         """Whether it is a result, and so never repeated."""
         return self.outcome is not None
 
+    @property
+    def pruned(self) -> bool:
+        """Whether a sweep ended it early, as hopeless."""
+        return self.status == "stopped"
+
 
 class RunStore:
     """Runs on disk below one folder."""
@@ -77,11 +83,16 @@ class RunStore:
             read_only: whether it is only read; then nothing is made or tried out.
 
         Raises:
-            InputError: if the folder cannot be written, and is to be.
+            InputError: if the folder is to be written and cannot be, or is one of evidence.
         """
         self.root = root.expanduser().resolve()
         if read_only:
             return
+        if evidence_folders(self.root):
+            raise InputError(
+                f"{self.root} is evidence, in which nothing is trained: kdbench import {self.root} --store STORE makes "
+                "a store of it."
+            )
         try:
             for folder in (self.root / "runs", self.root / "imported"):
                 folder.mkdir(parents=True, exist_ok=True)
@@ -161,6 +172,15 @@ class RunStore:
         Raises:
             InputError: if another process is at this run.
         """
+        folder, lock = self.claimed(key, spec)
+        return Attempt(folder, lock, self.weights, watch, checkpoint_seconds)
+
+    def claimed(self, key: str, spec: str) -> tuple[Path, FileLock]:
+        """The folder of a run, made if it is new, and the lock on it, acquired.
+
+        Raises:
+            InputError: if another process is at this run.
+        """
         folder = self.root / "runs" / key
         folder.mkdir(exist_ok=True)
         if not (folder / "spec.json").exists():
@@ -170,37 +190,64 @@ class RunStore:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(f"another process is carrying out run {key} in {self.root}: wait for it.") from None
-        return Attempt(folder, lock, self.weights, watch, checkpoint_seconds)
+        return folder, lock
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps other sweeps, and imports, from the store.
+
+        Raises:
+            InputError: if one is using it.
+        """
+        lock = FileLock(self.root / "driver.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(f"another sweep is using {self.root}: wait for it, or give another --store.") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def weights(self, reference: str) -> bytes:
         """The safetensors file behind run:KEY or sha256:HASH, its SHA-256 checked.
 
         Raises:
-            InputError: if it is missing or damaged; WeightsLeftOut if this is an exported store without it.
+            InputError: if it is missing or damaged; WeightsLeftOut if the run was imported without it.
         """
-        kind, _, name = reference.partition(":")
-        if kind == "run":
-            folder = self.root / "runs" / name
-            done = done_of(folder)
-            if not done:
-                raise InputError(f"run {name} is not finished in {self.root}, so it has no weights.")
-            if TAUGHT_FROM in done.get("left_out", {}):
-                raise WeightsLeftOut(
-                    f"the weights of run {name} were left out when it was exported to {self.root}: export again with a "
-                    f"larger --weights-under (teachers alone), or remove {folder} and run again: it will be trained "
-                    "anew."
-                )
-            path, digest = folder / done["attempt"] / TAUGHT_FROM, done["files"].get(TAUGHT_FROM, "")
-            remedy = f"remove {folder} and run again: it will be trained anew"
-        else:
-            path, digest = self.root / "imported" / f"{name}.safetensors", name
-            remedy = "import the checkpoint again"
+        path, digest, remedy = self._located(reference)
         if not path.exists():
             raise InputError(f"the weights {reference} are missing ({path}): {remedy}.")
         file: bytes = path.read_bytes()
         if (found := sha256(file)) != digest:
             raise InputError(f"{path} is damaged (SHA-256 {found[:12]}, not {digest[:12]}): {remedy}.")
         return file
+
+    def has_weights_under(self, reference: str, size: float) -> bool:
+        """Whether the weights behind a reference are here, in a file of fewer bytes than `size`."""
+        try:
+            path, _, _ = self._located(reference)
+        except InputError:
+            return False
+        return path.exists() and path.stat().st_size < size
+
+    def _located(self, reference: str) -> tuple[Path, str, str]:
+        """The file behind a reference, its SHA-256, and what to do if it is not there as it should be."""
+        kind, _, name = reference.partition(":")
+        if kind != "run":
+            return self.root / "imported" / f"{name}.safetensors", name, "import the checkpoint again"
+        folder = self.root / "runs" / name
+        done = done_of(folder)
+        if not done:
+            raise InputError(f"run {name} is not finished in {self.root}, so it has no weights.")
+        if TAUGHT_FROM in done.get("left_out", {}):
+            raise WeightsLeftOut(
+                f"the weights of run {name} were left out when it was exported: export again with a larger "
+                f"--weights-under (teachers alone) and import that, or remove {folder} and run again: it will be "
+                "trained anew."
+            )
+        remedy = f"remove {folder} and run again: it will be trained anew"
+        return folder / done["attempt"] / TAUGHT_FROM, done["files"].get(TAUGHT_FROM, ""), remedy
 
     def import_weights(self, file: bytes) -> str:
         """Keeps a safetensors file; returns its reference sha256:HASH."""

@@ -36,6 +36,7 @@ ORDER = (
     "status",
     "teachers",
     "export",
+    "import_",
     "sync",
 )
 """Of the commands, in the help."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -92,14 +94,32 @@ def picture_path(path: Path) -> Path:
 
 
 def existing(store: Path) -> Path:
-    """A store that must be there, as reading does not make one.
+    """A store, or evidence, that must be there, as reading does not make one; its folder to read from.
 
     Raises:
         InputError: if it is not.
     """
     if not store.is_dir():
         raise InputError(f"there is no store {store}: run a sweep first, or give its folder by --store.")
-    return store
+    return readable(store)
+
+
+def readable(store: Path) -> Path:
+    """A store's own folder; of evidence that of a store that is made of it, and is gone when the command has ended."""
+    from results.store.files import evidence_folders
+
+    return Path(_imported(store).name) if evidence_folders(store) else store
+
+
+@functools.cache
+def _imported(evidence: Path) -> tempfile.TemporaryDirectory[str]:
+    """A store for this command alone."""
+    from results.store.restore import restore
+    from results.store.run_store import RunStore
+
+    folder = tempfile.TemporaryDirectory(prefix="kdbench-")
+    restore([evidence], RunStore(Path(folder.name)))
+    return folder
 
 
 def opened(store: Path, read_only: bool = True) -> RunStore:
@@ -110,4 +130,5 @@ def opened(store: Path, read_only: bool = True) -> RunStore:
     """
     from results.store.run_store import RunStore
 
-    return RunStore(existing(store), read_only)
+    root = existing(store)
+    return RunStore(root if read_only else store, read_only)

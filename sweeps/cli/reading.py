@@ -180,19 +180,34 @@ def teachers(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: kdbench export hinton2015_mnist results/tables")
+@app.command(epilog="Example: kdbench export digits results/evidence")
 def export(
     suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH; also a paper's table.")],
-    folder: Annotated[Path, typer.Argument(help="Which is then a store itself; several suites may share it.")],
+    folder: Annotated[Path, typer.Argument(help="Of all evidence; the suite's is in it, under its name.")],
     weights_under: Annotated[
         float, typer.Option(min=0, help="MB; the weights of a teacher are copied if they take less.")
     ] = 10.0,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Copies what stands behind a suite's or a paper's table into a folder for git, to make the table again from."""
-    from results.store.evidence import export as export_of
+    """Writes what stands behind a suite's or a paper's table into a folder for git, to import it elsewhere."""
+    from results.store.export import export as export_of
     from results.store.plan import SweepPlan
 
     exported = export_of(SweepPlan.find(existing(store), suite), opened(store), folder, weights_under)
     answer(exported.values()) if as_json else typer.echo(exported.page())
+
+
+@app.command("import", epilog="Example: kdbench import results/evidence/digits --store runs")
+def import_(
+    folders: Annotated[list[Path], typer.Argument(help="Of evidence: one suite's, or one with several suites' in it.")],
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Makes a store of what kdbench export wrote, or adds it to one; sweeps go on from it and repeat nothing."""
+    from results.store.restore import restore
+    from results.store.run_store import RunStore
+
+    restored = restore(folders, RunStore(store))
+    page = "\n".join(each.page() for each in restored)
+    answer({"imported": [each.values() for each in restored]}) if as_json else typer.echo(page)

@@ -19,7 +19,7 @@ from results.pages.report import Report, check_form, render
 from results.pages.reproduction import reproduction_report
 from results.pages.tables import ProtocolFacts, SourcedValue, TableCost, TableFacts, protocol_report, tables_report
 from results.store.run_store import RunStore
-from sweeps.cli.common import draw_picture
+from sweeps.cli.common import draw_picture, readable
 from sweeps.cli.progress import SweepProgress
 from sweeps.protocols.cost import Speeds, cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
@@ -56,7 +56,7 @@ def reproduce_and_show(
         machine = Machine(folder_of(data_dir, store.root), str(device), precision, count, cache=cache)
         with SweepProgress(task.protocol.name, task.runs(), count) as progress:
             problem = carry_out(task, store, machine, progress.report)
-    table = reproduction_of(task, root)
+    table = reproduction_of(task, root if train else readable(root))
     report = reproduction_report(table)
     if plot:
         draw_picture(report, "reproduction", plot)

@@ -24,7 +24,7 @@ from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.protocols.request import Task, row_name
 from sweeps.scheduling.compute import way_of
-from sweeps.scheduling.driver import Driver, only_driver
+from sweeps.scheduling.driver import Driver
 from sweeps.scheduling.projector import Projector
 from sweeps.scheduling.study import Chain, Job
 from sweeps.scheduling.workers import Machine
@@ -54,7 +54,7 @@ def carry_out(
     whole = dataclasses.replace(task, protocol=task.protocol.model_copy(update={"data": data}))
     splits = load(data, machine.data_dir)
     assert isinstance(splits, ImageSplits), "papers' tables are of image classification"
-    with only_driver(store):
+    with store.exclusive():
         plan = SweepPlan.create(store.root, task.protocol.name, digest, task.plan())
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
             way = _with_weights(way_of(plan, store, splits, machine), splits, store)

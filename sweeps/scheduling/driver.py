@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-
-from filelock import FileLock, Timeout
 
 from bench.errors import InputError
 from bench.record import Epoch
@@ -35,24 +33,6 @@ class _Batch:
 
 
 Ticket = tuple[_Batch, int]
-
-
-@contextlib.contextmanager
-def only_driver(store: RunStore) -> Iterator[None]:
-    """Keeps other drivers from a store.
-
-    Raises:
-        InputError: if one is using it.
-    """
-    lock = FileLock(store.root / "driver.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another sweep is using {store.root}: wait for it, or give another --store.") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Driver:

@@ -1,15 +1,18 @@
 """Tunes a method on a pair, then trains its best setting on every seed.
 
 One driver owns the study and asks and tells; workers never touch Optuna. The sampler is seeded by the trial's number,
-so that a study that was interrupted goes on as if it had not been.
+so that a study that was interrupted goes on as if it had not been; and one whose database is gone, as after an import,
+is made again from the plan and the store.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
@@ -20,7 +23,7 @@ from bench.record import Epoch, Metric
 from bench.seeds import seed_of
 from bench.spec import Spec
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import StoredRun
+from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.selection import best_trial, objective
 from sweeps.suites.suite import ResolvedPair, Suite
 
@@ -51,7 +54,12 @@ def storage_at(url: str) -> optuna.storages.BaseStorage:
 
 
 def chain(
-    suite: Suite, resolved: ResolvedPair, method: str, plan: SweepPlan, storage: optuna.storages.BaseStorage
+    suite: Suite,
+    resolved: ResolvedPair,
+    method: str,
+    plan: SweepPlan,
+    store: RunStore,
+    storage: optuna.storages.BaseStorage,
 ) -> Chain:
     """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once."""
     name, metric = resolved.pair.name, plan.suite.metric
@@ -63,6 +71,7 @@ def chain(
         load_if_exists=True,
     )
     space = suite.space(method)
+    _recall(study, storage, space, suite.show, metric, _trials_of(name, method, plan, store))
     trials: list[tuple[Planned, StoredRun]] = []
     for number in range(suite.tuning.trials):
         trial, told = _ask(study, number, space, suite.defaults(method))
@@ -89,6 +98,56 @@ def _pruner(suite: Suite) -> optuna.pruners.BasePruner:
     if not suite.tuning.prune:
         return optuna.pruners.NopPruner()
     return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=suite.recipe.epochs // 2)
+
+
+Recalled = tuple[Planned, StoredRun, bool]
+"""A trial, its run, and whether its epochs were reported to the study."""
+
+
+def _trials_of(pair: str, method: str, plan: SweepPlan, store: RunStore) -> list[Recalled]:
+    """The trials of a method on a pair that the plan and the store know, up to the first that has not ended.
+
+    A run that stands in several places was watched for the first of them alone.
+    """
+    first: dict[str, Planned] = {}
+    trials: dict[int, Planned] = {}
+    for planned in plan.started():
+        first.setdefault(planned.key, planned)
+        if (planned.pair, planned.method, planned.phase) == (pair, method, "trial"):
+            trials[planned.number] = planned
+    found: list[Recalled] = []
+    while (trial := trials.get(len(found))) and (run := store.get(trial.key)) and (run.finished or run.pruned):
+        found.append((trial, run, first[trial.key] == trial))
+    return found
+
+
+def _recall(
+    study: optuna.Study,
+    storage: optuna.storages.BaseStorage,
+    space: dict[str, BaseDistribution],
+    shows: str,
+    metric: Metric,
+    trials: list[Recalled],
+) -> None:
+    """Adds the trials that a study lacks, as it would have them had it never been away."""
+    there = sum(KEY in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    for planned, run, watched in trials[there:]:
+        reported = {epoch.number: epoch.validation for epoch in run.epochs} if watched else {}
+        value = objective(run, shows, metric) if run.finished else reported.get(max(reported, default=0), math.nan)
+        frozen = FrozenTrial(
+            number=planned.number,
+            state=TrialState.COMPLETE if run.finished else TrialState.PRUNED,
+            value=None if math.isnan(value) else value,
+            datetime_start=datetime.fromtimestamp(run.started),
+            datetime_complete=datetime.fromtimestamp(run.ended),
+            params=planned.setting,
+            distributions=space,
+            user_attrs={KEY: planned.key},
+            system_attrs={},
+            intermediate_values=reported,
+            trial_id=-1,
+        )
+        storage.create_new_trial(storage.get_study_id_from_name(study.study_name), frozen)
 
 
 def _ask(

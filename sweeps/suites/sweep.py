@@ -13,7 +13,7 @@ from results.analysis.leaderboard import Board, leaderboard
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.compute import way_of
-from sweeps.scheduling.driver import Driver, only_driver
+from sweeps.scheduling.driver import Driver
 from sweeps.scheduling.projector import Projector
 from sweeps.scheduling.study import Chain, Job, chain, storage_at
 from sweeps.scheduling.workers import Machine
@@ -40,7 +40,7 @@ def sweep(
     Raises:
         InputError: if the suite cannot be carried out, or another sweep is using the store.
     """
-    with only_driver(store):
+    with store.exclusive():
         for pair in suite.pairs:
             for name in (*pair.teachers, pair.student):
                 check_model(name)
@@ -55,7 +55,7 @@ def sweep(
             resolved = [suite.resolve(pair, way) for pair in suite.pairs]
             driver.carry_out([_teachers(resolved)])
             studies = [(pair, method) for pair in resolved for method in suite.methods_of(pair.pair)]
-            driver.carry_out([chain(suite, pair, method, plan, storage) for pair, method in studies])
+            driver.carry_out([chain(suite, pair, method, plan, store, storage) for pair, method in studies])
             board = leaderboard(plan, store)
             projector.finish(board)
         return board, projector.problem

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from bench.record import Epoch, Outcome
 from results.store.plan import SweepPlan
-from results.store.run_store import StoredRun
+from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.selection import best_trial
 from sweeps.scheduling.study import Job, chain, storage_at
 from sweeps.suites.suite import Suite, load_suite
@@ -49,11 +50,12 @@ class Bed:
     def __init__(self, folder: Path, suite: Suite) -> None:
         self.suite = suite
         self.plan = SweepPlan.create(folder, suite.name, "abcd", suite.model_dump(mode="json"))
+        self.store = RunStore(folder)
         self.url = f"sqlite:///{folder / 'optuna.db'}"
 
     def chain(self) -> Any:
         resolved = self.suite.resolve(self.suite.pairs[0])
-        return chain(self.suite, resolved, "kd", self.plan, storage_at(self.url))
+        return chain(self.suite, resolved, "kd", self.plan, self.store, storage_at(self.url))
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         storage = storage_at(self.url)
@@ -171,3 +173,94 @@ def test_best_trial_is_the_earliest_of_equals(make: Callable[[str], Bed]) -> Non
     run = finished(trials[0])
     assert best_trial([(job.planned, run) for job in reversed(trials)], "last") == trials[0].planned
     assert best_trial([], "last") is None
+
+
+def keep(bed: Bed, job: Job) -> StoredRun:
+    """Carries out a job as a worker does: in the store, its epochs watched, and pruned if the study says so."""
+    bed.plan.add(job.planned)
+    if (there := bed.store.get(job.spec.key)) and (there.finished or (there.pruned and job.settled)):
+        return there
+    with bed.store.attempt(job.spec.key, job.spec.canonical(), lambda _: None) as attempt:
+        value = score(job) if job.planned.number != 3 else 0.1
+        for number in range(1, 5):
+            attempt.epoch(epoch(number, value * number / 4), lambda: b"")
+            if not job.watch(epoch(number, value * number / 4)):
+                attempt.end("stopped", "hopeless")
+                break
+        else:
+            outcome = finished(job).outcome
+            assert outcome is not None
+            attempt.finish(outcome, {})
+    run = bed.store.get(job.spec.key)
+    assert run is not None
+    return run
+
+
+def told(bed: Bed) -> list[tuple[Any, ...]]:
+    """All that a study's next draw and a pruner's next decision rest on."""
+    return [
+        (each.state, each.params, each.distributions, each.values, each.intermediate_values, each.user_attrs)
+        for each in bed.trials()
+    ]
+
+
+def test_study_whose_database_is_lost_is_made_again_and_draws_the_same(make: Callable[[str], Bed]) -> None:
+    whole, broken = make("whole"), make("broken")
+    for bed in (whole, broken):
+        tuning = bed.suite.tuning.model_copy(update={"trials": 9})
+        bed.suite = bed.suite.model_copy(update={"tuning": tuning})
+    drive(whole.chain(), lambda job: keep(whole, job))
+    steps = broken.chain()
+    (job,) = next(steps)
+    for _ in range(5):
+        (job,) = steps.send([keep(broken, job)])
+    steps.close()
+    before = told(broken)[:5]
+    Path(broken.url.removeprefix("sqlite:///")).unlink()
+    steps = broken.chain()
+    next(steps)
+    steps.close()
+    assert told(broken) == before and {each[0].name for each in before} == {"COMPLETE", "PRUNED"}
+    repeated: list[Job] = []
+
+    def carry_out(job: Job) -> StoredRun:
+        if broken.store.get(job.spec.key) is None:
+            repeated.append(job)
+        return keep(broken, job)
+
+    trials, _ = drive(broken.chain(), carry_out)
+    assert [job.planned.number for job in repeated if job.planned.phase == "trial"] == [5, 6, 7, 8]
+    assert told(broken) == told(whole) and [job.settled for job in trials[:5]] == [
+        each[0].name == "PRUNED" for each in before
+    ]
+
+
+def test_run_that_another_place_had_watched_is_recalled_without_its_epochs(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    (first,) = next(bed.chain())
+    for pair in ("earlier -> pair", first.planned.pair):
+        bed.plan.add(replace(first.planned, pair=pair))
+    with bed.store.attempt(first.spec.key, first.spec.canonical(), lambda _: None) as attempt:
+        attempt.epoch(epoch(1, 0.5), lambda: b"")
+        outcome = finished(first).outcome
+        assert outcome is not None
+        attempt.finish(outcome, {})
+    Path(bed.url.removeprefix("sqlite:///")).unlink()
+    next(bed.chain())
+    trial = bed.trials()[0]
+    assert trial.intermediate_values == {} and trial.value == score(first)
+
+
+def test_trials_after_one_that_failed_are_drawn_again(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    steps = bed.chain()
+    (job,) = next(steps)
+    for number in range(3):
+        run = keep(bed, job)
+        if number == 1:
+            (bed.store.root / "runs" / run.key / "DONE.json").unlink()
+        sent = steps.send([run])
+        job = sent[0]
+    Path(bed.url.removeprefix("sqlite:///")).unlink()
+    (again,) = next(bed.chain())
+    assert again.planned.number == 0 and len(bed.trials()) == 1
