@@ -84,7 +84,7 @@ class Hypothesis:
 
     @property
     def direction(self) -> str:
-        """As "higher" or "lower"."""
+        """Whether a higher or a lower number is expected, as a word."""
         return "higher" if self.sign > 0 else "lower"
 
 

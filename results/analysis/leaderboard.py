@@ -38,17 +38,18 @@ class Row:
     """Share of the test decisions that student and teacher make alike."""
     parameters: int | None
     compression: float | None
-    """Parameters of the teacher over the student's."""
+    """How many times more parameters the teacher has than the student."""
     latency_ms: float | None
     trials: int
+    """The number of tuning trials that ended, pruned ones among them."""
     samples: int | None
-    """That a run trains on, unlabelled and synthetic ones among them."""
+    """The number of samples that a run trains on, unlabelled and synthetic ones among them."""
     epochs: int
-    """Of one run."""
+    """The number of epochs of one run."""
     teacher_forwards: int
-    """Samples that teachers were run on, over trials and seeds."""
+    """The number of samples that teachers were run on, over trials and seeds."""
     seconds: float
-    """Spent on trials and seeds, teachers' training not counted."""
+    """Training time of all trials and seeds; that of teachers is not counted."""
     setting: dict[str, Any]
     """The best setting that tuning found."""
 

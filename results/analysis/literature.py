@@ -23,7 +23,7 @@ PublishedMeasure = Literal[
 """accuracy_ and error_ are per cent, test_errors counts images, rmse is from 0 to 1, the others are points of 100."""
 Origin = Literal["first-hand", "quoted", "reimplementation"]
 ORIGINS: tuple[Origin, ...] = ("first-hand", "quoted", "reimplementation")
-"""Best first."""
+"""From the best to the worst."""
 MNIST_TEST_IMAGES = 10_000
 
 
@@ -40,7 +40,7 @@ class Published(BaseModel):
     table: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     dataset: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     part: str
-    """What of the data set, if not the usual parts, as "10 images a class" or "dev"."""
+    """The part of the data set, as "10 images a class" or "dev"; empty if it is the usual one."""
     teacher: str
     student: str
     method: str = Field(pattern=r"^[a-z0-9_]+(\+[a-z0-9_]+)*$")
@@ -48,11 +48,11 @@ class Published(BaseModel):
     metric: PublishedMeasure
     value: float = Field(ge=0, allow_inf_nan=False)
     spread: float | None = Field(ge=0, allow_inf_nan=False)
-    """What follows ±, in the metric's unit."""
+    """The number after ±, in the metric's unit."""
     spread_kind: Literal["", "ci95", "std", "undefined"]
     seeds: int | None = Field(ge=1)
     protocol: str = Field(min_length=1)
-    """A heading of recipes.md."""
+    """The heading in recipes.md under which the protocol is described."""
     origin: Origin
     source: str = Field(min_length=1)
     place: str

@@ -26,7 +26,7 @@ class Wanted:
     metric: Measure
     published: Published | None
     part: str = ""
-    """What of the data set, if not the usual parts, as "10 %"."""
+    """The share of the data set that the number is of, as "10 %"; empty if it is the usual one."""
     phase: str = "seed"
     """The plan's phase, seed or teacher; "taught" is a teacher that was not trained: its students' runs score it."""
     prediction: str = ""
@@ -38,7 +38,7 @@ class Wanted:
     classes: tuple[int, ...] = ()
     """The classes whose errors are counted; by default all."""
     incomparable: str = ""
-    """Why it cannot be compared, if so."""
+    """The reason if it cannot be compared, else empty."""
 
     @property
     def unit(self) -> str:
@@ -66,7 +66,7 @@ class Table:
     seeds: int
     """The number of seeds that each row is run with."""
     incomparable: str
-    """Why nothing of it can be compared, if so."""
+    """The reason if nothing of it can be compared, else empty."""
     wanted: list[Wanted]
     departures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

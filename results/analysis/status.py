@@ -17,11 +17,11 @@ class TeacherCost:
     """What frozen teachers cost while students were trained."""
 
     teacher_forwards: float = 0.0
-    """Samples that teachers were asked about."""
+    """The number of samples that teachers were asked about."""
     teacher_cached: float = 0.0
-    """Those of them whose answers were at hand."""
+    """The number of these samples whose answers were at hand."""
     teacher_seconds: float = 0.0
-    """Spent on the others."""
+    """Time that teachers spent on the other samples."""
 
     @classmethod
     def of(cls, cost: Mapping[str, float]) -> TeacherCost:

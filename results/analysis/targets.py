@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bench.record import Outcome
 
 SCORE_SHARE, PARAMETER_SHARE, LATENCY_MS = 0.9, 0.1, 50.0
-"""Of the teacher's score, of its parameters, and for one sample."""
+"""The least share of the teacher's score, the largest share of its parameters, and milliseconds for one sample."""
 
 
 @dataclass(frozen=True)

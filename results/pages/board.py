@@ -93,7 +93,7 @@ def _notes(board: Board) -> list[str]:
 
 
 def _names(board: Board) -> dict[str, str]:
-    """Under which names a row's score and gains are written."""
+    """The names under which a row's score and gains are written."""
     return {
         "score": board.metric.name,
         "gain_control": f"gain_{board.control}",

@@ -16,7 +16,7 @@ from results.pages.report import Block, Column, Number, Report, Sheet
 COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
 RANK_COLUMNS = ("mean rank", "group")
 MARK = "*"
-"""Beside a corrected p value that finds a difference."""
+"""Marks a corrected p value that finds a difference."""
 
 
 def comparison_report(compared: Compared) -> Report:

@@ -15,7 +15,7 @@ COLUMNS = (
     Column("source", left=True, wraps=True, terminal=False),
 )
 MARK = "!"
-"""Beside a value that another source prints otherwise."""
+"""Marks a value that another source prints otherwise."""
 
 
 def published_report(found: Sequence[Published], limit: int = 0, protocol: str = "") -> Report:

@@ -29,7 +29,7 @@ LATEX = {char: f"\\{char}" for char in "_%&#$"} | {
 }
 
 Picture = Callable[[str], bytes]
-"""Draws a file of a form (png, svg or pdf); raises InputError if there is nothing to draw, or for another form."""
+"""Makes a file of a form (png, svg or pdf); raises InputError if there is nothing to draw, or for another form."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Block:
     """A table with its title and what is said below it."""
 
     title: str
-    """May be empty."""
+    """Shown above the table, unless it is empty."""
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     bold: frozenset[int] = frozenset()
@@ -70,7 +70,7 @@ class Sheet:
 
 @dataclass(frozen=True)
 class Number:
-    """A number under a name, as MLflow plots it over steps."""
+    """A named number, as MLflow plots it over steps."""
 
     name: str
     value: float
@@ -82,9 +82,9 @@ class Report:
     """A page, independent of the form in which it is shown."""
 
     name: str
-    """Of its files, as "leaderboard"."""
+    """The name of its files, as "leaderboard"."""
     title: str
-    """What it is of, as the name of a suite."""
+    """The name of what is reported, as a suite's."""
     text: Sequence[str] = ()
     """Lines above the tables, shown as they are."""
     blocks: Sequence[Block] = ()
@@ -95,9 +95,9 @@ class Report:
     values: Mapping[str, Any] = field(default_factory=dict)
     """All of it as JSON values."""
     pictures: Mapping[str, Picture] = field(default_factory=dict)
-    """By name, as "ranks"."""
+    """Pictures by name, as "ranks"."""
     metrics: Sequence[Number] = ()
-    """What MLflow plots."""
+    """Numbers that MLflow plots."""
     tight: bool = False
     """Whether a terminal's columns are close to each other."""
     bullets: bool = False

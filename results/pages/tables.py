@@ -17,10 +17,10 @@ class TableCost:
     """What a table costs."""
 
     runs: int
-    images: int
-    """That networks are trained on, over all runs."""
+    images: float
+    """The number of images that networks are trained on, over all runs and epochs."""
     hours: float | None
-    """About, on this machine; None if a network cannot be measured here."""
+    """An estimate for this machine; None if nothing was measured."""
 
     @property
     def about(self) -> str:
@@ -72,7 +72,7 @@ class ProtocolFacts:
     values: list[SourcedValue]
     departures: list[str]
     short: dict[str, Any] = field(default_factory=dict)
-    """What is otherwise at short scale."""
+    """The fields that differ at short scale."""
 
 
 def tables_report(tables: Sequence[TableFacts], kdbench: str) -> Report:

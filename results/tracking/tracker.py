@@ -50,9 +50,9 @@ KEY, PARENT, BOARD, REPRODUCTION = "kdbench.key", "kdbench.parent", "kdbench.boa
 LOGGED = "kdbench.logged"
 """Set last on a run: what was projected, so that a death in between is seen."""
 SUFFIXES = {"markdown": "md", "csv": "csv", "latex": "tex"}
-"""Of a report's files, by the form that is logged."""
+"""The endings of a report's files, by the forms that are logged."""
 STATUSES = {"stopped": "KILLED", "failed": "FAILED", "running": None, "interrupted": None}
-"""How MLflow says that a run ended; all others are FINISHED."""
+"""How MLflow says that a run of a status ended, None if it did not; those of other statuses are FINISHED."""
 BATCH = 1000
 """The most metrics that MLflow takes at once."""
 
