@@ -9,7 +9,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -20,9 +20,11 @@ from bench.configure import by_role
 from bench.environment import environment, pick_device
 from bench.errors import InputError
 from bench.networks.build import check_model
-from bench.speed.loops import Setting, models, one_stage
+from bench.spec import ModelSpec
+from bench.speed.loops import Setting, one_stage
 from bench.speed.machine import convolution_peak, cores
-from bench.speed.measure import Row, measured
+from bench.speed.measure import Measuring, Row, measured
+from bench.training.precision import check_precision
 
 PAIRS = "wrn_40_2:wrn_16_2,cifar_resnet56:cifar_resnet20,cifar_resnet32x4:cifar_resnet8x4"
 
@@ -38,6 +40,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=3, help="Measurements of each loop.")] = 10,
     batches: Annotated[int, typer.Option(help="Of an epoch. [default: 40 on a CPU, 1200 on a GPU]")] = 0,
     workers: Annotated[int, typer.Option(help="Of the plain loop's DataLoader. [default: 0; 8 on a GPU]")] = -1,
+    precision: Annotated[
+        str, typer.Option(help="Of the engine, but on its plain path: measured, auto, fp32 or bf16.")
+    ] = "measured",
     compiled: Annotated[bool, typer.Option("--compile/--no-compile", help="Whether to try torch.compile.")] = True,
     rival: Annotated[Path | None, typer.Option("--repdistiller", help="A checkout of RepDistiller.")] = None,
     output: Annotated[Path | None, typer.Option(help="Writes the JSON there too.")] = None,
@@ -50,52 +55,63 @@ def main(
     """
     where = pick_device(device)
     gpu = where.type == "cuda"
-    named = [tuple(pair.strip().split(":")) for pair in pairs.split(",")]
-    for pair in named:
-        if len(pair) != 2:
-            raise InputError(f"--pairs takes TEACHER:STUDENT,..., but got {':'.join(pair)!r}.")
-        for name in pair:
-            check_model(name)
-    for method in methods.split(","):
-        one_stage(method.strip())
+    check_precision(precision)
+    named, taught = _pairs(pairs), [method.strip() for method in methods.split(",")]
+    for method in taught:
+        one_stage(method)
     batches, workers = batches or (1200 if gpu else 40), workers if workers >= 0 else (8 if gpu else 0)
     if batches < rounds + 4:
         raise InputError(f"--batches must be at least four more than --rounds, but got {batches} and {rounds}.")
     peaks = {name: convolution_peak(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    how = Measuring(students, rounds, workers, compiled, rival, precision, peaks)
     rows: list[Row] = []
-    for pair in named:
-        for method in methods.split(","):
-            teacher, student = models(pair)
-            setting = Setting(teacher, student, method.strip(), batch_size, batches, where)
-            rows += measured(setting, students, rounds, workers, compiled, rival, peaks)
+    for teacher, student in named:
+        for method in taught:
+            setting = Setting(ModelSpec(name=teacher), ModelSpec(name=student), method, batch_size, batches, where)
+            mine = measured(setting, how)
+            rows += mine
             if not as_json:
-                _print(rows[-1].pair, [row for row in rows if row.pair == rows[-1].pair and row.method == method])
-    middle = {loop: statistics.median(row.ratio for row in rows if row.loop == loop) for loop in _loops(rows)}
-    values = {
-        "command": shlex.join(
-            ["python", "-m", "bench.speed", *("CHECKOUT" if a == str(rival) else a for a in sys.argv[1:])]
-        ),
-        "environment": environment(where).model_dump() | {"cores": cores()},
-        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-        "peak_operations_per_second": peaks,
-        "median_ratio": middle,
-        "rows": [asdict(row) for row in rows],
-    }
+                _print(mine)
+    values = _values(rows, where, peaks, rival)
     if output:
         output.write_text(json.dumps(values, indent=1) + "\n")
     if as_json:
         typer.echo(json.dumps(values, indent=1))
     else:
-        parts = ", ".join(f"{loop} {ratio:.2f}" for loop, ratio in middle.items())
+        parts = ", ".join(f"{loop} {ratio:.2f}" for loop, ratio in values["median_ratio"].items())
         typer.echo(f"Median ratio to the plain loop: {parts}.")
 
 
-def _loops(rows: list[Row]) -> list[str]:
-    return list(dict.fromkeys(row.loop for row in rows))
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """The teachers and students of --pairs, which must be known."""
+    named = []
+    for pair in text.split(","):
+        names = pair.strip().split(":")
+        if len(names) != 2:
+            raise InputError(f"--pairs takes TEACHER:STUDENT,..., but got {pair.strip()!r}.")
+        for name in names:
+            check_model(name)
+        named.append((names[0], names[1]))
+    return named
 
 
-def _print(pair: str, rows: list[Row]) -> None:
-    table = Table(title=f"{pair.replace(':', ' -> ')}, {rows[0].method}", title_justify="left")
+def _values(rows: list[Row], device: torch.device, peaks: dict[str, float], rival: Path | None) -> dict[str, Any]:
+    """What was measured, on what and by which command, as JSON values."""
+    arguments = ["CHECKOUT" if argument == str(rival) else argument for argument in sys.argv[1:]]
+    loops = dict.fromkeys(row.loop for row in rows)
+    return {
+        "command": shlex.join(["python", "-m", "bench.speed", *arguments]),
+        "environment": environment(device).model_dump() | {"cores": cores()},
+        "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        "peak_operations_per_second": peaks,
+        "median_ratio": {loop: statistics.median(row.ratio for row in rows if row.loop == loop) for loop in loops},
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _print(rows: list[Row]) -> None:
+    """The loops of one pair and method as a table."""
+    table = Table(title=f"{rows[0].pair.replace(':', ' -> ')}, {rows[0].method}", title_justify="left")
     for column in ("loop", "images/s", "ratio", "ceiling", "share", "memory", "start", "counted", "dropped"):
         table.add_column(column, justify="left" if column == "loop" else "right")
     for row in rows:

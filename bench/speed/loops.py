@@ -6,7 +6,7 @@ import contextlib
 import io
 import itertools
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +36,8 @@ from methods.base import SIGNALS, TEACHER, Data, Method, Step
 from methods.rows import take, whole
 
 CLASSES, SIZE = 100, 32
+NOISE = DataSpec(name="noise")
+"""What the loops are trained on: images of CIFAR-100's shape."""
 Updates = Generator[None, None, object]
 
 
@@ -87,7 +89,7 @@ def plain(setting: Setting, workers: int) -> Loop:
     method = one_stage(setting.method)
     batches = _loaded(data, setting, workers)
     probe = torch.zeros(2, 3, SIZE, SIZE, device=device), torch.zeros(2, dtype=torch.long, device=device)
-    needs, hard_loss = method.needed() & SIGNALS, task_of("image").loss
+    needs, hard_loss = method.needed() & SIGNALS, task_of(NOISE.task).loss
     auxiliary = method.auxiliary_modules(
         *(observe(student.eval(), *probe, needs), (observe(teacher.eval(), *probe, needs),))
     )
@@ -160,8 +162,8 @@ def _loaded(data: ImageSplits, setting: Setting, workers: int, indexed: bool = F
     return itertools.chain.from_iterable(itertools.repeat(loader))
 
 
-class _Sink:
-    """Keeps nothing, and gives the teacher's weights."""
+class _Recorder:
+    """A bench.record.Recorder that keeps nothing and gives the teacher's weights."""
 
     def __init__(self, teacher: bytes) -> None:
         self.teacher = teacher
@@ -180,7 +182,7 @@ def engine(setting: Setting, name: str, students: int = 1, cached: bool = False)
     """The engine: one student, or several side by side; with the teacher run, or its answers at hand."""
     data = setting.data()
     network = _network(setting.teacher, data, torch.device("cpu"))
-    recorder = _Sink(safetensors.torch.save({k: v.contiguous() for k, v in network.state_dict().items()}))
+    recorder = _Recorder(safetensors.torch.save({k: v.contiguous() for k, v in network.state_dict().items()}))
     cache = TeacherCache(Memory(2**36)) if cached else TeacherCache()
 
     def started(student: ModelSpec, lr: float) -> Updates:
@@ -191,7 +193,7 @@ def engine(setting: Setting, name: str, students: int = 1, cached: bool = False)
             params=method.hyperparameters(),
             student=student,
             teachers=(taught,),
-            data=DataSpec(name="noise"),
+            data=NOISE,
             recipe=setting.recipe(lr),
             test=False,
         )
@@ -250,9 +252,3 @@ def operations(setting: Setting) -> dict[str, float]:
     with FlopCounterMode(display=False) as both:
         student(images).sum().backward()
     return {"teacher": forward.get_total_flops() / 2, "student": both.get_total_flops() / 2}
-
-
-def models(pair: Sequence[str]) -> tuple[ModelSpec, ModelSpec]:
-    """Teacher and student."""
-    teacher, student = pair
-    return ModelSpec(name=teacher), ModelSpec(name=student)

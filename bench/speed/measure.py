@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from bench.spec import ModelSpec
-from bench.speed.loops import Loop, Setting, engine, operations, plain, repdistiller
+from bench.speed.loops import NOISE, Loop, Setting, engine, operations, plain, repdistiller
 from bench.speed.machine import FOREIGN, Watcher, peak_memory
 from bench.tasks import task_of
 from bench.training.precision import chosen, timed
@@ -58,37 +58,56 @@ class Entry:
     """Forward passes of the teacher for each image that a student is trained on."""
 
 
-def measured(
-    setting: Setting,
-    students: int,
-    rounds: int,
-    workers: int,
-    compiled: bool,
-    rival: Path | None,
-    peaks: dict[str, float],
-) -> list[Row]:
-    """All loops of a pair, measured in turn.
+@dataclass(frozen=True)
+class Measuring:
+    """What is measured of each setting, and how often."""
 
-    Args:
-        setting: the pair, the method and the batch.
-        students: of the loops side by side.
-        rounds: measurements of each loop.
-        workers: of the plain loop's DataLoader.
-        compiled: whether torch.compile is tried.
-        rival: a checkout of RepDistiller, if there is one.
-        peaks: operations a second of a convolution, by precision.
-    """
+    students: int
+    """Of the loops side by side."""
+    rounds: int
+    """Measurements of each loop."""
+    workers: int
+    """Of the plain loop's DataLoader."""
+    compiled: bool
+    """Whether torch.compile is tried."""
+    rival: Path | None
+    """A checkout of RepDistiller, if there is one."""
+    precision: str
+    """By which the engine's networks are computed, but on its plain path; see `bench.training.precision.chosen`."""
+    peaks: dict[str, float]
+    """Operations a second of a convolution, by the name of the precision in torch."""
+
+
+def measured(setting: Setting, how: Measuring) -> list[Row]:
+    """All loops of a pair, a method and a batch, measured in turn."""
+    entries = _entries(setting, how)
+    found = _measured(entries, setting, how.rounds)
+    flops = operations(setting)
+    pair = f"{setting.teacher.name}:{setting.student.name}"
+    base = found["plain loop"][0]
+    rows = []
+    for entry, (name, (rate, start, kept, dropped)) in zip(entries, found.items(), strict=True):
+        ceiling = how.peaks[entry.precision] / (flops["student"] + entry.teacher * flops["teacher"])
+        taken = 0 if "compiled" in name else _memory(entry)
+        rows.append(
+            Row(pair, setting.method, name, rate, rate / base, ceiling, rate / ceiling, taken, start, kept, dropped)
+        )
+    return rows
+
+
+def _entries(setting: Setting, how: Measuring) -> list[Entry]:
+    """The loops: the plain one, the rival's, and the engine in its ways."""
     with tempfile.TemporaryDirectory() as folder:
-        data, memory = setting.data(), Path(folder) / "compute.json"
+        task, data, memory = task_of(NOISE.task), setting.data(), Path(folder) / "compute.json"
         teacher, student = (
-            chosen(task_of("image"), model, data, setting.recipe(), "measured", setting.device, memory)
+            chosen(task, model, data, setting.recipe(), how.precision, setting.device, memory)
             for model in (setting.teacher, setting.student)
         )
-    fast = replace(setting, teacher=teacher, student=student)
+    fast, students = replace(setting, teacher=teacher, student=student), how.students
     precision = "bfloat16" if student.compute.precision == "bf16" else "float32"
-    entries = [Entry(plain, (setting, workers), "float32", 1.0)]
-    if rival:
-        entries.append(Entry(repdistiller, (setting, rival, workers), "float32", 1.0))
+    entries = [Entry(plain, (setting, how.workers), "float32", 1.0)]
+    if how.rival:
+        entries.append(Entry(repdistiller, (setting, how.rival, how.workers), "float32", 1.0))
     entries += [
         Entry(engine, (setting, "engine, plain path"), "float32", 1.0),
         Entry(engine, (fast, "engine"), precision, 1.0),
@@ -96,21 +115,10 @@ def measured(
         Entry(engine, (fast, f"engine, {students} side by side", students), precision, 1 / students),
         Entry(engine, (fast, f"engine, {students} side by side, cache", students, True), precision, 0.0),
     ]
-    if compiled:
+    if how.compiled:
         made = replace(fast, teacher=_compiled(teacher), student=_compiled(student))
         entries.append(Entry(engine, (made, "engine, compiled"), precision, 1.0))
-    found = _measured(entries, setting, rounds)
-    flops = operations(setting)
-    pair = f"{setting.teacher.name}:{setting.student.name}"
-    base = found["plain loop"][0]
-    rows = []
-    for entry, (name, (rate, start, kept, dropped)) in zip(entries, found.items(), strict=True):
-        ceiling = peaks[entry.precision] / (flops["student"] + entry.teacher * flops["teacher"])
-        taken = 0 if "compiled" in name else _memory(entry)
-        rows.append(
-            Row(pair, setting.method, name, rate, rate / base, ceiling, rate / ceiling, taken, start, kept, dropped)
-        )
-    return rows
+    return entries
 
 
 def _compiled(model: ModelSpec) -> ModelSpec:

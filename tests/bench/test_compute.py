@@ -14,17 +14,17 @@ import pytest
 import safetensors.torch
 import torch
 
-import bench.training.precision
 import bench.training.engine
+import bench.training.precision
 from bench.data.splits import Splits
 from bench.errors import InputError
 from bench.networks.build import build
-from bench.training.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
 from bench.networks.signals import observe
 from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
 from bench.tasks import load
 from bench.teachers.backends import Memory as CacheBackend
 from bench.teachers.cache import TeacherCache
+from bench.training.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
 from tests.conftest import Memory
 from tests.methods.options import CNN, CPU, LARGE, SMALL, spec_of, started, watched
 
