@@ -204,12 +204,12 @@ def reproduce(
     """Runs a paper's table by its own protocol and prints each number beside the published; goes on where it was."""
     from sweeps.cli.tables import reproduce_and_show
     from sweeps.protocols.files import load_protocol
-    from sweeps.protocols.request import task_of
+    from sweeps.protocols.request import table_request
 
-    task = task_of(load_protocol(table), scale, pairs, methods, seeds, data, parts)
+    request = table_request(load_protocol(table), scale, pairs, methods, seeds, data, parts)
     plot = picture_path(plot) if plot else None
     values, text = reproduce_and_show(
-        task, store, workers, device, precision, cache, data_dir, form, plot, train
+        request, store, workers, device, precision, cache, data_dir, form, plot, train
     )  # fmt: skip
     answer(values) if as_json else typer.echo(text)
 

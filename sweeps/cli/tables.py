@@ -24,12 +24,12 @@ from sweeps.cli.progress import SweepProgress
 from sweeps.protocols.cost import Speeds, cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
 from sweeps.protocols.reproduce import carry_out, plan_of, reproduction_of
-from sweeps.protocols.request import SCALES, Task, task_of
+from sweeps.protocols.request import SCALES, TableRequest, table_request
 from sweeps.scheduling.workers import Machine
 
 
 def reproduce_and_show(
-    task: Task,
+    request: TableRequest,
     root: Path,
     workers: int,
     device_name: str,
@@ -40,10 +40,10 @@ def reproduce_and_show(
     plot: Path | None,
     train: bool,
 ) -> tuple[dict[str, Any], str]:
-    """Carries out a task with a progress bar, if it is to be trained; returns the table as JSON values and as text.
+    """Carries out a request with a progress bar, if it is to be trained; returns the table as JSON values and as text.
 
     Raises:
-        InputError: if anything is wrong with the task or the machine.
+        InputError: if anything is wrong with the request or the machine.
     """
     check_form(form)
     problem = ""
@@ -54,9 +54,9 @@ def reproduce_and_show(
         store = RunStore(root)
         count = workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
         machine = Machine(folder_of(data_dir, store.root), str(device), precision, count, cache=cache)
-        with SweepProgress(task.protocol.name, task.runs(), count) as progress:
-            problem = carry_out(task, store, machine, progress.report)
-    table = reproduction_of(task, root if train else readable(root))
+        with SweepProgress(request.protocol.name, request.runs(), count) as progress:
+            problem = carry_out(request, store, machine, progress.report)
+    table = reproduction_of(request, root if train else readable(root))
     report = reproduction_report(table)
     if plot:
         draw_picture(report, "reproduction", plot)
@@ -92,7 +92,7 @@ def report_of_tables(root: Path, data_dir: Path | None, device_name: str) -> Rep
 
 def _facts(name: str, root: Path, data_dir: Path, speeds: Speeds) -> TableFacts:
     protocol = load_protocol(name)
-    tasks = {scale: task_of(protocol, scale) for scale in SCALES}
+    requests = {scale: table_request(protocol, scale) for scale in SCALES}
     return TableFacts(
         table=name,
         about=protocol.about,
@@ -100,19 +100,19 @@ def _facts(name: str, root: Path, data_dir: Path, speeds: Speeds) -> TableFacts:
         data=protocol.data.name,
         missing=missing(protocol.data.name, data_dir),
         pairs=len(protocol.pairs),
-        numbers=len(tasks["full"].wanted()),
-        full=TableCost(**asdict(cost_of(tasks["full"], speeds))),
-        short=TableCost(**asdict(cost_of(tasks["short"], speeds))),
-        status=_status(tasks, root),
+        numbers=len(requests["full"].wanted()),
+        full=TableCost(**asdict(cost_of(requests["full"], speeds))),
+        short=TableCost(**asdict(cost_of(requests["short"], speeds))),
+        status=_status(requests, root),
     )
 
 
-def _status(tasks: dict[str, Task], root: Path) -> str:
+def _status(requests: dict[str, TableRequest], root: Path) -> str:
     """How far a table is, at every scale at which it was begun."""
     texts = []
-    for scale, task in tasks.items():
-        if plan_of(task, root):
-            table = reproduction_of(task, root)
+    for scale, request in requests.items():
+        if plan_of(request, root):
+            table = reproduction_of(request, root if train else readable(root))
             done = sum(1 for row in table.rows if row.value is not None)
             texts.append(f"{scale}: {done} of {len(table.rows)} numbers")
     return "; ".join(texts) or "not run"

@@ -29,7 +29,7 @@ from bench.spec import ModelSpec, Recipe, Spec
 from bench.training.precision import timed
 from bench.training.train_state import TrainState
 from methods.base import STUDENT, TEACHER, Data
-from sweeps.protocols.request import Task
+from sweeps.protocols.request import TableRequest
 
 FORWARD = 1 / 3
 """Of a training step: what asking a frozen network about a batch takes."""
@@ -53,18 +53,18 @@ class Cost:
     """About; None if nothing was measured."""
 
 
-def cost_of(task: Task, seconds: Callable[[ModelSpec, DataInfo, int, bool], float] | None) -> Cost:
-    """What a task takes from nothing.
+def cost_of(request: TableRequest, seconds: Callable[[ModelSpec, DataInfo, int, bool], float] | None) -> Cost:
+    """What a request takes from nothing.
 
     Args:
-        task: what would be done.
+        request: what would be done.
         seconds: gives those that an image takes in a step of a network on such data in such batches, or, if it is said
             to be asked alone, in a pass of it.
     """
     specs: dict[str, Spec] = {}
-    for pair in task.protocol.pairs:
-        specs |= {spec.key: spec for spec in task.teachers(pair)}
-    specs |= {spec.key: spec for row in task.rows() for spec in task.specs(*row)}
+    for pair in request.protocol.pairs:
+        specs |= {spec.key: spec for spec in request.teachers(pair)}
+    specs |= {spec.key: spec for row in request.rows() for spec in request.specs(*row)}
     images, time = 0.0, 0.0
     for spec in specs.values():
         info, epochs = data_info(spec.data.name), spec.recipe.epochs * training_images(spec.data)

@@ -32,14 +32,15 @@ UNDECISIVE: Any = dict.fromkeys(
 """Fields of a protocol that decide which runs there are and what is said of them, but no run's result."""
 
 
-class Network(Frozen):
+class PaperNetwork(Frozen):
     """A network of the paper as one of ours."""
 
     name: str
-    """By timm."""
+    """The name of a timm model."""
     args: dict[str, Any] = {}
+    """Arguments of its constructor."""
     pretrained: str = ""
-    """A teacher's name by timm whose published weights teach, untrained by us; a student starts from random ones."""
+    """A timm model whose published weights teach, untrained by us. A student starts from random weights anyhow."""
 
 
 class Pairing(Frozen):
@@ -52,55 +53,58 @@ class Pairing(Frozen):
 
     @property
     def name(self) -> str:
-        """As tables and plans name it."""
+        """The pair as tables and plans name it."""
         return f"{self.teacher} -> {self.student}"
 
 
-class Part(Frozen):
-    """A share of the data that a part of the table is about."""
+class Subset(Frozen):
+    """A share of the data, on which all rows of the table are trained anew."""
 
     name: str = ""
-    """As published.csv has it."""
+    """As the column "part" of published.csv has it; empty for all data."""
     data: dict[str, Any] = {}
+    """Fields of the protocol's data in which this share differs."""
 
 
 class Number(Frozen):
     """A number of a row: where the paper's is, and where ours."""
 
     name: str = ""
-    """What the row's label lacks, as "of which 3s"."""
+    """What is added to the row's label, as "of which 3s"."""
     metric: Measure = ""
-    """By default the protocol's."""
+    """The column "metric" of published.csv; by default the protocol's."""
     published: dict[str, str] = {}
     """Fields of published.csv in which its row differs from the usual; {teacher} and {student} are the pair's."""
     prediction: str = ""
-    """By default the headline."""
+    """The prediction of ours that is compared; by default the headline."""
     student: str = ""
-    """By default the first."""
+    """The student of ours that is compared; by default the first."""
     share: str = ""
-    """The measured share behind it, as accuracy_omitted; by default that of the metric."""
+    """The measured share behind the number, as accuracy_omitted; by default that of the metric."""
     classes: tuple[int, ...] = ()
-    """Whose images are counted, where not all."""
+    """The classes whose images are counted; by default all."""
     incomparable: str = ""
-    """Why it cannot be compared, if so."""
+    """Why the number cannot be compared, if so."""
 
 
-class Cell(Frozen):
+class Row(Frozen):
     """A row of the table: what is trained."""
 
     label: Annotated[str, Field(pattern=r"^[^,]+$")]
     method: str
-    """By id, or a composition such as "kd+at"; "teacher" is the pair's teacher."""
+    """A method's id, or a composition such as "kd+at"; "teacher" is the pair's teacher."""
     params: dict[str, Any] = {}
+    """Hyperparameters of the method that are not at their defaults."""
     recipe: dict[str, Any] = {}
+    """Fields of the recipe in which this row's students are trained otherwise."""
     pairs: tuple[str, ...] = ()
-    """Of these pairs alone."""
+    """Names of the pairs that the row is on; all by default."""
     parts: tuple[str, ...] = ()
-    """Of these parts alone."""
+    """Names of the subsets of the data that the row is on; all by default."""
     printed: bool = True
-    """Whether the paper's table has it."""
+    """Whether the paper's table has the row."""
     given_teacher: bool | None = None
-    """Whether it is given the teacher; by default if its method learns from one."""
+    """Whether the method is given the teacher; by default if it learns from one."""
     numbers: Annotated[tuple[Number, ...], Field(min_length=1)] = (Number(),)
 
     def configured(self) -> Method:
@@ -108,8 +112,8 @@ class Cell(Frozen):
         return configure(self.method, self.params)
 
     @property
-    def taught(self) -> bool:
-        """Whether a teacher is trained for it."""
+    def needs_teacher(self) -> bool:
+        """Whether the pair's teacher is trained for it."""
         return self.configured().needs_teacher if self.given_teacher is None else self.given_teacher
 
 
@@ -117,11 +121,15 @@ class Short(Frozen):
     """What --scale short changes."""
 
     recipe: dict[str, Any] = {}
+    """Fields of the recipe of students and teachers."""
     teacher: dict[str, Any] = {}
+    """Fields of the recipe in which, beyond that, teachers' training differs."""
     data: dict[str, Any] = {}
+    """Fields of the data."""
     parts: tuple[str, ...] = ()
-    """Of the data, alone."""
+    """Names of the only subsets of the data; by default all."""
     seeds: Annotated[int, Field(ge=1)] | None = None
+    """Seeds of each row; by default the protocol's."""
 
 
 class Protocol(Frozen):
@@ -131,22 +139,22 @@ class Protocol(Frozen):
     about: str = ""
     paper: str = ""
     table: str
-    """Of published.csv."""
+    """The table's name in published.csv."""
     metric: Measure = "accuracy_top1"
     statistic: Literal["mean", "median"]
     epoch: Literal["last", "best"]
-    """Best is by validation; the test part never chooses."""
+    """Which epoch the numbers are of; the best is chosen on validation, never on test."""
     seeds: Annotated[int, Field(ge=1)]
     teacher_seeds: Annotated[int, Field(ge=1)] = 1
     """Runs behind a teacher's own number; the first one teaches."""
     data: DataSpec
-    parts: tuple[Part, ...] = (Part(),)
-    networks: dict[str, Network]
+    parts: tuple[Subset, ...] = (Subset(),)
+    networks: dict[str, PaperNetwork]
     recipe: Recipe
     teacher: dict[str, Any] = {}
     """Fields of the recipe in which teachers' training differs."""
     pairs: Annotated[tuple[Pairing, ...], Field(min_length=1)]
-    cells: Annotated[tuple[Cell, ...], Field(min_length=1)]
+    cells: Annotated[tuple[Row, ...], Field(min_length=1)]
     short: Short = Short()
     departures: tuple[str, ...] = ()
     """In which we know to differ from the paper."""
@@ -163,57 +171,56 @@ class Protocol(Frozen):
         for network in self.networks.values():
             for name in filter(None, (network.name, network.pretrained)):
                 check_model(name)
-        for values in [self.teacher, *(pair.recipe for pair in self.pairs), *(cell.recipe for cell in self.cells)]:
+        for values in [self.teacher, *(pair.recipe for pair in self.pairs), *(row.recipe for row in self.cells)]:
             check_augment(Recipe.model_validate(self.recipe.model_dump() | values).augment)
-        for part in self.parts:
-            DataSpec.model_validate(self.data.model_dump() | part.data)
-        for cell in self.cells:
-            if cell.method != TEACHER:
-                cell.configured()
-            self._check_names("pair", cell.pairs, self.pairs)
-            self._check_names("part", cell.parts, self.parts)
+        for subset in self.parts:
+            DataSpec.model_validate(self.data.model_dump() | subset.data)
+        for row in self.cells:
+            if row.method != TEACHER:
+                row.configured()
+            self._check_names("pair", row.pairs, self.pairs)
+            self._check_names("part", row.parts, self.parts)
         self._check_names("part", self.short.parts, self.parts)
         for kind, names in (("labels", [c.label for c in self.cells]), ("pairs", [p.name for p in self.pairs])):
             if len(set(names)) < len(names):
                 raise ValueError(f"{kind} must differ, but got {names}")
-        for pair, part, cell in self.rows():
-            for number in cell.numbers if cell.printed else ():
-                self.published(pair, part, cell, number)
+        for pair, subset, row in self.rows():
+            for number in row.numbers if row.printed else ():
+                self.published(pair, subset, row, number)
         return self
 
-    def _check_names(self, kind: str, named: tuple[str, ...], there: tuple[Pairing | Part, ...]) -> None:
+    def _check_names(self, kind: str, named: tuple[str, ...], there: tuple[Pairing | Subset, ...]) -> None:
         for name in named:
             if name not in (known := [each.name for each in there]):
                 raise unknown(f"{kind} of {self.name}", name, known)
 
-    def rows(self) -> Iterator[tuple[Pairing, Part, Cell]]:
+    def rows(self) -> Iterator[tuple[Pairing, Subset, Row]]:
         """Every row of the table."""
         for pair in self.pairs:
-            for part in self.parts:
-                for cell in self.cells:
-                    whole = not part.name or cell.method != TEACHER
-                    asked = (not cell.pairs or pair.name in cell.pairs) and (not cell.parts or part.name in cell.parts)
+            for subset in self.parts:
+                for row in self.cells:
+                    whole = not subset.name or row.method != TEACHER
+                    asked = (not row.pairs or pair.name in row.pairs) and (not row.parts or subset.name in row.parts)
                     if asked and whole:
-                        yield pair, part, cell
+                        yield pair, subset, row
 
-    def published(self, pair: Pairing, part: Part, cell: Cell, number: Number) -> Published:
+    def published(self, pair: Pairing, subset: Subset, row: Row, number: Number) -> Published:
         """The row of published.csv that a number stands for.
 
         Raises:
             InputError: if there is none, or rows of equal standing differ.
         """
         said = {key: value.format(**pair.model_dump()) for key, value in number.published.items()}
-        wanted = {"table": self.table, "part": part.name, "method": cell.method, "variant": "", **pair_of(pair, cell)}
+        wanted = {"table": self.table, "part": subset.name, "method": row.method, "variant": "", **pair_of(pair, row)}
         wanted |= {"metric": number.metric or self.metric, **said}
-        found = [
-            row for row in _rows_of(self.table) if all(_fits(row, key, value, cell) for key, value in wanted.items())
-        ]
-        exact = [row for row in found if (row.teacher, row.student) == (wanted["teacher"], wanted["student"])]
-        best = min((ORIGINS.index(row.origin) for row in exact or found), default=0)
-        found = [row for row in exact or found if ORIGINS.index(row.origin) == best]
-        if len({row.value for row in found}) != 1:
-            values = f"rows of {sorted({row.value for row in found})}" if found else "no row"
-            raise InputError(f"{self.name}: published.csv has {values} where {wanted} of {cell.label} is wanted.")
+        table = _published_in(self.table)
+        found = [each for each in table if all(_fits(each, key, value, row) for key, value in wanted.items())]
+        exact = [each for each in found if (each.teacher, each.student) == (wanted["teacher"], wanted["student"])]
+        best = min((ORIGINS.index(each.origin) for each in exact or found), default=0)
+        found = [each for each in exact or found if ORIGINS.index(each.origin) == best]
+        if len({each.value for each in found}) != 1:
+            values = f"rows of {sorted({each.value for each in found})}" if found else "no row"
+            raise InputError(f"{self.name}: published.csv has {values} where {wanted} of {row.label} is wanted.")
         return found[0]
 
     def digest(self, more: str = "") -> str:
@@ -229,16 +236,16 @@ class Protocol(Frozen):
 
 
 @functools.cache
-def _rows_of(table: str) -> tuple[Published, ...]:
+def _published_in(table: str) -> tuple[Published, ...]:
     return tuple(row for row in load() if row.table == table)
 
 
-def pair_of(pair: Pairing, cell: Cell) -> dict[str, str]:
+def pair_of(pair: Pairing, row: Row) -> dict[str, str]:
     """The networks that a published row of a method names."""
-    return {"teacher": pair.teacher, "student": "" if cell.method == TEACHER else pair.student}
+    return {"teacher": pair.teacher, "student": "" if row.method == TEACHER else pair.student}
 
 
-def _fits(row: Published, key: str, value: str, cell: Cell) -> bool:
-    """Whether a row has a value; networks that play no part may be named or not."""
+def _fits(published: Published, key: str, value: str, row: Row) -> bool:
+    """Whether a published row has a value; networks that the method of ours does without may be named or not."""
     idle = {"student": TEACHER, "teacher": by_role("control")}
-    return cell.method == idle.get(key) or str(getattr(row, key)) == value
+    return row.method == idle.get(key) or str(getattr(published, key)) == value

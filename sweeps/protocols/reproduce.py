@@ -22,7 +22,7 @@ from results.analysis.reproduction import Reproduction, reproduction_of_plan
 from results.analysis.reproduction import reproduction_of as beside
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
-from sweeps.protocols.request import Task, row_name
+from sweeps.protocols.request import TableRequest, row_name
 from sweeps.scheduling.compute import way_of
 from sweeps.scheduling.driver import Driver
 from sweeps.scheduling.projector import Projector
@@ -32,12 +32,12 @@ from sweeps.suites.suite import Way
 
 
 def carry_out(
-    task: Task, store: RunStore, machine: Machine, report: Callable[[Planned, Epoch | StoredRun], None]
+    request: TableRequest, store: RunStore, machine: Machine, report: Callable[[Planned, Epoch | StoredRun], None]
 ) -> str:
-    """Carries out a task, or goes on with one that was interrupted.
+    """Carries out a request, or goes on with one that was interrupted.
 
     Args:
-        task: what to do.
+        request: what to do.
         store: where everything is kept.
         machine: what to use.
         report: told of every epoch and of every run that has ended.
@@ -46,16 +46,16 @@ def carry_out(
         A warning if MLflow could not be written.
 
     Raises:
-        InputError: if the data are missing, the task cannot be carried out, or another sweep is using the store.
+        InputError: if the data are missing, the request cannot be carried out, or another sweep is using the store.
     """
-    fingerprint = check_data(task.protocol.data, machine.data_dir)
-    data = task.protocol.data.model_copy(update={"fingerprint": fingerprint})
-    digest = task.protocol.digest(f"{fingerprint} {machine.precision} on {pick_device(machine.device).type}")
-    whole = dataclasses.replace(task, protocol=task.protocol.model_copy(update={"data": data}))
+    fingerprint = check_data(request.protocol.data, machine.data_dir)
+    data = request.protocol.data.model_copy(update={"fingerprint": fingerprint})
+    digest = request.protocol.digest(f"{fingerprint} {machine.precision} on {pick_device(machine.device).type}")
+    whole = dataclasses.replace(request, protocol=request.protocol.model_copy(update={"data": data}))
     splits = load(data, machine.data_dir)
     assert isinstance(splits, ImageSplits), "papers' tables are of image classification"
     with store.exclusive():
-        plan = SweepPlan.create(store.root, task.protocol.name, digest, task.plan())
+        plan = SweepPlan.create(store.root, request.protocol.name, digest, request.record())
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
             way = _with_weights(way_of(plan, store, splits, machine), splits, store)
             driver.carry_out(_chains(*_jobs(whole, way)))
@@ -113,20 +113,20 @@ def imported(model: ModelSpec, data: ImageSplits, store: RunStore) -> ModelSpec:
     return model.model_copy(update={"weights": reference, "args": model.args | takes})
 
 
-def _jobs(task: Task, way: Way) -> tuple[list[Job], list[list[Job]]]:
+def _jobs(request: TableRequest, way: Way) -> tuple[list[Job], list[list[Job]]]:
     """The teachers, and each row's seeds."""
-    pairs = [pair for pair in task.protocol.pairs if pair.name in task.pairs]
+    pairs = [pair for pair in request.protocol.pairs if pair.name in request.pairs]
     teachers = [
         Job(Planned(pair.name, "teacher", "teacher", number, spec.key), spec)
         for pair in pairs
-        for number, spec in enumerate(task.teachers(pair, way))
+        for number, spec in enumerate(request.teachers(pair, way))
     ]
     rows = [
         [
-            Job(Planned(pair.name, row_name(part, cell), "seed", spec.seed, spec.key), spec)
-            for spec in task.specs(pair, part, cell, way)
+            Job(Planned(pair.name, row_name(subset, row), "seed", spec.seed, spec.key), spec)
+            for spec in request.specs(pair, subset, row, way)
         ]
-        for pair, part, cell in task.rows()
+        for pair, subset, row in request.rows()
     ]
     return teachers, [row for row in rows if row]
 
@@ -154,14 +154,14 @@ def _together(jobs: list[Job]) -> Chain:
         yield jobs
 
 
-def plan_of(task: Task, root: Path) -> SweepPlan | None:
-    """The plan under which a task was last run, if it ever was."""
-    plans = [SweepPlan(path.parent) for path in (root / "suites" / task.protocol.name).glob("*/suite.json")]
-    found = [plan for plan in plans if plan.suite.identity == task.protocol.digest()]
+def plan_of(request: TableRequest, root: Path) -> SweepPlan | None:
+    """The plan under which a request was last run, if it ever was."""
+    plans = [SweepPlan(path.parent) for path in (root / "suites" / request.protocol.name).glob("*/suite.json")]
+    found = [plan for plan in plans if plan.suite.identity == request.protocol.digest()]
     return max(found, key=lambda plan: plan.last_run, default=None)
 
 
-def reproduction_of(task: Task, root: Path) -> Reproduction:
+def reproduction_of(request: TableRequest, root: Path) -> Reproduction:
     """The table as it stands."""
-    plan = plan_of(task, root)
-    return beside(task.table(), plan, RunStore(root, read_only=True) if plan else None)
+    plan = plan_of(request, root)
+    return beside(request.table(), plan, RunStore(root, read_only=True) if plan else None)

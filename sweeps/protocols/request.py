@@ -11,27 +11,31 @@ from bench.data.info import check_stand_in
 from bench.errors import InputError, unknown
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
 from results.analysis.paper_table import Table, Wanted
-from sweeps.protocols.protocol import OWN, TEACHER, Cell, Pairing, Part, Protocol
-from sweeps.suites.suite import Way, plainly, taught_by, teacher_runs
+from sweeps.protocols.protocol import OWN, TEACHER, Pairing, Protocol, Row, Subset
+from sweeps.suites.suite import Way, compared_by, plainly, taught_by, teacher_runs
 
 SCALES = ("full", "short")
 SHORT_SCALE = "short scale"
 
 
 @dataclass(frozen=True)
-class Task:
+class TableRequest:
     """What of a protocol is asked for."""
 
     protocol: Protocol
     """At the scale, and with the data, that are asked for."""
     scale: str
+    """full or short."""
     original: str
     """The paper's data set, which another may stand in for."""
     pairs: tuple[str, ...]
+    """Names of the pairs."""
     labels: tuple[str, ...]
+    """Labels of the rows."""
     parts: tuple[str, ...]
-    """Of the data; a teacher's row is of none of them."""
+    """Names of the subsets of the data; a teacher's row is on none of them."""
     seeds: int
+    """Seeds of each row."""
 
     @property
     def incomparable(self) -> str:
@@ -40,21 +44,21 @@ class Task:
         reasons = (self.scale == "short", SHORT_SCALE), (self.protocol.data.name != self.original, stands_in)
         return "; ".join(reason for holds, reason in reasons if holds)
 
-    def rows(self) -> Iterator[tuple[Pairing, Part, Cell]]:
+    def rows(self) -> Iterator[tuple[Pairing, Subset, Row]]:
         """The rows of the table that are asked for."""
-        for pair, part, cell in self.protocol.rows():
-            asked = part.name in self.parts or cell.method == TEACHER
-            if pair.name in self.pairs and cell.label in self.labels and asked:
-                yield pair, part, cell
+        for pair, subset, row in self.protocol.rows():
+            asked = subset.name in self.parts or row.method == TEACHER
+            if pair.name in self.pairs and row.label in self.labels and asked:
+                yield pair, subset, row
 
     def teachers(self, pair: Pairing, way: Way = plainly) -> tuple[Spec, ...]:
         """The runs that train a pair's teacher, as far as they are needed; the first one teaches."""
         protocol = self.protocol
         if protocol.networks[pair.teacher].pretrained:
             return ()
-        cells = [cell for each, _, cell in self.rows() if each == pair]
-        count = min(protocol.teacher_seeds, self.seeds) if any(c.method == TEACHER for c in cells) else 0
-        if any(cell.method != TEACHER and cell.taught for cell in cells):
+        rows = [row for each, _, row in self.rows() if each == pair]
+        count = min(protocol.teacher_seeds, self.seeds) if any(row.method == TEACHER for row in rows) else 0
+        if any(row.method != TEACHER and row.needs_teacher for row in rows):
             count = max(count, 1)
         recipe = self._teacher_recipe()
         return teacher_runs([way(self._model(pair.teacher), recipe)] * count, protocol.data, recipe)
@@ -67,19 +71,19 @@ class Task:
         model = ModelSpec(name=network.pretrained, weights="pretrained", args=network.args)
         return way(model, self._teacher_recipe())
 
-    def specs(self, pair: Pairing, part: Part, cell: Cell, way: Way = plainly) -> list[Spec]:
+    def specs(self, pair: Pairing, subset: Subset, row: Row, way: Way = plainly) -> list[Spec]:
         """The runs of a row, with seeds 1, 2, ...; none of a teacher's own row."""
-        if cell.method == TEACHER:
+        if row.method == TEACHER:
             return []
-        recipe = Recipe.model_validate(self.protocol.recipe.model_dump() | pair.recipe | cell.recipe)
-        method = cell.configured()
+        recipe = Recipe.model_validate(self.protocol.recipe.model_dump() | pair.recipe | row.recipe)
+        method = row.configured()
         return [
             Spec(
                 method=method.id,
                 params=method.hyperparameters(),
                 student=way(self._model(pair.student), recipe),
-                teachers=(self.teacher(pair, way),) if cell.taught else (),
-                data=DataSpec.model_validate(self.protocol.data.model_dump() | part.data),
+                teachers=(self.teacher(pair, way),) if row.needs_teacher else (),
+                data=DataSpec.model_validate(self.protocol.data.model_dump() | subset.data),
                 recipe=recipe,
                 seed=seed,
             )
@@ -91,14 +95,15 @@ class Task:
         teachers = sum(len(self.teachers(pair)) for pair in self.protocol.pairs)
         return teachers + sum(len(self.specs(*row)) for row in self.rows())
 
-    def plan(self) -> dict[str, Any]:
-        """What the plan keeps, with the fields that a suite's has."""
+    def record(self) -> dict[str, Any]:
+        """What a plan keeps of the request, with the fields that a suite's has, as JSON values."""
         pairs = {pair.name: pair for pair, _, _ in self.rows()}
         rows: dict[str, list[str]] = {name: [] for name in pairs}
-        for pair, part, cell in self.rows():
-            if cell.method != TEACHER:
-                rows[pair.name].append(row_name(part, cell))
-        return self.protocol.model_dump(mode="json") | {
+        for pair, subset, row in self.rows():
+            if row.method != TEACHER:
+                rows[pair.name].append(row_name(subset, row))
+        own = {
+            "measure": self.protocol.metric,
             "identity": self.protocol.digest(),
             "scale": self.scale,
             "pairs": [{"teacher": p.teacher, "student": p.student, "methods": rows[n]} for n, p in pairs.items()],
@@ -108,11 +113,12 @@ class Task:
             "tuning": {"trials": 0},
             "reproduction": self._whole().table().values(),
         }
+        return self.protocol.model_dump(mode="json") | compared_by(self.protocol.data) | own
 
     def table(self) -> Table:
         """The paper's table, or what of it is asked for."""
         protocol, wanted, notes = self.protocol, self.wanted(), []
-        whole = sum(len(cell.numbers) for _, _, cell in protocol.rows())
+        whole = sum(len(row.numbers) for _, _, row in protocol.rows())
         if len(wanted) < whole:
             notes.append(f"{len(wanted)} of the table's {whole} numbers are shown.")
         if self.scale == "short":
@@ -138,18 +144,18 @@ class Task:
     def wanted(self) -> list[Wanted]:
         """The paper's numbers of these rows, and where ours will be."""
         found = []
-        for pair, part, cell in self.rows():
+        for pair, subset, row in self.rows():
             own = "taught" if self.protocol.networks[pair.teacher].pretrained else "teacher"
-            for number in cell.numbers:
+            for number in row.numbers:
                 found.append(
                     Wanted(
                         pair.name,
-                        row_name(part, cell),
-                        " ".join(filter(None, (row_name(part, cell), number.name))),
+                        row_name(subset, row),
+                        " ".join(filter(None, (row_name(subset, row), number.name))),
                         number.metric or self.protocol.metric,
-                        self.protocol.published(pair, part, cell, number) if cell.printed else None,
-                        part.name,
-                        own if cell.method == TEACHER else "seed",
+                        self.protocol.published(pair, subset, row, number) if row.printed else None,
+                        subset.name,
+                        own if row.method == TEACHER else "seed",
                         number.prediction,
                         number.student,
                         number.share,
@@ -159,11 +165,11 @@ class Task:
                 )
         return found
 
-    def _whole(self) -> Task:
+    def _whole(self) -> TableRequest:
         """All rows that the table has at this scale."""
         pairs, parts = (tuple(each.name for each in some) for some in (self.protocol.pairs, self.protocol.parts))
         parts = (self.protocol.short.parts if self.scale == "short" else ()) or parts
-        return replace(self, pairs=pairs, labels=tuple(cell.label for cell in self.protocol.cells), parts=parts)
+        return replace(self, pairs=pairs, labels=tuple(row.label for row in self.protocol.cells), parts=parts)
 
     def _model(self, network: str) -> ModelSpec:
         return ModelSpec.model_validate(self.protocol.networks[network].model_dump(exclude={"pretrained"}))
@@ -172,12 +178,12 @@ class Task:
         return Recipe.model_validate(self.protocol.recipe.model_dump() | self.protocol.teacher)
 
 
-def row_name(part: Part, cell: Cell) -> str:
+def row_name(subset: Subset, row: Row) -> str:
     """A row as the plan names it."""
-    return f"{cell.label}, {part.name}" if part.name else cell.label
+    return f"{row.label}, {subset.name}" if subset.name else row.label
 
 
-def task_of(
+def table_request(
     protocol: Protocol,
     scale: str = "full",
     pairs: str | None = None,
@@ -185,7 +191,7 @@ def task_of(
     seeds: int | None = None,
     data: str | None = None,
     parts: str | None = None,
-) -> Task:
+) -> TableRequest:
     """What is asked for of a protocol.
 
     Args:
@@ -204,12 +210,12 @@ def task_of(
         raise unknown("scale", scale, SCALES)
     check_stand_in(protocol.data.name, data or protocol.data.name)
     names = {pair.name: (pair.name, pair.teacher, pair.student) for pair in protocol.pairs}
-    rows = {cell.label: (cell.label, cell.method) for cell in protocol.cells}
-    shares = {part.name: (part.name or "all", part.name.partition(" of ")[0]) for part in protocol.parts}
+    rows = {row.label: (row.label, row.method) for row in protocol.cells}
+    shares = {each.name: (each.name or "all", each.name.partition(" of ")[0]) for each in protocol.parts}
     usual = ",".join(name or "all" for name in protocol.short.parts) if scale == "short" else None
     scaled = _scaled(protocol, data or protocol.data.name, scale)
     count = seeds or (protocol.short.seeds if scale == "short" else None) or protocol.seeds
-    task = Task(
+    request = TableRequest(
         scaled,
         scale,
         protocol.data.name,
@@ -218,9 +224,9 @@ def task_of(
         _selected(f"part of {protocol.name}", parts or usual or None, shares),
         count,
     )
-    if not list(task.rows()):
+    if not list(request.rows()):
         raise InputError(f"{protocol.name} has no row of these methods on these pairs and parts.")
-    return task
+    return request
 
 
 def _scaled(protocol: Protocol, data: str, scale: str) -> Protocol:

@@ -14,10 +14,10 @@ import torch
 
 import bench.speed.__main__ as command
 from bench.errors import InputError
-from bench.spec import Compute, ModelSpec
+from bench.spec import ModelSpec
 from bench.speed.loops import Setting, engine, one_stage, operations, plain
 from bench.speed.machine import Watcher, cores, peak_memory
-from bench.speed.measure import measured
+from bench.speed.measure import Measuring, _entries, measured
 
 TINY = ModelSpec(name="cifar_resnet8_quarter")
 CPU = torch.device("cpu")
@@ -40,6 +40,7 @@ def setting(batches: int = 8, method: str = "kd", student: ModelSpec = TINY) -> 
         ({"methods": "kdd"}, "method"),
         ({"methods": "kd,"}, "method"),
         ({"device": "abacus"}, "abacus"),
+        ({"precision": "fp64"}, "precision must be auto, measured, fp32 or bf16"),
         ({"batches": 13, "rounds": 10}, "--batches"),
         ({"batches": -1}, "--batches"),
     ],
@@ -108,8 +109,8 @@ def test_rows_compare_every_loop_with_the_plain_one(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(measure, "UNIT", 0.0)
     monkeypatch.setattr(measure, "_memory", lambda entry: 1)
-    monkeypatch.setattr(measure, "chosen", lambda model, *_: model.model_copy(update={"compute": Compute()}))
-    rows = measured(setting(), 2, 3, 0, False, None, {"float32": 1e12, "bfloat16": 2e12})
+    peaks = {"float32": 1e12, "bfloat16": 2e12}
+    rows = measured(setting(), Measuring(2, 3, 0, False, None, "fp32", peaks))
     assert [row.loop for row in rows] == [
         "plain loop",
         "engine, plain path",
@@ -121,6 +122,12 @@ def test_rows_compare_every_loop_with_the_plain_one(monkeypatch: pytest.MonkeyPa
     assert rows[0].ratio == 1 and all(row.images_per_second > 0 and row.start >= 0 for row in rows)
     assert all(row.measurements + row.dropped == 3 and 0 < row.share < 1 for row in rows)
     assert rows[3].ceiling == rows[5].ceiling > rows[4].ceiling > rows[2].ceiling
+
+
+@pytest.mark.parametrize(("precision", "ceiling"), [("fp32", "float32"), ("bf16", "bfloat16"), ("auto", "float32")])
+def test_only_the_plain_path_is_always_float32(precision: str, ceiling: str) -> None:
+    entries = _entries(setting(), Measuring(2, 3, 0, True, None, precision, {}))
+    assert [entry.precision for entry in entries] == ["float32", "float32", *[ceiling] * 5]
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ from sweeps.protocols.cost import cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
 from sweeps.protocols.protocol import Protocol
 from sweeps.protocols.reproduce import imported, reproduction_of
-from sweeps.protocols.request import task_of
+from sweeps.protocols.request import table_request
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
 KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
@@ -126,8 +126,8 @@ def reproduce(tmp_path: Path, *arguments: str, code: int = 0) -> tuple[str, str]
 
 def shown(store: Path, table: Path, form: str = "terminal", scale: str = "full", train: bool = False) -> str:
     """What the command prints, in this process: nothing is left to train."""
-    task = task_of(load_protocol(str(table)), scale)
-    return reproduce_and_show(task, store, 2, "cpu", "fp32", "disk:8", None, form, None, train)[1]
+    request = table_request(load_protocol(str(table)), scale)
+    return reproduce_and_show(request, store, 2, "cpu", "fp32", "disk:8", None, form, None, train)[1]
 
 
 def finished(store: Path) -> dict[str, float]:
@@ -148,18 +148,18 @@ def test_bundled_protocols_load_and_every_value_has_a_source(name: str) -> None:
 @pytest.mark.parametrize("name", bundled())
 def test_bundled_protocols_find_their_published_rows(name: str) -> None:
     protocol = load_protocol(name)
-    task = task_of(protocol)
-    printed = [want.published for want in task.wanted() if want.published]
+    request = table_request(protocol)
+    printed = [want.published for want in request.wanted() if want.published]
     assert printed and {row.table for row in printed} == {protocol.table}
-    assert all(row.metric == want.metric for want in task.wanted() if (row := want.published))
-    assert protocol.digest() != task_of(protocol, "short").protocol.digest()
+    assert all(row.metric == want.metric for want in request.wanted() if (row := want.published))
+    assert protocol.digest() != table_request(protocol, "short").protocol.digest()
     said = protocol.model_copy(update={"short": type(protocol.short)(), "table": "other", "teacher_seeds": 9})
     other = protocol.model_copy(update={"epoch": "best" if protocol.epoch == "last" else "last"})
     assert said.digest() == protocol.digest() != other.digest()
 
 
 def test_published_numbers_stand_where_the_papers_have_them() -> None:
-    found = {want.label: want.published for want in task_of(load_protocol("hinton2015_mnist_omit")).wanted()}
+    found = {want.label: want.published for want in table_request(load_protocol("hinton2015_mnist_omit")).wanted()}
     values = {label: published.value for label, published in found.items() if published}
     assert values == {
         "kd without 3s": 206,
@@ -170,14 +170,16 @@ def test_published_numbers_stand_where_the_papers_have_them() -> None:
         "kd of 7s and 8s alone bias corrected": 13.2,
     }
     exits = [
-        want for want in task_of(load_protocol("multiexit2019_cifar100")).wanted() if want.part[:3] in ("150", "500")
+        want
+        for want in table_request(load_protocol("multiexit2019_cifar100")).wanted()
+        if want.part[:3] in ("150", "500")
     ]
     values = {
         (w.part[:3], w.label): w.published.value for w in exits if w.published and w.prediction in ("stage_1", "last")
     }
     assert len(exits) == 5 * 11 and values["150", "semi-supervised, 150 images a class exit 1"] == 79.9
     assert values["500", "labels alone, 500 images a class exit 1"] == 87.5
-    mutual = task_of(load_protocol("dml2018_cifar100")).wanted()
+    mutual = table_request(load_protocol("dml2018_cifar100")).wanted()
     pairs = [(w.pair, w.label, w.published.value) for w in mutual if w.published and w.label.startswith("dml of two")]
     assert [value for _, _, value in pairs] == [78.96, 70.73, 76.13, 71.10, 80.28, 77.39]
 
@@ -192,8 +194,8 @@ def test_exits_learn_of_the_papers_images_at_rates_that_are_the_programs(name: s
         rest, _ = _divide(cifar, spec.validation, spec, "validation")
         sizes.append(len((_divide(rest, 1 - spec.train_fraction, spec, "labelled")[0] if part.data else rest).labels))
     assert sizes == [100 * each for each in (100, 200, 300, 450)]
-    task = task_of(protocol, seeds=1)
-    rates = {row[2].label: spec.recipe.lr for row in task.rows() for spec in task.specs(*row)}
+    request = table_request(protocol, seeds=1)
+    rates = {row[2].label: spec.recipe.lr for row in request.rows() for spec in request.specs(*row)}
     assert rates == {"labels alone": 1.1, "multi_exit": 0.5, "semi-supervised": 0.5}
 
 
@@ -220,52 +222,52 @@ def test_protocol_that_breaks_a_rule_is_refused(table: Path, old: str, new: str,
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_task_selects_scales_and_stands_in() -> None:
+def test_request_selects_scales_and_stands_in() -> None:
     protocol = load_protocol("sp2019_cifar10")
-    task = task_of(protocol, "short", methods="SP", data="cifar10-jpeg")
-    assert task.labels == ("sp",) and task.seeds == 1 and task.runs() == 2
-    assert task.incomparable == "short scale; cifar10-jpeg stands in for cifar10"
-    assert [spec.recipe.epochs for row in task.rows() for spec in task.specs(*row)] == [3]
-    assert task_of(protocol).incomparable == ""
-    chosen = task_of(load_protocol("at2017_cifar10"), pairs="WRN-40-1 -> WRN-16-1, wrn-40-2", seeds=2)
+    request = table_request(protocol, "short", methods="SP", data="cifar10-jpeg")
+    assert request.labels == ("sp",) and request.seeds == 1 and request.runs() == 2
+    assert request.incomparable == "short scale; cifar10-jpeg stands in for cifar10"
+    assert [spec.recipe.epochs for row in request.rows() for spec in request.specs(*row)] == [3]
+    assert table_request(protocol).incomparable == ""
+    chosen = table_request(load_protocol("at2017_cifar10"), pairs="WRN-40-1 -> WRN-16-1, wrn-40-2", seeds=2)
     assert chosen.pairs == ("WRN-40-1 -> WRN-16-1", "WRN-40-2 -> WRN-16-2") and chosen.seeds == 2
     with pytest.raises(InputError, match="unknown pair of sp2019_cifar10 'WRN-40-3'"):
-        task_of(protocol, pairs="WRN-40-3")
+        table_request(protocol, pairs="WRN-40-3")
     shares = load_protocol("vid2019_cifar10")
-    assert {part.name for _, part, _ in task_of(shares, methods="vid", parts="all,2 %").rows()} == {
+    assert {part.name for _, part, _ in table_request(shares, methods="vid", parts="all,2 %").rows()} == {
         "",
         "2 % of the training set",
     }
-    short = task_of(shares, "short")
+    short = table_request(shares, "short")
     assert {want.part for want in short.wanted() if want.phase == "seed"} == {"2 % of the training set"}
     assert [want.row for want in short.wanted() if want.phase == "teacher"] == ["teacher"]
     with pytest.raises(InputError, match="unknown part of vid2019_cifar10 '3 %': did you mean"):
-        task_of(shares, parts="3 %")
+        table_request(shares, parts="3 %")
     with pytest.raises(InputError, match="unknown stand-in for cifar10 'mnist': there are cifar10, cifar10-jpeg"):
-        task_of(protocol, data="mnist")
+        table_request(protocol, data="mnist")
 
 
 def test_students_alone_and_teachers_are_trained_once_for_several_pairs() -> None:
-    task = task_of(load_protocol("crd2020_cifar100_same"), methods="student,teacher")
-    specs = [spec for row in task.rows() for spec in task.specs(*row)]
-    teachers = [spec for pair in task.protocol.pairs for spec in task.teachers(pair)]
+    request = table_request(load_protocol("crd2020_cifar100_same"), methods="student,teacher")
+    specs = [spec for row in request.rows() for spec in request.specs(*row)]
+    teachers = [spec for pair in request.protocol.pairs for spec in request.teachers(pair)]
     assert len(specs) == 21 and len({spec.key for spec in specs}) == 18  # ResNet-20 has two teachers
     assert len(teachers) == 7 and len({spec.key for spec in teachers}) == 5
-    assert cost_of(task, None).runs == 18 + 5
+    assert cost_of(request, None).runs == 18 + 5
 
 
 def test_cost_counts_images_of_every_network(table: Path) -> None:
     protocol = load_protocol(str(table))
     images = training_images(protocol.data)
     assert images == round(1797 * 0.8 * 0.75)
-    cost = cost_of(task_of(protocol), lambda model, info, batch, asked: 3600.0)
+    cost = cost_of(table_request(protocol), lambda model, info, batch, asked: 3600.0)
     assert (cost.runs, cost.images) == (7, images * (1 + 6 * 2))
     assert cost.hours == pytest.approx(images * (1 + 2 * 2 + 4 * 2 * (1 + 1 / 3)))
-    two = task_of(load_protocol("dml2018_cifar100"), pairs="ResNet-32 -> ResNet-32", methods="dml", seeds=1)
+    two = table_request(load_protocol("dml2018_cifar100"), pairs="ResNet-32 -> ResNet-32", methods="dml", seeds=1)
     assert cost_of(two, None).images == 2 * 200 * 49_000
     calls: dict[str, bool] = {}
     cost_of(
-        task_of(load_protocol("at2017_imagenet")),
+        table_request(load_protocol("at2017_imagenet")),
         lambda model, info, batch, asked: calls.setdefault(model.name, asked),
     )
     assert [asked for name, asked in calls.items() if name == "resnet18"] == [False] and True in calls.values()
@@ -372,8 +374,8 @@ def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Pa
     first = next(row for row in values["rows"] if row["label"] == "student")["seeds"]["1"]
     assert fewer["ours/" + name.format("student")] == first
     plan = SweepPlan.find(store, "tiny")
-    task = task_of(load_protocol(str(table)), seeds=1)
-    assert reproduction_of_plan(plan, RunStore(store)) == reproduction_of(task, store)
+    request = table_request(load_protocol(str(table)), seeds=1)
+    assert reproduction_of_plan(plan, RunStore(store)) == reproduction_of(request, store)
 
 
 def test_mlflow_that_cannot_be_written_is_a_warning(tmp_path: Path, table: Path) -> None:
@@ -385,7 +387,7 @@ def test_mlflow_that_cannot_be_written_is_a_warning(tmp_path: Path, table: Path)
 
 @pytest.mark.parametrize("name", bundled())
 def test_every_number_of_a_table_has_a_metric_of_its_own(name: str) -> None:
-    table = task_of(load_protocol(name)).table()
+    table = table_request(load_protocol(name)).table()
     rows = [Reproduced(want, 1.0, None, {1: 1.0}, 0.0, "within", "") for want in table.wanted]
     shown = replace(reproduction_of_table(table, None, None), rows=rows)
     names = [metric_name(number.name) for number in reproduction_report(shown).metrics]
@@ -395,8 +397,8 @@ def test_every_number_of_a_table_has_a_metric_of_its_own(name: str) -> None:
 
 
 def test_table_kept_by_another_kdbench_is_named(tmp_path: Path) -> None:
-    task = task_of(load_protocol("hinton2015_mnist"))
-    plan = SweepPlan.create(tmp_path, "tiny", "abcd1234", task.plan() | {"reproduction": {"name": "tiny"}})
+    request = table_request(load_protocol("hinton2015_mnist"))
+    plan = SweepPlan.create(tmp_path, "tiny", "abcd1234", request.record() | {"reproduction": {"name": "tiny"}})
     with pytest.raises(InputError, match="is of another kdbench: kdbench reproduce tiny writes it anew"):
         reproduction_of_plan(plan, RunStore(tmp_path))
     plan.suite = plan.suite.model_copy(update={"reproduction": None})
@@ -429,9 +431,9 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
         with pytest.raises(InputError, match=message):
             imported(model, part, RunStore(tmp_path))  # type: ignore[arg-type]
     classes = 10
-    task = task_of(load_protocol(str(table)), methods="teacher,student,kd")
-    assert task.runs() == 6 and [w.phase for w in task.wanted()] == ["taught", "seed", "seed", "seed"]
-    values = reproduce_and_show(task, tmp_path, 2, "cpu", "fp32", "disk:8", None, "terminal", None, True)[0]
+    request = table_request(load_protocol(str(table)), methods="teacher,student,kd")
+    assert request.runs() == 6 and [w.phase for w in request.wanted()] == ["taught", "seed", "seed", "seed"]
+    values = reproduce_and_show(request, tmp_path, 2, "cpu", "fp32", "disk:8", None, "terminal", None, True)[0]
     runs = [run for key in finished(tmp_path) if (run := RunStore(tmp_path).get(key))]
     taught = [run for run in runs if run.spec.teachers]
     weights = {run.spec.teachers[0].weights for run in taught}
