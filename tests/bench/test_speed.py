@@ -133,7 +133,7 @@ def test_only_the_plain_path_is_always_float32(precision: str, ceiling: str) -> 
 @pytest.mark.slow
 def test_command_measures_a_tiny_pair(tmp_path: Path) -> None:
     sizes = ["--rounds", "3", "--batches", "20", "--batch-size", "8"]
-    given = ["--pairs", "cifar_resnet8:cifar_resnet8", *sizes, "--no-compile", "--json"]
+    given = ["--pairs", "cifar_resnet8:cifar_resnet8", *sizes, "--precision", "fp32", "--no-compile", "--json"]
     command_line = [sys.executable, "-m", "bench.speed", *given, "--output", str(tmp_path / "speed.json")]
     threads = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=600, env=threads, check=False)

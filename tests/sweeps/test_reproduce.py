@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from bench.data.datasets import _divide
 from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
@@ -188,11 +187,10 @@ def test_published_numbers_stand_where_the_papers_have_them() -> None:
 def test_exits_learn_of_the_papers_images_at_rates_that_are_the_programs(name: str) -> None:
     protocol = load_protocol(name)
     labels = torch.arange(50_000) % 100
-    cifar, sizes = Part(torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8), labels), []
-    for part in protocol.parts:
-        spec = protocol.data.model_copy(update=part.data)
-        rest, _ = _divide(cifar, spec.validation, spec, "validation")
-        sizes.append(len((_divide(rest, 1 - spec.train_fraction, spec, "labelled")[0] if part.data else rest).labels))
+    cifar = Part(torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8), labels)
+    source = Source(cifar, cifar, tuple(map(str, range(100))), "")
+    specs = [protocol.data.model_copy(update=subset.data) for subset in protocol.parts]
+    sizes = [count(divided(source, spec, labels).train.inputs) for spec in specs]
     assert sizes == [100 * each for each in (100, 200, 300, 450)]
     request = table_request(protocol, seeds=1)
     rates = {row[2].label: spec.recipe.lr for row in request.rows() for spec in request.specs(*row)}
