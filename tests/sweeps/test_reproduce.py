@@ -21,9 +21,10 @@ from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
 from bench.data.info import check_data, check_stand_in, data_info, missing, training_images
-from bench.data.splits import Part
+from bench.data.splits import Part, Source, divided
 from bench.errors import InputError
 from bench.spec import ModelSpec
+from methods.rows import count
 from results.analysis.paper_table import Table
 from results.analysis.reproduction import Reproduced, reproduction_of_plan
 from results.analysis.reproduction import reproduction_of as reproduction_of_table
