@@ -112,7 +112,7 @@ def _status(requests: dict[str, TableRequest], root: Path) -> str:
     texts = []
     for scale, request in requests.items():
         if plan_of(request, root):
-            table = reproduction_of(request, root if train else readable(root))
+            table = reproduction_of(request, root)
             done = sum(1 for row in table.rows if row.value is not None)
             texts.append(f"{scale}: {done} of {len(table.rows)} numbers")
     return "; ".join(texts) or "not run"

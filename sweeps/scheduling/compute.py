@@ -64,6 +64,7 @@ def _chosen(task: Task, model: ModelSpec, recipe: Recipe, store: RunStore, data:
     torch.set_num_threads(threads_each(machine.workers))
     try:
         device, memory = pick_device(machine.device), store.root / "compute.json"
-        return chosen(task, model, data, recipe, machine.precision, device, memory).compute
+        compute = chosen(task, model, data, recipe, machine.precision, device, memory).compute
+        return Compute(**compute.model_dump())  # all fields are set, so all are written
     finally:
         torch.set_num_threads(threads)

@@ -8,12 +8,14 @@ from typing import Any
 import optuna
 import pytest
 
-from bench.record import Epoch, Outcome
+from bench.record import ACCURACY, Epoch, Metric, Outcome
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.selection import best_trial
 from sweeps.scheduling.study import Job, chain, storage_at
 from sweeps.suites.suite import Suite, load_suite
+
+ERROR = Metric(name="error", higher_is_better=False)
 
 
 def score(job: Job) -> float:
@@ -57,10 +59,13 @@ class Bed:
         resolved = self.suite.resolve(self.suite.pairs[0])
         return chain(self.suite, resolved, "kd", self.plan, self.store, storage_at(self.url))
 
-    def trials(self) -> list[optuna.trial.FrozenTrial]:
+    def study(self) -> optuna.Study:
         storage = storage_at(self.url)
         (summary,) = optuna.get_all_study_summaries(storage)
-        return optuna.load_study(study_name=summary.study_name, storage=storage).get_trials()
+        return optuna.load_study(study_name=summary.study_name, storage=storage)
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        return self.study().get_trials()
 
 
 @pytest.fixture
@@ -171,8 +176,70 @@ def test_diverged_trial_is_worth_nothing(make: Callable[[str], Bed]) -> None:
 def test_best_trial_is_the_earliest_of_equals(make: Callable[[str], Bed]) -> None:
     trials, _ = drive(make("a").chain())
     run = finished(trials[0])
-    assert best_trial([(job.planned, run) for job in reversed(trials)], "last") == trials[0].planned
-    assert best_trial([], "last") is None
+    for metric in (ACCURACY, ERROR):
+        assert best_trial([(job.planned, run) for job in reversed(trials)], "last", metric) == trials[0].planned
+        assert best_trial([], "last", metric) is None
+
+
+def lower_is_better(job: Job, status: str = "done") -> StoredRun:
+    """A run that is judged by its error, which is least at a learning rate of 0.1."""
+    scores = {"last": {"epoch": 4, "validation": {"student": {"logits": {"error": 1 - score(job)}}}}}
+    outcome = Outcome(status=status, metric=ERROR, scores=scores if status == "done" else {})
+    return replace(finished(job, status), outcome=None if status == "stopped" else outcome)
+
+
+def test_study_of_an_error_minimises_it(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    bed.plan.suite = bed.plan.suite.model_copy(update={"metric": ERROR})
+    trials, seeds = drive(bed.chain(), lower_is_better)
+    assert all(job.planned.setting == max(trials, key=score).planned.setting for job in seeds)
+    assert [trial.value for trial in bed.trials()] == [1 - score(job) for job in trials]
+    assert bed.study().direction == optuna.study.StudyDirection.MINIMIZE
+
+
+@pytest.mark.parametrize(("metric", "good", "bad"), [(ACCURACY, 0.8, 0.1), (ERROR, 0.1, 0.8)])
+def test_pruning_stops_what_is_worse_by_the_metrics_direction(
+    metric: Metric, good: float, bad: float, make: Callable[[str], Bed]
+) -> None:
+    bed = make("a")
+    bed.plan.suite = bed.plan.suite.model_copy(update={"metric": metric})
+    stopped: list[int] = []
+
+    def runs(job: Job) -> StoredRun:
+        value = bad if job.planned.number == 2 else good
+        if all(job.watch(epoch(number, value)) for number in range(1, 4)):
+            return finished(job) if metric == ACCURACY else lower_is_better(job)
+        stopped.append(job.planned.number)
+        return finished(job, "stopped")
+
+    drive(bed.chain(), runs)
+    assert stopped == [2]
+
+
+@pytest.mark.parametrize(
+    ("metric", "told"),
+    [
+        (ACCURACY, 0.0),
+        (ERROR, 1.0),
+        (Metric(name="loss", unit="", higher_is_better=False), float("inf")),
+        (Metric(name="correlation", unit=""), -float("inf")),
+    ],
+)
+def test_trial_that_measured_nothing_is_worth_the_least_and_never_chosen(
+    metric: Metric, told: float, make: Callable[[str], Bed]
+) -> None:
+    bed = make("a")
+    bed.plan.suite = bed.plan.suite.model_copy(update={"metric": metric})
+
+    def runs(job: Job) -> StoredRun:
+        scores = {"last": {"epoch": 4, "validation": {"student": {"logits": {metric.name: 0.5}}}}}
+        done = job.planned.number > 0
+        outcome = Outcome(status="done" if done else "diverged", metric=metric, scores=scores if done else {})
+        return replace(finished(job), outcome=outcome)
+
+    trials, seeds = drive(bed.chain(), runs)
+    assert bed.trials()[0].value == told
+    assert all(job.planned.setting == trials[1].planned.setting for job in seeds)
 
 
 def keep(bed: Bed, job: Job) -> StoredRun:
