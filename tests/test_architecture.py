@@ -58,7 +58,7 @@ def test_mlflow_has_one_writer() -> None:
         for path in (ROOT / package).rglob("*.py")
         if re.search(r"^\s*(import|from) mlflow", path.read_text(), re.MULTILINE)
     ]
-    assert writers == ["tracking.py"]
+    assert writers == ["tracker.py"]
 
 
 def test_results_run_without_torch() -> None:

@@ -177,6 +177,8 @@ def _terminal(report: Report, width: int | None) -> str:
             console.print(_grid(block, report.tight))
             for remark in block.remarks:
                 console.print(remark)
+            if block.remarks:
+                console.print()
         for note in report.notes:
             console.print(note, style="dim")
     return capture.get().rstrip() + "\n"

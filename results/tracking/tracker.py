@@ -8,6 +8,7 @@ run is looked for by its tag before it is created, and times come from the recor
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import math
@@ -112,6 +113,7 @@ class Tracker:
     def explanation(self, rows: Sequence[Explained]) -> None:
         """Logs an explanation of runs: a run for each, with its numbers, and the report of all on each."""
         report = explanation_report(rows)
+        report = replace(report, pictures={name: functools.cache(draw) for name, draw in report.pictures.items()})
         for row in rows:
             run_id, _ = self._find_or_create(KEY, row.key, row.label, 0.0, {"method": row.method})
             self._reports(run_id, replace(report, metrics=numbers_of(row)))

@@ -113,6 +113,16 @@ def store(tmp_path: Path) -> RunStore:
     return RunStore(tmp_path / "store")
 
 
+@pytest.fixture(scope="session")
+def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a run, to be copied into stores, as making one takes seconds."""
+    from results.tracking.tracker import Tracker
+
+    folder = tmp_path_factory.mktemp("mlflow")
+    Tracker(RunStore(folder), "empty")
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
 def finish(store: RunStore) -> Finish:
     def make(key: str, result: Outcome, epochs: int = 3) -> None:

@@ -22,8 +22,8 @@ def report(*blocks: Block, notes: tuple[str, ...] = ("one", "two"), tight: bool 
 
 def test_terminal_shows_texts_and_remarks_as_they_are() -> None:
     lines = render(report(BLOCK, notes=("100 [g]",))).splitlines()
-    assert lines[0] == "toy: large -> small" and lines[-2:] == ["d_e: failed: [f] :x:", "100 [g]"]
-    assert [line.split() for line in lines[-5:-3]] == [["a*b", "[c]", "90.0", "±", "1.0"], ["d_e*f", "<80", "%"]]
+    assert lines[0] == "toy: large -> small" and lines[-3:] == ["d_e: failed: [f] :x:", "", "100 [g]"]
+    assert [line.split() for line in lines[-6:-4]] == [["a*b", "[c]", "90.0", "±", "1.0"], ["d_e*f", "<80", "%"]]
     tight = render(report(BLOCK, notes=(), tight=True)).splitlines()
     assert max(map(len, tight[3:5])) < max(map(len, lines[3:5]))
 

@@ -15,6 +15,11 @@ from results.tracking.tracker import Tracker, metric_name
 from tests.results.conftest import ERROR, SPEC, Fill, Finish, explained, outcome, replanned
 
 
+@pytest.fixture(autouse=True)
+def database(store: RunStore, mlflow_db: Path) -> None:
+    shutil.copy(mlflow_db, store.root)
+
+
 @pytest.fixture
 def filled(plan: SweepPlan, fill: Fill) -> SweepPlan:
     fill("student", [0.80, 0.82])
@@ -98,11 +103,12 @@ def test_metric_of_a_suite_names_what_is_logged(plan: SweepPlan, fill: Fill, sto
     assert not [name for metrics in by_name.values() for name in metrics if "accuracy" in name]
 
 
-def test_projection_is_idempotent_and_can_be_rebuilt(filled: SweepPlan, store: RunStore) -> None:
+def test_projection_is_idempotent_and_can_be_rebuilt(filled: SweepPlan, store: RunStore, mlflow_db: Path) -> None:
     first = contents(sync(filled, store))
     assert contents(sync(filled, store)) == first
     ignore = shutil.ignore_patterns("mlflow*")
     copy = RunStore(Path(shutil.copytree(store.root, store.root.parent / "copy", ignore=ignore)))
+    shutil.copy(mlflow_db, copy.root)
     assert contents(sync(filled, copy)) == first
 
 
