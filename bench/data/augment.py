@@ -100,9 +100,7 @@ def crop(images: Tensor, reflect: bool, draws: torch.Generator, pixels: int = 0)
     y, x = (_mirrored(places, size) if reflect else places.clamp(0, size - 1) for places in (rows, columns))
     which = torch.arange(len(images), device=images.device)[:, None, None]
     windows = images[which, :, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)
-    windows = windows.clone(
-        memory_format=torch.contiguous_format
-    )  # convolutions crash on grey images strided otherwise
+    windows = windows.clone(memory_format=torch.contiguous_format)  # grey ones would pass for channels_last
     return windows if reflect else windows * ((rows == y)[:, None, :, None] & (columns == x)[:, None, None, :])
 
 

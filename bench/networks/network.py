@@ -38,11 +38,12 @@ class Network(nn.Module):
             mean: of its inputs in [0, 1], for each channel that it takes.
             std: likewise.
             input_size: height and width that it expects; 0 is whatever comes.
-            compute: in which precision and layout.
+            compute: in which precision and layout; a model that would be corrupted by channels_last stays contiguous.
         """
         super().__init__()
         self.model, self.input_size, self.compute = model, input_size, compute
-        self.layout = torch.channels_last if compute.layout == "channels_last" else torch.contiguous_format
+        last = compute.layout == "channels_last" and not corrupted_by_channels_last(model)
+        self.layout = torch.channels_last if last else torch.contiguous_format
         self.model.to(memory_format=self.layout)
         self.made: dict[Callable[..., Any], Callable[..., Any]] = {}
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
@@ -82,3 +83,13 @@ class Network(nn.Module):
     def parameter_count(self) -> int:
         """How many trainable numbers it has."""
         return sum(parameter.numel() for parameter in self.parameters())
+
+
+def corrupted_by_channels_last(model: nn.Module) -> bool:
+    """Whether training a model in channels_last on a CPU would write past oneDNN's buffers.
+
+    It does so for 1x1 convolutions with a stride and fewer input channels than a vector holds, and ends in wrong
+    gradients or a crash: https://github.com/uxlfoundation/oneDNN/issues/6035.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return any(each.kernel_size == (1, 1) and max(each.stride) > 1 and each.in_channels < 16 for each in convolutions)

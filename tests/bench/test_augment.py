@@ -24,7 +24,7 @@ from bench.data.augment import (
     randaugment,
     resized_crop,
 )
-from bench.data.batches import Views
+from bench.data.image_batches import ImageBatches
 from bench.errors import InputError
 from methods.base import Data
 
@@ -58,9 +58,9 @@ def test_unknown_names_list_the_near_ones() -> None:
 )
 def test_crops_and_flips_are_bitwise_those_of_earlier_runs(augment: str, recorded: str) -> None:
     digest, images = hashlib.sha256(), noise()
-    views = Views(Data(images, torch.arange(20) % 4, images[:0], 4, augment), 8, 3, CPU)
+    batches = ImageBatches(Data(images, torch.arange(20) % 4, images[:0], 4, augment), 8, 3, CPU)
     for number in (1, 2):
-        for inputs, labels, _ in views.epoch(3, number):
+        for inputs, labels, _ in batches.epoch(3, number):
             digest.update(inputs.contiguous().numpy().tobytes() + labels.numpy().tobytes())
     assert digest.hexdigest()[:16] == recorded
 
@@ -90,16 +90,16 @@ def test_two_crops_are_refused(augment: str) -> None:
 
 
 def test_images_are_mirrored_by_fewer_pixels_than_they_have() -> None:
-    def views(augment: str) -> Views:
-        return Views(Data(noise(), torch.zeros(20).long(), noise()[:0], 4, augment), 8, 3, CPU)
+    def batches(augment: str) -> ImageBatches:
+        return ImageBatches(Data(noise(), torch.zeros(20).long(), noise()[:0], 4, augment), 8, 3, CPU)
 
     moved = Augment(("crop-reflect:15",), 0, 3, 1)(noise())
     padded = F.pad(noise().float(), [15] * 4, mode="reflect").byte()
     assert any(torch.equal(moved[0], padded[0, :, y : y + 16, x : x + 16]) for y in range(31) for x in range(31))
     for augment in ("crop-reflect:15", "crop-reflect", "crop:16"):
-        views(augment)
+        batches(augment)
     with pytest.raises(InputError, match="crop-reflect:16: images of 16x16 can be mirrored by at most 15 pixels; give"):
-        views("crop-reflect:16+flip")
+        batches("crop-reflect:16+flip")
 
 
 def test_augmentations_are_applied_in_the_order_in_which_they_are_listed() -> None:

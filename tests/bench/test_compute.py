@@ -25,8 +25,10 @@ from bench.tasks import load
 from bench.teachers.backends import Memory as CacheBackend
 from bench.teachers.cache import TeacherCache
 from bench.training.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
+from bench.training.stage_entry import frozen_teachers
 from tests.conftest import Memory
-from tests.methods.options import CNN, CPU, LARGE, SMALL, spec_of, started, watched
+from tests.harness import CPU, OpenRun
+from tests.methods.options import CNN, LARGE, SMALL, spec_of, started
 
 RECIPE = Recipe(epochs=2, batch_size=32)
 LONG = Recipe(epochs=10_000, batch_size=32)
@@ -265,10 +267,9 @@ def computed(spec: Spec, compute: Compute) -> Spec:
 
 def first_losses(spec: Spec, digits: Splits, weights: Memory, count: int = 5) -> list[float]:
     """The sum of the losses of the first updates."""
-    run = bench.training.engine._Run(spec, digits, weights, CPU, TeacherCache())
-    run.trainees = run._enter(0)
-    seen = watched(run)
-    for _ in itertools.islice(run._train(), count):
+    run = OpenRun(spec, digits, weights)
+    seen = run.watch()
+    for _ in itertools.islice(run.updates(), count):
         pass
     return [float(sum(value.detach() for value in losses.values())) for _, _, losses in seen[:count]]
 
@@ -330,7 +331,7 @@ def test_compiled_network_keeps_its_names_and_gives_what_it_gave(
     made = build(SMALL.model_copy(update={"compute": Compute(compiled=True)}), digits).eval()
     names = list(made.state_dict())
     made.load_state_dict(eager.state_dict())
-    images, labels = digits.train.images[:6] / 255, digits.train.labels[:6]
+    images, labels = digits.train.inputs[:6] / 255, digits.train.targets[:6]
     for needs in (frozenset[str](), frozenset({"features"})):
         before = len(traced)
         wanted, got = (observe(network, images, labels, needs) for network in (eager, made))
@@ -344,7 +345,7 @@ def test_tapped_signals_and_gradients_are_not_compiled(
     needs: set[str], digits: Splits, traced: list[tuple[int, ...]]
 ) -> None:
     made = build(SMALL.model_copy(update={"compute": Compute(compiled=True)}), digits).eval()
-    images, labels = digits.train.images[:6] / 255, digits.train.labels[:6]
+    images, labels = digits.train.inputs[:6] / 255, digits.train.targets[:6]
     signals = observe(made, images, labels, frozenset(needs), training=True)
     assert traced == [] and all(getattr(signals, name) is not None for name in needs)
 
@@ -357,11 +358,11 @@ def test_every_shape_of_a_network_is_compiled(
     labels = torch.zeros(16, dtype=torch.long)
     made = build(SMALL.model_copy(update={"compute": Compute(compiled=True)}), digits).eval()
     for count in range(2, 12):
-        observe(made, digits.train.images[:count] / 255, labels[:count], frozenset())
+        observe(made, digits.train.inputs[:count] / 255, labels[:count], frozenset())
     assert len(traced) == 10
 
 
-def test_lessons_of_a_compiled_teacher_are_of_one_pass(digits: Splits, traced: list[tuple[int, ...]]) -> None:
+def test_outputs_of_a_compiled_teacher_are_of_one_pass(digits: Splits, traced: list[tuple[int, ...]]) -> None:
     """A pass for logits alone and one with features are compiled apart, to other bits."""
     cache, names = TeacherCache(CacheBackend(2**20)), []
     for compute in (Compute(), Compute(compiled=True)):
@@ -369,9 +370,9 @@ def test_lessons_of_a_compiled_teacher_are_of_one_pass(digits: Splits, traced: l
         for method in ("kd", "at"):
             spec = spec_of(method, *CNN)
             teachers = tuple(teacher.model_copy(update={"compute": compute}) for teacher in spec.teachers)
-            run = started(spec.model_copy(update={"teachers": teachers}), digits)
-            run.cache = cache
-            epochs.append(run._tutors(run.stages[0], run._views(run.stages[0]))[0].outputs)
+            run = started(spec.model_copy(update={"teachers": teachers}), digits, cache)
+            (teacher,) = frozen_teachers(run.setup, run.entered, run.trainer.batches(), 1)
+            epochs.append(teacher.outputs)
         names.append([outputs.name for outputs in epochs])
     (plain_kd, plain_at), (compiled_kd, compiled_at) = names
     assert plain_kd == plain_at and len({plain_kd, compiled_kd, compiled_at}) == 3

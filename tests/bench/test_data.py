@@ -5,19 +5,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-import bench.data.datasets
 import pytest
 import torch
-from bench.data.datasets import Source
 from torch import Tensor
 from torchvision.io import write_png
 
-from bench.data.batches import Views, steps_per_epoch
-from bench.data.images import FOLDER
-from bench.data.splits import Part, content
+from bench.data.batches import steps_per_epoch
+from bench.data.image_batches import ImageBatches
+from bench.data.images import DATASETS, FOLDER, ImageSplits, read
+from bench.data.splits import Part, Source, content
 from bench.errors import InputError
 from bench.spec import DataSpec
-from bench.tasks import load, read
+from bench.tasks import load
 from methods.base import Data
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -25,8 +24,10 @@ CPU = torch.device("cpu")
 HERE = Path(".")
 
 
-def digits(**changes: Any) -> bench.data.datasets.Splits:
-    return load(DataSpec(name="digits", **changes), HERE)
+def digits(**changes: Any) -> ImageSplits:
+    splits = load(DataSpec(name="digits", **changes), HERE)
+    assert isinstance(splits, ImageSplits)
+    return splits
 
 
 def rows(images: Tensor) -> set[bytes]:
@@ -40,32 +41,32 @@ def make_data(count: int = 20, size: int = 8, augment: str = "none") -> Data:
 
 def test_digits_split_is_disjoint_whole_and_stratified() -> None:
     splits = digits(validation=0.25, test=0.2, train_fraction=0.3)
-    parts = [splits.train.images, splits.train.unlabelled, splits.validation.images, splits.test.images]
+    parts = [splits.train.inputs, splits.train.unlabelled, splits.validation.inputs, splits.test.inputs]
     assert [len(part) for part in parts] == [323, 754, 360, 360] and sum(map(len, parts)) == 1797
     assert len(set().union(*map(rows, parts))) == len(rows(torch.cat(parts)))
     assert sum(len(rows(part)) for part in parts) == len(rows(torch.cat(parts)))
-    for labels in (splits.train.labels, splits.validation.labels, splits.test.labels):
+    for labels in (splits.train.targets, splits.validation.targets, splits.test.targets):
         counts = labels.bincount(minlength=10)
         assert counts.max() - counts.min() <= 4
 
 
 def test_split_is_seeded() -> None:
     first, same, other = digits(), digits(), digits(split_seed=1)
-    assert torch.equal(first.test.images, same.test.images)
-    assert not torch.equal(first.test.images, other.test.images)
+    assert torch.equal(first.test.inputs, same.test.inputs)
+    assert not torch.equal(first.test.inputs, other.test.inputs)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])
 def test_train_fraction_moves_neither_validation_nor_test(fraction: float) -> None:
     whole, part = digits(), digits(train_fraction=fraction)
-    assert torch.equal(whole.validation.images, part.validation.images)
-    assert torch.equal(whole.test.labels, part.test.labels)
-    assert len(part.train.images) + len(part.train.unlabelled) == len(whole.train.images)
+    assert torch.equal(whole.validation.inputs, part.validation.inputs)
+    assert torch.equal(whole.test.targets, part.test.targets)
+    assert len(part.train.inputs) + len(part.train.unlabelled) == len(whole.train.inputs)
 
 
 def test_statistics_are_those_of_the_labelled_images() -> None:
     splits = digits(train_fraction=0.2)
-    pixels = splits.train.images.float() / 255
+    pixels = splits.train.inputs.float() / 255
     assert splits.mean == pytest.approx((pixels.mean().item(),)) and splits.std == pytest.approx((pixels.std().item(),))
 
 
@@ -82,15 +83,15 @@ def test_fingerprint_of_the_digits_is_that_of_earlier_runs() -> None:
 
 def test_fingerprint_changes_with_one_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
     source = read("digits", 0, HERE)
-    images = source.train.images.clone()
+    images = source.train.inputs.clone()
     images[5, 0, 3, 3] += 1
-    parts = (Part(images, source.train.labels), None, source.classes)
-    monkeypatch.setitem(bench.data.datasets.DATASETS, "digits-changed", lambda _: parts)
+    parts = (Part(images, source.train.targets), None, source.classes)
+    monkeypatch.setitem(DATASETS, "digits-changed", lambda _: parts)
     assert read("digits-changed", 0, HERE).fingerprint != source.fingerprint
 
 
 def test_image_size_resizes() -> None:
-    assert digits(image_size=16).train.images.shape[-2:] == (16, 16)
+    assert digits(image_size=16).train.inputs.shape[-2:] == (16, 16)
 
 
 def test_unknown_names_list_the_near_ones() -> None:
@@ -109,10 +110,10 @@ def test_steps_leave_out_a_last_batch_of_one() -> None:
 
 def test_no_augmentation_gives_pixels_over_255_each_once() -> None:
     data = make_data()
-    batches = list(Views(data, 8, 3, CPU).epoch(seed=0, number=1))
+    batches = list(ImageBatches(data, 8, 3, CPU).epoch(seed=0, number=1))
     assert [len(labels) for _, labels, _ in batches] == [8, 8, 4]
     inputs = torch.cat([inputs for inputs, _, _ in batches])
-    assert rows((inputs * 255).round().to(torch.uint8)) == rows(data.images) and inputs.max() <= 1
+    assert rows((inputs * 255).round().to(torch.uint8)) == rows(data.inputs) and inputs.max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_batches_depend_on_seed_and_epoch_alone(augment: str) -> None:
     data = make_data(augment=augment)
 
     def draw(seed: int, number: int) -> Tensor:
-        return torch.cat([inputs for inputs, _, _ in Views(data, 8, 3, CPU).epoch(seed, number)])
+        return torch.cat([inputs for inputs, _, _ in ImageBatches(data, 8, 3, CPU).epoch(seed, number)])
 
     first = draw(0, 1)
     torch.manual_seed(99)
@@ -133,11 +134,11 @@ def test_batches_depend_on_seed_and_epoch_alone(augment: str) -> None:
 @pytest.mark.parametrize(("augment", "mode"), [("crop", "constant"), ("crop-reflect", "reflect")])
 def test_crop_is_a_window_of_the_padded_image(augment: str, mode: str) -> None:
     data = make_data(size=16, augment=augment)
-    padded = torch.nn.functional.pad(data.images.float(), [2] * 4, mode=mode)
+    padded = torch.nn.functional.pad(data.inputs.float(), [2] * 4, mode=mode)
     windows = padded.unfold(2, 16, 1).unfold(3, 16, 1).permute(0, 2, 3, 1, 4, 5).reshape(20, 25, -1)
     places = set()
     for number in range(1, 16):
-        for inputs, _, _ in Views(data, 20, 1, CPU).epoch(0, number):
+        for inputs, _, _ in ImageBatches(data, 20, 1, CPU).epoch(0, number):
             for image in inputs * 255:
                 matches = (windows - image.flatten()).abs().amax(dim=2) < 0.01
                 assert matches.any()
@@ -147,63 +148,63 @@ def test_crop_is_a_window_of_the_padded_image(augment: str, mode: str) -> None:
 
 def test_flip_mirrors_about_half() -> None:
     data = make_data(count=200, augment="flip")
-    plain, mirrored = rows(data.images), rows(data.images.flip(-1))
-    (batch,) = [(inputs * 255).round().to(torch.uint8) for inputs, _, _ in Views(data, 200, 1, CPU).epoch(0, 1)]
+    plain, mirrored = rows(data.inputs), rows(data.inputs.flip(-1))
+    (batch,) = [(inputs * 255).round().to(torch.uint8) for inputs, _, _ in ImageBatches(data, 200, 1, CPU).epoch(0, 1)]
     flipped = [image.numpy().tobytes() in mirrored for image in batch]
     assert all(image.numpy().tobytes() in plain | mirrored for image in batch)
     assert 70 < sum(flipped) < 130
 
 
 def test_a_batch_of_one_which_batch_norm_cannot_take_is_never_drawn() -> None:
-    assert [len(labels) for _, labels, _ in Views(make_data(count=9), 8, 4, CPU).epoch(0, 1)] == [8]
+    assert [len(labels) for _, labels, _ in ImageBatches(make_data(count=9), 8, 4, CPU).epoch(0, 1)] == [8]
 
 
 def test_labels_stay_with_their_images() -> None:
     data = make_data()
-    where = {image.numpy().tobytes(): int(label) for image, label in zip(data.images, data.labels, strict=True)}
-    for inputs, labels, _ in Views(data, 8, 3, CPU).epoch(0, 1):
+    where = {image.numpy().tobytes(): int(label) for image, label in zip(data.inputs, data.targets, strict=True)}
+    for inputs, labels, _ in ImageBatches(data, 8, 3, CPU).epoch(0, 1):
         for image, label in zip((inputs * 255).round().to(torch.uint8), labels, strict=True):
             assert where[image.numpy().tobytes()] == label
 
 
 def test_indices_say_which_images_these_are() -> None:
     data = make_data(count=40)
-    for inputs, labels, indices in Views(data, 8, 3, CPU).epoch(0, 1):
-        assert indices.dtype == torch.int64 and torch.equal(labels, data.labels[indices])
-        assert torch.equal((inputs * 255).round().to(torch.uint8), data.images[indices])
+    for inputs, labels, indices in ImageBatches(data, 8, 3, CPU).epoch(0, 1):
+        assert indices.dtype == torch.int64 and torch.equal(labels, data.targets[indices])
+        assert torch.equal((inputs * 255).round().to(torch.uint8), data.inputs[indices])
 
 
-def test_stream_names_all_that_batches_show_but_labels() -> None:
+def test_stream_names_all_that_batches_show_but_targets() -> None:
     data = make_data(augment="crop")
-    pixel = data.images.clone()
+    pixel = data.inputs.clone()
     pixel[7, 2, 3, 3] += 1
     changes: list[dict[str, Any]] = [
         {},
-        {"images": pixel},
-        {"images": data.images.flip(0)},
+        {"inputs": pixel},
+        {"inputs": data.inputs.flip(0)},
         {"augment": "crop+flip"},
         {"magnitude": 10},
     ]
-    streams = [Views(dataclasses.replace(data, **change), 8, 3, CPU).stream for change in changes]
-    streams += [Views(data, 4, 3, CPU).stream, Views(data, 8, 2, CPU).stream]
+    streams = [ImageBatches(dataclasses.replace(data, **change), 8, 3, CPU).stream for change in changes]
+    streams += [ImageBatches(data, 4, 3, CPU).stream, ImageBatches(data, 8, 2, CPU).stream]
     assert len(set(streams)) == 7 and all(re.fullmatch("[0-9a-f]{16}", stream) for stream in streams)
-    relabelled = dataclasses.replace(data, labels=data.labels.flip(0), images=data.images.clone())
-    assert Views(relabelled, 8, 3, CPU).stream == streams[0]
+    relabelled = dataclasses.replace(data, targets=data.targets.flip(0), inputs=data.inputs.clone())
+    assert ImageBatches(relabelled, 8, 3, CPU).stream == streams[0]
 
 
 def test_content_is_that_of_the_pixels_wherever_they_lie() -> None:
-    images = make_data().images
+    images = make_data().inputs
     assert content(images) == content(images.clone()) == content(images.permute(1, 0, 2, 3).clone().permute(1, 0, 2, 3))
     assert content(images) != content(images[:-1]) and len(content(images[:0])) == 32
 
 
 @pytest.mark.parametrize(("augment", "fixed"), [("none", True), ("flip", False), ("resized-crop", False)])
-def test_views_are_fixed_without_augmentation(augment: str, fixed: bool) -> None:
-    assert Views(make_data(augment=augment), 8, 3, CPU).fixed is fixed
+def test_batches_are_fixed_without_augmentation(augment: str, fixed: bool) -> None:
+    assert ImageBatches(make_data(augment=augment), 8, 3, CPU).fixed is fixed
 
 
 def test_extended_data_keep_the_number_of_batches() -> None:
-    assert len(list(Views(make_data(count=200), 8, 3, CPU).epoch(0, 1))) == 3
+    assert len(list(ImageBatches(make_data(count=200), 8, 3, CPU).epoch(0, 1))) == 3
 
 
 def pictures(folder: Path, count: int) -> None:
@@ -217,11 +218,11 @@ def pictures(folder: Path, count: int) -> None:
 def test_folder_of_images_is_read_in_both_layouts(tmp_path: Path) -> None:
     pictures(tmp_path / "flat", 5)
     source = read(f"{FOLDER}flat", 16, tmp_path)
-    assert source.train.images.shape == (10, 3, 16, 16) and source.test is None and source.classes == ("ant", "bee")
+    assert source.train.inputs.shape == (10, 3, 16, 16) and source.test is None and source.classes == ("ant", "bee")
     pictures(tmp_path / "split" / "train", 3)
     pictures(tmp_path / "split" / "val", 2)
     source = read(f"{FOLDER}split", 16, tmp_path)
-    assert len(source.train.labels) == 6 and source.test is not None and source.test.labels.tolist() == [0, 0, 1, 1]
+    assert len(source.train.targets) == 6 and source.test is not None and source.test.targets.tolist() == [0, 0, 1, 1]
 
 
 def test_folder_with_a_train_part_alone_keeps_its_classes(tmp_path: Path) -> None:
@@ -258,14 +259,14 @@ def shared(name: str, folder: str) -> Source:
 
 def test_mnist_is_read_from_torchvisions_layout() -> None:
     source = shared("mnist", "MNIST")
-    assert source.train.images.shape == (60_000, 1, 28, 28) and source.test is not None
-    assert source.test.images.shape == (10_000, 1, 28, 28)
-    assert source.train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert source.train.inputs.shape == (60_000, 1, 28, 28) and source.test is not None
+    assert source.test.inputs.shape == (10_000, 1, 28, 28)
+    assert source.train.targets.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
 def test_cifar10_jpeg_is_read_from_parquet() -> None:
     source = shared("cifar10-jpeg", "cifar10-jpeg")
-    assert source.train.images.shape == (50_000, 3, 32, 32) and source.classes[0] == "airplane"
-    assert source.train.labels.bincount().tolist() == [5000] * 10
-    mean = source.train.images.float().mean(dim=(0, 2, 3)) / 255
+    assert source.train.inputs.shape == (50_000, 3, 32, 32) and source.classes[0] == "airplane"
+    assert source.train.targets.bincount().tolist() == [5000] * 10
+    mean = source.train.inputs.float().mean(dim=(0, 2, 3)) / 255
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3, rtol=0)

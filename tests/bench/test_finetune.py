@@ -12,9 +12,11 @@ from torch import Tensor
 
 import bench.training.engine
 from bench.data.splits import Splits
+from bench.evaluation.decisions import LabelledAccuracy
 from bench.record import Stopped
 from methods.base import Losses, Stage, Step
-from tests.methods.options import CNN, CPU, carried_out, memory_of, spec_of, started, through, vit, watched
+from tests.harness import CPU, OpenRun
+from tests.methods.options import CNN, carried_out, memory_of, spec_of, started, vit
 
 HALF = {"epochs": 4, "finetune": 0.5, "schedule": "constant", "augment": "crop"}
 QUARTER = {**HALF, "finetune": 0.25}
@@ -26,19 +28,19 @@ def models(method: str) -> Any:
     return PAIRS.get(method, CNN)
 
 
-def headlines(run: Any) -> list[tuple[Tensor, Tensor]]:
+def headlines(run: OpenRun) -> list[tuple[Tensor, Tensor]]:
     """A list that fills, as the run goes on, with the headline's logits and the labels that each loss sees."""
     shown: list[tuple[Tensor, Tensor]] = []
 
     def spied(stage: Stage) -> Stage:
         def loss(step: Step) -> Losses:
             predictions = run.method.predictions(step.student, step.auxiliary)
-            shown.append((next(iter(predictions.values())).detach(), step.labels))
+            shown.append((next(iter(predictions.values())).detach(), step.targets))
             return stage.loss(step)
 
         return dataclasses.replace(stage, loss=loss)
 
-    run.stages = [spied(stage) for stage in run.stages]
+    run.change(spied)
     return shown
 
 
@@ -79,18 +81,17 @@ def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_ent
     method: str, classes: int, digits: Splits
 ) -> None:
     run = started(spec_of(method, *CNN, recipe=HALF), digits)
-    before = run.trainees[0].network
-    seen, shown = watched(run), headlines(run)
-    through(run._train())
-    run.stage, run.epoch = 1, 0
-    run.trainees = run._enter(1)
-    assert run.trainees[0].network is before and run.trainees[0].auxiliary is run.auxiliary["student"]
-    assert not any(state for state in run.trainees[0].optimizer.state.values())
+    before = run.students[0].network
+    seen, shown = run.watch(), headlines(run)
+    run.train()
+    run.enter(1)
+    assert run.students[0].network is before and run.students[0].auxiliary is run.auxiliary
+    assert not any(state for state in run.students[0].optimizer.state.values())
     weights = {name: value.clone() for name, value in before.named_parameters()}
-    through(run._train())
+    run.train()
     assert any(not torch.equal(value, weights[name]) for name, value in before.named_parameters())
     stage, step, losses = seen[-1]
-    assert stage == "finetune" and step.labels.dim() == 1 and not step.teachers
+    assert stage == "finetune" and step.targets.dim() == 1 and not step.teachers
     assert losses.keys() == {"ce"}
     logits, labels = shown[-1]
     assert losses["ce"].item() == pytest.approx(F.cross_entropy(logits[:, :classes], labels).item())
@@ -100,30 +101,29 @@ def test_finetuning_goes_on_from_the_students_weights_by_the_headlines_cross_ent
 
 def test_finetuning_of_several_exits_trains_them_all(digits: Splits) -> None:
     run = started(spec_of("multi_exit", *CNN, recipe=HALF), digits)
-    through(run._train())
-    exits = {name: value.detach().clone() for name, value in run.auxiliary["student"].named_parameters()}
-    run.stage, run.epoch = 1, 0
-    run.trainees = run._enter(1)
-    seen = watched(run)
-    through(run._train())
-    assert all(not torch.equal(value, exits[name]) for name, value in run.auxiliary["student"].named_parameters())
+    run.train()
+    exits = {name: value.detach().clone() for name, value in run.auxiliary.named_parameters()}
+    run.enter(1)
+    seen = run.watch()
+    run.train()
+    assert all(not torch.equal(value, exits[name]) for name, value in run.auxiliary.named_parameters())
     _, step, losses = seen[-1]
-    assert losses.keys() == {"ce"} and step.labels.dim() == 1
+    assert losses.keys() == {"ce"} and step.targets.dim() == 1
 
 
-def test_finetuning_of_a_prediction_of_its_own_trains_the_extras_that_it_uses(digits: Splits) -> None:
+def test_finetuning_of_a_prediction_of_its_own_trains_the_modules_that_it_uses(digits: Splits) -> None:
     run = started(spec_of("vild", *CNN, recipe=HALF), digits)
-    through(run._train())
-    projection = run.auxiliary["student"]["projection"].weight
-    before, classes = projection.detach().clone(), run.auxiliary["student"]["classes"].vectors.clone()
-    head = run.trainees[0].network.model.get_classifier().weight.detach().clone()
-    run.stage, run.epoch = 1, 0
-    run.trainees = run._enter(1)
-    through(run._train())
-    assert not torch.equal(projection, before) and torch.equal(run.auxiliary["student"]["classes"].vectors, classes)
-    assert torch.equal(run.trainees[0].network.model.get_classifier().weight, head)
-    outcome, _ = run._result()
-    assert list(outcome.scores["last"]["test"]["student"]) == ["similarity"]
+    run.train()
+    projection: Any = run.auxiliary["projection"].weight
+    before, classes = projection.detach().clone(), run.auxiliary["classes"].vectors.clone()
+    model: Any = run.students[0].network.model
+    head = model.get_classifier().weight.detach().clone()
+    run.enter(1)
+    run.train()
+    assert not torch.equal(projection, before) and torch.equal(run.auxiliary["classes"].vectors, classes)
+    assert torch.equal(model.get_classifier().weight, head)
+    outcome, _ = run.result()
+    assert list(outcome.scores["last"].part("test")["student"]) == ["similarity"]
 
 
 def test_every_student_of_the_last_stage_is_finetuned(digits: Splits) -> None:
@@ -146,30 +146,41 @@ def test_run_interrupted_in_finetuning_goes_on_to_the_same_weights(method: str, 
     assert [epoch.stage for epoch in first.epochs + rest.epochs] == [epoch.stage for epoch in memory.epochs]
     assert [epoch.stage for epoch in rest.epochs] == ["finetune"] * (4 - stop)
     assert same == files and resumed.scores == outcome.scores
-    assert outcome.scores["best"]["epoch"] >= 3
+    assert outcome.scores["best"].epoch >= 3
 
 
-def test_correct_counts_labelled_images_alone() -> None:
+def test_labelled_accuracy_counts_labelled_samples_alone() -> None:
     logits = torch.eye(4)
-    assert correct(logits, torch.tensor([0, 1, 2, 0])).tolist() == [3, 4]
     rows = torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0], [0.4, 0.6, 0, 0], [0, 0, 0, 0]])
-    assert correct(logits, rows).tolist() == [1, 2]
-    assert correct(logits, torch.zeros(4, 4)).tolist() == [0, 0]
     outputs = torch.tensor([[-1.0, -3, -2, -5], [-9, -3, 1, 0], [0, -1, -2, -3], [1, 2, 3, 4]])
-    assert correct(logits, outputs).tolist() == [2, 4]
+    every = LabelledAccuracy()
+    hits, labelled = 0, 0
+    for labels, right, of in (
+        (torch.tensor([0, 1, 2, 0]), 3, 4),
+        (rows, 1, 2),
+        (torch.zeros(4, 4), 0, 0),
+        (outputs, 2, 4),
+    ):
+        alone = LabelledAccuracy()
+        alone.update(logits, labels)
+        assert (alone.correct.item(), alone.labelled.item()) == (right, of)
+        assert alone.compute().item() == (right / of if of else 0)
+        every.update(logits, labels)
+        hits, labelled = hits + right, labelled + of
+        assert every.compute().item() == pytest.approx(hits / labelled)
 
 
 @pytest.mark.parametrize("method", ["multi_exit", "vild"])
 def test_training_accuracy_is_the_headlines_on_labelled_images(method: str, digits: Splits) -> None:
     run = started(spec_of(method, *CNN, unlabelled=True, recipe={"epochs": 4, "lr": 0.1}), digits)
     shown = headlines(run)
-    through(run._train())
+    run.train()
     logits, labels = (torch.cat(each) for each in zip(*shown[-run.steps :], strict=True))
     labelled = labels.sum(dim=1) > 0
     assert 0 < labelled.sum() < len(labels) / 2
     hits = logits.argmax(dim=1) == labels.argmax(dim=1)
     assert hits[labelled].any() and hits[labelled].float().mean() != hits.float().mean()
-    assert run.recorder.epochs[-1].train_accuracy == pytest.approx(hits[labelled].float().mean().item())
+    assert run.recorder.epochs[-1].train == pytest.approx(hits[labelled].float().mean().item())
 
 
 @pytest.mark.parametrize(("method", "params", "withheld"), [("vild", {}, {7, 8, 9}), ("kd", {"omit": (3,)}, {3})])
@@ -177,7 +188,7 @@ def test_finetuning_withholds_the_labels_that_the_method_withholds(
     method: str, params: Any, withheld: set[int], digits: Splits
 ) -> None:
     run = started(spec_of(method, *CNN, recipe=HALF, **params), digits)
-    seen = watched(run)
-    through(run.execute())
-    shown = {int(label) for stage, step, _ in seen if stage == "finetune" for label in step.labels}
+    seen = run.watch()
+    run.finish()
+    shown = {int(label) for stage, step, _ in seen if stage == "finetune" for label in step.targets}
     assert shown and not shown & withheld

@@ -15,8 +15,10 @@ from bench.errors import InputError
 from bench.networks.build import build
 from bench.networks.checkpoints import import_checkpoint, load_weights
 from bench.networks.network import Network
+from bench.networks.run_networks import RunNetworks
 from bench.networks.signals import observe
 from bench.spec import ModelSpec
+from bench.tasks import task_of
 from bench.teachers.cache import TeacherCache
 from methods.base import Net, Unsupported
 
@@ -25,10 +27,9 @@ SMALL = ModelSpec(name="cifar_resnet8_quarter")
 VIT = ModelSpec(name="vit_tiny_patch16_224", args={"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2})
 
 
-def networks(digits: Splits, seed: int = 0) -> Networks:
-    return Networks(
-        {"student": SMALL, "teacher": SMALL}, digits, seed, CPU, lambda reference: b"", TeacherCache().predictions
-    )
+def networks(digits: Splits, seed: int = 0) -> RunNetworks:
+    models, recall = {"student": SMALL, "teacher": SMALL}, TeacherCache().predictions
+    return RunNetworks(task_of("image"), models, digits, seed, CPU, lambda reference: b"", recall)
 
 
 def equal(first: nn.Module, second: nn.Module) -> bool:
@@ -167,7 +168,7 @@ def test_checkpoint_of_another_network_or_of_no_tensors_is_refused(digits: Split
 @pytest.mark.parametrize("spec", [SMALL, VIT], ids=["cnn", "vit"])
 def test_observed_features_are_timms_own(digits: Splits, spec: ModelSpec) -> None:
     network = build(spec, digits).eval()
-    images, labels = digits.train.images[:4].float() / 255, digits.train.labels[:4]
+    images, labels = digits.train.inputs[:4].float() / 255, digits.train.targets[:4]
     signals = observe(network, images, labels, frozenset({"features", "pooled"}))
     _, expected = network.model.forward_intermediates(network.normalised(images))  # type: ignore[operator]
     assert signals.features is not None and signals.pooled is not None
@@ -187,7 +188,7 @@ def test_what_nobody_asked_for_is_none(digits: Splits) -> None:
 
 def test_input_gradient_is_that_of_finite_differences(digits: Splits) -> None:
     network = build(SMALL, digits).double().eval()
-    images, labels = digits.train.images[:2].double() / 255, digits.train.labels[:2]
+    images, labels = digits.train.inputs[:2].double() / 255, digits.train.targets[:2]
     grad = observe(network, images, labels, frozenset({"input_grad"})).input_grad
     assert grad is not None and grad.shape == images.shape
     for index, row, column in ((0, 3, 4), (1, 5, 2)):
@@ -202,7 +203,7 @@ def test_input_gradient_is_that_of_finite_differences(digits: Splits) -> None:
 
 def test_attention_is_differentiated_twice(digits: Splits) -> None:
     network = build(VIT, digits).train()
-    images, labels = digits.train.images[:4].float() / 255, digits.train.labels[:4]
+    images, labels = digits.train.inputs[:4].float() / 255, digits.train.targets[:4]
     grad = observe(network, images, labels, frozenset({"input_grad"}), training=True).input_grad
     assert grad is not None
     grad.square().sum().backward()

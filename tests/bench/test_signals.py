@@ -60,7 +60,7 @@ def network(request: pytest.FixtureRequest, digits32: Splits) -> Network:
 
 
 def batch(data: Splits, count: int = 6) -> tuple[Tensor, Tensor]:
-    return data.train.images[:count] / 255, data.train.labels[:count]
+    return data.train.inputs[:count] / 255, data.train.targets[:count]
 
 
 def see(network: Network, data: Splits, *needs: str, **options: Any) -> Signals:
