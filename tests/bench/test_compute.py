@@ -21,7 +21,7 @@ from bench.errors import InputError
 from bench.networks.build import build
 from bench.networks.signals import observe
 from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import load
+from bench.tasks import load, task_of
 from bench.teachers.backends import Memory as CacheBackend
 from bench.teachers.cache import TeacherCache
 from bench.training.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
@@ -74,7 +74,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
 def choice(digits: Splits, memory: Path, recipe: Recipe = RECIPE, precision: str = "measured", **args: Any) -> Compute:
     model = SMALL.model_copy(update={"args": args, "compute": Compute(compiled=True)})
-    return chosen(model, digits, recipe, precision, CPU, memory / "compute.json").compute
+    return chosen(task_of("image"), model, digits, recipe, precision, CPU, memory / "compute.json").compute
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,9 @@ def test_all_but_measured_follow_from_the_kind_of_device_and_write_nothing(
     made = clock([1.0, 0.1, 0.1, 0.1])
     asked = SMALL.model_copy(update={"compute": Compute(compiled=True)})
     for recipe in (RECIPE, LONG):
-        model = chosen(asked, digits, recipe, precision, torch.device(device), tmp_path / "compute.json")
+        model = chosen(
+            task_of("image"), asked, digits, recipe, precision, torch.device(device), tmp_path / "compute.json"
+        )
         assert model == SMALL.model_copy(update={"compute": compute})
     assert (PLAIN.precision, PLAIN.layout, PLAIN.compiled) == ("fp32", "contiguous", False)
     assert (FAST.precision, FAST.layout, FAST.compiled) == ("bf16", "channels_last", False)
@@ -236,7 +238,7 @@ def test_measuring_a_tiny_network_leaves_random_numbers_alone(
         args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 1, "proj_drop_rate": 0.5},
     )
     before = torch.get_rng_state()
-    model = chosen(vit, digits, RECIPE, "measured", CPU, tmp_path / "new" / "compute.json")
+    model = chosen(task_of("image"), vit, digits, RECIPE, "measured", CPU, tmp_path / "new" / "compute.json")
     assert torch.equal(torch.get_rng_state(), before)
     assert model.compute in CANDIDATES and model.model_copy(update={"compute": Compute()}) == vit
     (measured,) = json.loads((tmp_path / "new" / "compute.json").read_text()).values()
