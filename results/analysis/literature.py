@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from bench.errors import unknown
+from bench.schema import Frozen
 
 FOLDER = Path(__file__).parents[1] / "published"
 PublishedMeasure = Literal[
@@ -27,10 +28,8 @@ ORIGINS: tuple[Origin, ...] = ("first-hand", "quoted", "reimplementation")
 MNIST_TEST_IMAGES = 10_000
 
 
-class Published(BaseModel):
+class Published(Frozen):
     """A number as a source prints it; results/published/recipes.md says what the columns mean."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     paper: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     """The work that the number belongs to."""

@@ -141,7 +141,7 @@ def render(report: Report, form: str = "terminal", width: int | None = None) -> 
     parts = [
         "\n".join(f"{mark}{line}" for line in report.text),
         *(_markdown(block) if form == "markdown" else _latex(block) for block in report.blocks),
-        "\n".join(f"{bullet}{note}" for note in report.notes),
+        "\n".join(f"{bullet}{note}".replace("\n", f"\n{mark}") for note in report.notes),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -157,7 +157,7 @@ def _csv(sheet: Sheet) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, sheet.columns, lineterminator="\n")
     writer.writeheader()
-    for row in sheet.rows:
+    for row in sheet.rows:  # NaN alone is not equal to itself
         writer.writerow({name: "" if value != value else value for name, value in row.items()})
     return text.getvalue()
 

@@ -55,6 +55,7 @@ def test_latex_escapes_every_text_in_bold_or_not() -> None:
     assert r"a*b [c] & \textbf{90.0 $\pm$ 1.0} \\" in text and r"d\_e*f & $<$80 \% \\" in text
     assert r"\caption{toy: large $\rightarrow$ small}" in text and r"\begin{tabular}{lr}" in text
     assert text.endswith("% d_e: failed: [f] :x:\n\n% one\n% two")
+    assert render(report(BLOCK, notes=("one\ntwo",)), "latex").endswith("\n\n% one\n% two")
     assert escaped("a^2 & #1 $") == r"a\^{}2 \& \#1 \$"
 
 
