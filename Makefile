@@ -29,6 +29,9 @@ test-slow: install ## Run the tests that take minutes
 docs: install ## Write docs/methods.md anew from the methods
 	$(BIN)/kdbench methods --format markdown > docs/methods.md
 
+pages: install ## Make the tables of README.md and results again from results/evidence
+	$(BIN)/python -m sweeps.cli.pages
+
 lint: install ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,4 +42,4 @@ lock: ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
 
-.PHONY: help install bench test test-slow docs lint lock
+.PHONY: help install bench test test-slow docs pages lint lock

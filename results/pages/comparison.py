@@ -113,9 +113,9 @@ def _cells(compared: Compared, each: Comparison) -> list[str]:
         each.method,
         score_text(each.difference, compared.metric, signed=True),
         str(each.difference.count),
-        _p(each.p),
-        _p(each.p_holm) + (f" {MARK}" if each.differs else ""),
-        _p(each.p_wilcoxon),
+        p_text(each.p),
+        p_text(each.p_holm) + (f" {MARK}" if each.differs else ""),
+        p_text(each.p_wilcoxon),
         f"{each.won:.2f}",
         "" if each.probability is None else f"{each.probability:.2f}",
     ]
@@ -161,7 +161,8 @@ def _title(compared: Compared, ranked: Ranked) -> str:
     return f"{compared.suite}: mean ranks over {over}"
 
 
-def _p(value: float | None) -> str:
+def p_text(value: float | None) -> str:
+    """A p value in three decimals; empty if there is none."""
     return "" if value is None else "<0.001" if value < 0.001 else f"{value:.3f}"
 
 

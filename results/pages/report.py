@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich import box
@@ -144,6 +144,25 @@ def render(report: Report, form: str = "terminal", width: int | None = None) -> 
         "\n".join(f"{bullet}{note}".replace("\n", f"\n{mark}") for note in report.notes),
     ]
     return "\n\n".join(filter(None, parts))
+
+
+def with_columns(report: Report, names: Sequence[str]) -> Report:
+    """A report whose tables have these columns alone.
+
+    Raises:
+        InputError: for a name that is no column of a table.
+    """
+    blocks = []
+    for block in report.blocks:
+        known = [column.name for column in block.columns]
+        for name in names:
+            if name not in known:
+                raise unknown("column", name, known)
+        kept = [known.index(name) for name in names]
+        bold = kept.index(block.bold_column) if block.bold_column in kept else 0
+        columns, rows = [block.columns[index] for index in kept], [[row[index] for index in kept] for row in block.rows]
+        blocks.append(replace(block, columns=columns, rows=rows, bold_column=bold))
+    return replace(report, blocks=blocks)
 
 
 def rows_of(report: Report) -> dict[str, list[Any]]:

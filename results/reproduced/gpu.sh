@@ -28,5 +28,5 @@ for table in ${TABLES:-at2017_cifar10 vid2019_cifar10 sp2019_cifar10 fsp2017_cif
     keep "$table.csv" python -m sweeps $asked --store "$store" --no-train --format csv
     python -m sweeps $asked --store "$store" --no-train --plot "$out/$table.png" > /dev/null ||
         echo "$table: no plot yet" >&2
-    python -m sweeps export "$table" "$out/records" --store "$store" || echo "$table: not exported" >&2
+    python -m sweeps export "$table" "$out/evidence" --store "$store" || echo "$table: not exported" >&2
 done

@@ -64,6 +64,11 @@ def draw_picture(report: Report, name: str, path: Path) -> None:
     write(picture_path(path), report.pictures[name](path.suffix.removeprefix(".").lower()))
 
 
+def listed(text: str) -> list[str]:
+    """The names in a text that has commas between them."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:
     """NAME=VALUE items by name.
 

@@ -17,6 +17,7 @@ from sweeps.cli.common import (
     answer,
     draw_picture,
     existing,
+    listed,
     opened,
     print_report,
     say,
@@ -66,6 +67,7 @@ def show(
 @app.command(epilog="Example: kdbench leaderboard digits --format markdown")
 def leaderboard(
     suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    columns: Annotated[str | None, typer.Option(help="Of the tables, only these, as method,accuracy,seconds.")] = None,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
@@ -73,10 +75,11 @@ def leaderboard(
     """Prints the leaderboard of a suite as it stands, also while it runs."""
     from results.analysis.leaderboard import leaderboard as board_of
     from results.pages.board import board_report
+    from results.pages.report import with_columns
     from results.store.plan import SweepPlan
 
-    board = board_of(SweepPlan.find(existing(store), suite), opened(store))
-    print_report(board_report(board), form, as_json)
+    report = board_report(board_of(SweepPlan.find(existing(store), suite), opened(store)))
+    print_report(with_columns(report, listed(columns)) if columns else report, form, as_json)
 
 
 @app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")
@@ -84,6 +87,9 @@ def compare(
     suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
     against: Annotated[str | None, typer.Option(help="Controls. [default: student,kd; or the first pair]")] = None,
     pairs: Annotated[bool, typer.Option("--pairs", help="Compare the pairs by each method instead.")] = False,
+    brief: Annotated[
+        bool, typer.Option("--brief", help="One table: every row's score, gain over the control and corrected p.")
+    ] = False,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex; csv (no ranks).")] = "terminal",
     plot: Annotated[
         Path | None, typer.Option(help="Writes the critical-difference diagram there, as a png, svg or pdf file.")
@@ -94,16 +100,20 @@ def compare(
     """Tests each method against the controls by paired seeds, and ranks all over pairs; also while a sweep runs."""
     from results.analysis.comparison import compare as compare_methods
     from results.analysis.comparison import compare_pairs
+    from results.analysis.leaderboard import leaderboard as leaderboard_of
+    from results.pages.brief import brief_report
     from results.pages.comparison import comparison_report
     from results.store.plan import SweepPlan
 
-    controls = [name.strip() for name in (against or "").split(",") if name.strip()]
-    compared = (compare_pairs if pairs else compare_methods)(
-        SweepPlan.find(existing(store), suite), opened(store), controls
-    )
+    if brief and (pairs or against):
+        raise InputError("--brief compares methods with the suite's control: leave out --pairs and --against.")
+    plan, runs = SweepPlan.find(existing(store), suite), opened(store)
+    compared = (compare_pairs if pairs else compare_methods)(plan, runs, listed(against or ""))
     report = comparison_report(compared)
     if plot:
         draw_picture(report, "ranks", plot)
+    if brief:
+        report = brief_report(leaderboard_of(plan, runs), compared)
     print_report(report, form, as_json)
 
 

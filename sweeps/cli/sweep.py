@@ -23,6 +23,7 @@ from results.pages.compatibility import compatibility_report
 from results.pages.report import Report, check_form, render
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
+from sweeps.cli.common import listed
 from sweeps.cli.progress import SweepProgress
 from sweeps.scheduling.workers import Machine
 from sweeps.suites.suite import Suite, load_suite
@@ -39,7 +40,7 @@ def report_of_compatibility(methods: str | None, teachers: str | None, students:
 
     check_form(form, ("terminal", "markdown"))
     chosen = {
-        kind: [name.strip() for name in given.split(",") if name.strip()] if given else known
+        kind: listed(given) if given else known
         for kind, given, known in (
             ("method", methods, sorted(REGISTRY)),
             ("teacher", teachers, list(FAMILIES)),
@@ -104,7 +105,7 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
     """
     values = suite.model_dump()
     if changes.get("methods"):
-        chosen = [name.strip() for name in changes["methods"].split(",") if name.strip()]
+        chosen = listed(changes["methods"])
         values["methods"] = chosen
         for pair in values["pairs"]:
             pair["methods"] = [name for name in pair["methods"] if name in chosen] if pair["methods"] else ()

@@ -1,0 +1,68 @@
+"""Makes committed pages again from committed evidence: python -m sweeps.cli.pages, or make pages.
+
+A page is markdown in which a comment names the command whose output follows it, up to the next comment "end":
+
+    <!-- kdbench leaderboard digits --format markdown --store results/evidence/digits -->
+    <!-- end -->
+
+and one like <!-- digits.csv: kdbench leaderboard digits --format csv --store results/evidence/digits --> is of a file
+beside it.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from bench.atomic import write
+from sweeps.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCK = re.compile(r"(<!-- kdbench ([^\n]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+FILE = re.compile(r"^<!-- (\S+): kdbench ([^\n]+) -->$", re.MULTILINE)
+
+
+def pages() -> list[Path]:
+    """The pages of the repository that have something to make again."""
+    found = [ROOT / "README.md", *sorted((ROOT / "results").rglob("*.md"))]
+    return [page for page in found if BLOCK.search(text := page.read_text()) or FILE.search(text)]
+
+
+def remade(page: Path) -> Iterator[tuple[Path, str]]:
+    """A page as its commands make it now, then the files beside it that it names, each with its path."""
+    text = page.read_text()
+    yield page, BLOCK.sub(lambda found: f"{found[1]}{output(found[2])}{found[3]}", text)
+    for name, command in FILE.findall(text):
+        yield page.parent / name, output(command)
+
+
+def output(command: str) -> str:
+    """What a command of kdbench prints; the store that it names is looked for in the repository.
+
+    Raises:
+        Exception: that the command raised.
+    """
+    words = shlex.split(command)
+    place = words.index("--store") + 1
+    words[place] = str(ROOT / words[place])
+    result = CliRunner().invoke(app, words)
+    if result.exception:
+        raise result.exception
+    return result.stdout
+
+
+def main() -> None:
+    """Writes every page anew that is not as its commands make it."""
+    for page in pages():
+        for path, text in remade(page):
+            if not path.exists() or path.read_text() != text:
+                write(path, text.encode())
+                print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Every committed table is what the committed evidence gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from results.store.evidence import read_evidence
+from results.store.files import evidence_folders
+from sweeps.cli import pages
+from sweeps.cli.pages import ROOT, remade
+
+AGAIN = "is not what its evidence gives: make pages writes it anew"
+EVIDENCE = evidence_folders(ROOT / "results" / "evidence")
+
+
+@pytest.mark.parametrize("page", pages.pages(), ids=lambda page: str(page.relative_to(ROOT)))
+def test_page_is_made_again_from_its_evidence(page: Path) -> None:
+    for path, text in remade(page):
+        assert path.read_text() == text, f"{path.relative_to(ROOT)} {AGAIN}"
+
+
+def test_every_table_of_results_is_made_by_a_page() -> None:
+    made = {path for page in pages.pages() for path in [page, *(page.parent / name for name, _ in named(page))]}
+    kept = {path for folder in ("boards", "reproduced", "studies") for path in (ROOT / "results" / folder).iterdir()}
+    others = {path for path in kept - made if path.suffix != ".png"}
+    assert {path.name for path in others} == {"README.md", "gpu.sh"}
+
+
+def named(page: Path) -> list[tuple[str, str]]:
+    return pages.FILE.findall(page.read_text())
+
+
+@pytest.mark.parametrize("folder", EVIDENCE, ids=lambda folder: folder.name)
+def test_committed_evidence_is_whole_and_used(folder: Path) -> None:
+    evidence = read_evidence(folder)
+    assert evidence.runs and {each.key for each in evidence.places} == evidence.runs.keys()
+    name = f"--store results/evidence/{folder.name} -->"
+    assert any(name in page.read_text() for page in pages.pages())
+
+
+def test_page_that_is_not_up_to_date_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page, evidence = tmp_path / "results" / "page.md", "results/evidence/study_why"
+    page.parent.mkdir()
+    (tmp_path / "results" / "evidence").symlink_to(ROOT / "results" / "evidence")
+    command = f"kdbench status study_why --store {evidence}"
+    page.write_text(f"<!-- page.txt: {command} -->\nprose\n<!-- {command} -->\nold\n<!-- end -->\nmore prose\n")
+    (tmp_path / "README.md").write_text("nothing to make\n")
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    pages.main()
+    counts = (tmp_path / "results" / "page.txt").read_text()
+    assert counts.startswith("study_why@8dc87f66: 77 of 77 runs started\n")
+    assert page.read_text() == (
+        f"<!-- page.txt: {command} -->\nprose\n<!-- {command} -->\n{counts}<!-- end -->\nmore prose\n"
+    )
+    before = page.stat().st_mtime_ns
+    pages.main()
+    assert page.stat().st_mtime_ns == before
+
+
+def test_evidence_is_three_files_for_each_table_and_small() -> None:
+    files = [path for folder in EVIDENCE for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.suffix != ".safetensors" for path in files) == 3 * len(EVIDENCE)
+    assert all(path.stat().st_size < 10_000_000 for path in files)
