@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +18,6 @@ SCALE = (0.08, 1.0)
 """Share of an image's area that a resized crop takes (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842)."""
 RATIO = (3 / 4, 4 / 3)
 """Width of a resized crop over its height."""
-AT_ONCE = 2**19
-"""Bytes of pixels that one operation of randaugment takes on the CPU, where larger temporary tensors are slower."""
 TRIES = 10
 """Boxes drawn for a resized crop before the largest central one is taken, as torchvision does."""
 
@@ -81,7 +77,11 @@ class Augment:
                 images = crop(images, kind == "crop-reflect", self.views, int(pixels or 0))
         if "flip" in self.names:
             images = flip(images, self.views)
-        return randaugment(images, self.magnitude, self.operations) if "randaugment" in self.names else images
+        if "randaugment" in self.names:
+            from bench.data.randaugment import randaugment  # torchvision is slow to import
+
+            images = randaugment(images, self.magnitude, self.operations)
+        return images
 
 
 def crop(images: Tensor, reflect: bool, draws: torch.Generator, pixels: int = 0) -> Tensor:
@@ -147,37 +147,3 @@ def resized_crop(images: Tensor, draws: torch.Generator) -> Tensor:
     grid = torch.stack([x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=-1)
     pixels = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=True)
     return pixels.round_().to(torch.uint8)
-
-
-def randaugment(images: Tensor, magnitude: int, draws: torch.Generator, rounds: int = 2) -> Tensor:
-    """Two random operations of RandAugment on each image (B, C, H, W) uint8, in batches of one operation and sign.
-
-    Of torchvision's RandAugment the operations and their strengths, as drawn for each image by itself: every operation
-    is as likely as another, and half of those that have a direction go the other way.
-    """
-    from torchvision.transforms.v2 import RandAugment
-
-    transform: Any = RandAugment(magnitude=magnitude)
-    space = list(transform._AUGMENTATION_SPACE.items())
-    signed = torch.tensor([is_signed for _, (_, is_signed) in space])
-    images = images.clone(memory_format=torch.contiguous_format)
-    at_once = len(images) if images.is_cuda else max(1, AT_ONCE // images[0].nbytes)
-    for _ in range(rounds):
-        operations = torch.randint(len(space), (len(images),), generator=draws)
-        kinds = 2 * operations + (torch.rand(len(images), generator=draws) < 0.5).logical_and(signed[operations])
-        groups = kinds.argsort(stable=True).to(images.device).split(kinds.bincount(minlength=2 * len(space)).tolist())
-        for kind, group in enumerate(groups):
-            name, (strengths, _) = space[kind // 2]
-            for some in group.split(at_once) if len(group) else ():
-                images[some] = _applied(transform, images[some], name, strengths, kind % 2)
-    return images
-
-
-def _applied(transform: Any, images: Tensor, name: str, strengths: Callable[..., Any], negative: int) -> Tensor:
-    """One operation, in one direction, on images (B, C, H, W)."""
-    values = strengths(transform.num_magnitude_bins, *images.shape[-2:])
-    value = 0.0 if values is None else float(values[transform.magnitude]) * (-1 if negative else 1)
-    applied: Tensor = transform._apply_image_or_video_transform(
-        images, name, value, interpolation=transform.interpolation, fill=transform._fill
-    )
-    return applied

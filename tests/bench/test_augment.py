@@ -3,25 +3,19 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections import Counter
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2.functional import resized_crop as torchvision_resized_crop
 
 from bench.data.augment import (
-    AT_ONCE,
     AUGMENTATIONS,
     RATIO,
     Augment,
-    _applied,
     check_augment,
     crop_boxes,
-    randaugment,
     resized_crop,
 )
 from bench.data.image_batches import ImageBatches
@@ -121,57 +115,6 @@ def test_another_augmentation_moves_no_draw_of_crop_and_flip() -> None:
         plain(noise())
         strong(noise())
     assert torch.equal(plain.views.get_state(), strong.views.get_state())
-
-
-SPACE = RandAugment._AUGMENTATION_SPACE
-DIRECTED = [(name, negative) for name, (_, signed) in SPACE.items() for negative in ((0, 1) if signed else (0,))]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("name", "negative"), DIRECTED)
-def test_every_operation_treats_each_image_of_a_batch_by_itself(name: str, negative: int, channels: int) -> None:
-    images = noise(12, 17, channels)
-    images[3], images[4], images[5] = 0, 255, 7
-    for magnitude in (1, 9, 30):
-        transform: Any = RandAugment(magnitude=magnitude)
-        batched = _applied(transform, images, name, SPACE[name][0], negative)
-        alone = [_applied(transform, image[None], name, SPACE[name][0], negative)[0] for image in images]
-        assert torch.equal(batched, torch.stack(alone))
-
-
-@pytest.mark.parametrize("size", [16, 300])
-def test_randaugment_in_groups_is_randaugment_image_by_image(size: int) -> None:
-    images = noise(20, size)
-    assert size < 300 or images[:2].nbytes > AT_ONCE
-    generator, expected = draws(5), list(images)
-    for _ in range(2):
-        operations = torch.randint(len(SPACE), (20,), generator=generator)
-        negative = torch.rand(20, generator=generator) < 0.5
-        for place in range(20):
-            name, (values, signed) = list(SPACE.items())[operations[place]]
-            strength = 0.0 if values(31, size, size) is None else float(values(31, size, size)[9])
-            strength *= -1 if signed and negative[place] else 1
-            transform: Any = RandAugment(magnitude=9)
-            expected[place] = transform._apply_image_or_video_transform(
-                expected[place], name, strength, interpolation=transform.interpolation, fill=transform._fill
-            )
-    before = images.clone()
-    assert torch.equal(randaugment(images, 9, draws(5)), torch.stack(expected)) and torch.equal(images, before)
-
-
-def test_randaugment_draws_each_operation_and_direction_as_torchvision_does() -> None:
-    image = noise(1, 24)
-    count = 6000
-    drawn = Counter(map(bytes, randaugment(image.expand(count, -1, -1, -1), 9, draws(), rounds=1).flatten(1).numpy()))
-    transform: Any = RandAugment(magnitude=9)
-    expected: Counter[bytes] = Counter()
-    for name, (values, signed) in SPACE.items():
-        for negative in (0, 1):
-            result = _applied(transform, image, name, values, negative if signed else 0)
-            expected[result.numpy().tobytes()] += count / len(SPACE) / 2
-    assert set(drawn) == set(expected)
-    chi_square = sum((drawn[key] - expected[key]) ** 2 / expected[key] for key in expected)
-    assert chi_square < len(expected) + 4 * math.sqrt(2 * len(expected))
 
 
 def test_resized_crop_is_torchvisions_of_each_image() -> None:
