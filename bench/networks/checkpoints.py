@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import pickle
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,11 @@ from torch import Tensor
 
 from bench.errors import InputError
 from bench.networks.network import Network
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "student")
+"""Names below which programs save a state dict, among other things; the first that is there counts."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "student.")
+"""What stands before the names of weights where a network was part of another: of DataParallel, torch.compile, ..."""
 
 
 def load_weights(network: Network, file: bytes, name: str) -> None:
@@ -29,34 +37,75 @@ def load_weights(network: Network, file: bytes, name: str) -> None:
 def import_checkpoint(path: Path, network: Network, name: str) -> bytes:
     """A user's checkpoint as our safetensors file: tensors only, never executing a pickle.
 
-    A state dict, bare or under "state_dict", "model" or "model_state_dict", of the timm model.
+    Args:
+        path: a safetensors file, or what torch.save wrote: a state dict of the timm model, bare or below names of
+            `WRAPPERS`, its keys bare or behind `PREFIXES`.
+        network: for which it is; its weights are replaced.
+        name: of the model, for errors.
 
     Raises:
         InputError: if the file is missing, is not a checkpoint of tensors, or does not fit the network.
     """
+    state = _state_of(_read(path), path)
+    if bad := [key for key, value in state.items() if value.is_complex() or not value.isfinite().all()]:
+        raise InputError(f"{path} holds values that are no finite real numbers, in {bad[0]}.")
+    for target in (network, network.model):  # with the normalisation, as our own files are, or of the model alone
+        renamed = _renamed(state, target.state_dict().keys(), path)
+        if renamed.keys() == target.state_dict().keys():
+            break
+    try:
+        target.load_state_dict(renamed)
+    except RuntimeError as error:
+        raise InputError(f"{path} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
+    return safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()})
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, if that is tensors and plain values."""
     if not path.is_file():
         raise InputError(f"there is no checkpoint {path}.")
     try:
         if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                state = torch.load(path, map_location="cpu", weights_only=True)
+            return safetensors.torch.load_file(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a corrupt file can raise anything
         reason = " ".join(str(error).split())[:160]
-        raise InputError(f"{path} is not a readable checkpoint of tensors: {reason}") from None
-    for wrapper in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise InputError(f"{path} holds no state dict of tensors.")
-    if bad := [k for k, v in state.items() if v.is_complex() or not v.isfinite().all()]:
-        raise InputError(f"{path} holds values that are no finite real numbers, in {bad[0]}.")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
-    target = network if "mean" in state and any(key.startswith("model.") for key in state) else network.model
-    try:
-        target.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
-    return safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()})
+        remedy = ""
+        if isinstance(error, pickle.UnpicklingError) and "WeightsUnpickler" in str(error):
+            remedy = " Objects are never executed: keep the weights alone, torch.save(network.state_dict(), path)."
+        raise InputError(f"{path} is not a readable checkpoint of tensors: {reason}{remedy}") from None
+
+
+def _state_of(found: Any, path: Path) -> dict[str, Tensor]:
+    """The state dict in what a file holds."""
+    while isinstance(found, dict):
+        inner = next((found[name] for name in WRAPPERS if isinstance(found.get(name), dict)), None)
+        if inner is None:
+            break
+        found = inner
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no state dict of tensors, but {type(found).__name__}.")
+    for key, value in found.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise InputError(
+                f"{path} holds no state dict of tensors: {key!r} is {type(value).__name__}. It may be bare, or below "
+                f"{', '.join(WRAPPERS)}."
+            )
+    if not found:
+        raise InputError(f"{path} holds an empty state dict.")
+    return found
+
+
+def _renamed(state: dict[str, Tensor], wanted: Collection[str], path: Path) -> dict[str, Tensor]:
+    """A state dict by the names that are wanted, where they are behind prefixes."""
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name = key
+        while name not in wanted and (prefix := next(filter(name.startswith, PREFIXES), "")):
+            name = name.removeprefix(prefix)
+        if name in renamed:
+            raise InputError(f"{path} holds {name} of several networks, as {key}: keep those of one.")
+        renamed[name] = value
+    return renamed
