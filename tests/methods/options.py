@@ -13,7 +13,7 @@ from bench.configure import configure
 from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.record import Outcome
-from bench.spec import ModelSpec, Recipe, Spec
+from bench.spec import Compute, ModelSpec, Recipe, Spec
 from bench.tasks import task_of
 from bench.teachers.cache import TeacherCache
 from methods.base import Losses, Signals, Step
@@ -53,7 +53,7 @@ def memory_of(spec: Spec, digits: Splits, weights_seed: int = 0, **recorder: Any
     for index, model in enumerate(spec.teachers):
         with torch.random.fork_rng():
             torch.manual_seed(weights_seed + index)
-            network = build(model.model_copy(update={"weights": "scratch"}), digits)
+            network = build(model.model_copy(update={"weights": "scratch", "compute": Compute()}), digits)
         stored[f"run:t{index}"] = safetensors.torch.save(network.state_dict())
     return Memory(stored, **recorder)
 

@@ -1,4 +1,4 @@
-"""Shelves must keep what was put there to the bit, stay within their limit, and never fail a run."""
+"""Cache backends must keep what was put there to the bit, stay within their limit, and never fail a run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def aged(backend: Disk, name: str, seconds: float) -> None:
     os.utime(backend.folder / f"{name}.safetensors", (then, then))
 
 
-def test_shelf_gives_back_every_bit_and_layout(make: Make) -> None:
+def test_backend_gives_back_every_bit_and_layout(make: Make) -> None:
     features = torch.randn(4, 3, 5, 5).contiguous(memory_format=torch.channels_last)
     tensors = {
         "logits": torch.tensor([[1e-42, -0.0], [float("inf"), 1 / 3]]),
@@ -59,7 +59,7 @@ def test_shelf_gives_back_every_bit_and_layout(make: Make) -> None:
     assert torch.signbit(found["logits"][0, 1]) and layout(found["features.0"]) == torch.channels_last
 
 
-def test_shelf_has_nothing_at_first_and_the_latest_of_a_name(make: Make) -> None:
+def test_backend_has_nothing_at_first_and_the_latest_of_a_name(make: Make) -> None:
     backend = make(2**20)
     assert backend.get("a") is None and backend.size() == 0
     backend.put("a", block(1.0))
@@ -89,7 +89,7 @@ def test_size_stays_within_the_limit(make: Make) -> None:
     assert backend.size() > 40_000 and backend.get("n39")
 
 
-def test_what_is_larger_than_the_shelf_is_not_kept_and_drives_nothing_out(make: Make) -> None:
+def test_what_is_larger_than_the_backend_is_not_kept_and_drives_nothing_out(make: Make) -> None:
     backend = make(10_000)
     backend.put("small", block(1.0))
     backend.put("large", block(1.0, count=10_000))
@@ -189,12 +189,12 @@ def test_processes_that_put_the_same_name_and_evict_do_no_harm(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("text", ["", "disk", "disk:", "disk:0", "disk:-1", "tape:3", "memory:x", "off:1", "disk:nan"])
-def test_unknown_shelf_is_refused(text: str, tmp_path: Path) -> None:
+def test_unknown_backend_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="teacher cache"):
         parse_backend(text, tmp_path, CPU)
 
 
-def test_shelf_by_name(tmp_path: Path) -> None:
+def test_backend_by_name(tmp_path: Path) -> None:
     disk, memory, device = (parse_backend(f"{place}:0.5", tmp_path, CPU) for place in ("disk", "memory", "device"))
     assert isinstance(disk, Disk) and disk.folder == tmp_path and disk.limit == 2**29
     assert isinstance(memory, Memory) and memory.device == CPU and isinstance(device, Memory)

@@ -16,11 +16,12 @@ from torch import Tensor
 
 import bench.teachers.cache
 import bench.training.engine
-from bench.data.batches import Views
+from bench.data.image_batches import ImageBatches
 from bench.data.splits import EVALUATION_BATCH, Splits
-from bench.networks.build import build
+from bench.networks.run_networks import RunNetworks
 from bench.record import Outcome, Stopped
 from bench.spec import Compute, ModelSpec, Spec
+from bench.tasks import task_of
 from bench.teachers.backends import CacheBackend, Disk, layout
 from bench.teachers.backends import Memory as InMemory
 from bench.teachers.cache import WINDOW, EpochOutputs, TeacherCache
@@ -30,20 +31,22 @@ from bench.training.engine import rehearse, updates
 from bench.training.interleave import interleave
 from methods.base import TEACHER, Data, Net, Signals
 from tests.conftest import Memory
-from tests.methods.options import CNN, CPU, LARGE, SMALL, spec_of, started, vit
+from tests.harness import CPU
+from tests.methods.options import CNN, LARGE, SMALL, memory_of, spec_of, started, vit
 
 FAST = Compute(precision="bf16", layout="channels_last")
 LOGITS, FEATURES = frozenset({"logits"}), frozenset({"logits", "features"})
 ALL = FEATURES | {"qkv"}
 BATCH = 4
+PREPARED = task_of("image").prepared
 
 
-def views(count: int = 10, steps: int = 3, augment: str = "crop", batch: int = BATCH) -> Views:
+def batches(count: int = 10, steps: int = 3, augment: str = "crop", batch: int = BATCH) -> ImageBatches:
     """Of noise."""
     draws = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 1, 8, 8), generator=draws, dtype=torch.uint8)
     data = Data(images, torch.zeros(count, dtype=torch.long), images[:0], 5)
-    return Views(dataclasses.replace(data, augment=augment), batch, steps, CPU)
+    return ImageBatches(dataclasses.replace(data, augment=augment), batch, steps, CPU)
 
 
 class Speaker:
@@ -61,10 +64,10 @@ class Speaker:
         return Signals(pixels[:, :5] / 7, features, qkv=qkv)
 
 
-def lesson_of(
-    name: str, backend: CacheBackend | None, given: Views, kept: frozenset[str] = frozenset()
+def outputs_of(
+    name: str, backend: CacheBackend | None, given: ImageBatches, kept: frozenset[str] = frozenset()
 ) -> EpochOutputs:
-    outputs = EpochOutputs(name, backend, given, fixed=False)
+    outputs = EpochOutputs(name, backend, given, PREPARED, fixed=False)
     outputs.kept = kept
     return outputs
 
@@ -82,13 +85,13 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> CacheBackend:
 
 
 def test_kept_answers_are_given_again_and_the_teacher_is_not_asked(backend: CacheBackend) -> None:
-    given, speaker = views(), Speaker()
-    outputs = lesson_of("a", backend, given, ALL)
+    given, speaker = batches(), Speaker()
+    outputs = outputs_of("a", backend, given, ALL)
     live = [outputs.answer(step, batch, ALL, speaker) for step, batch in enumerate(given.epoch(1, 1))]
     outputs.close(3)
     assert speaker.asked == [4, 4, 2]
     for needs in (ALL, LOGITS, FEATURES, frozenset({"logits", "qkv"})):
-        again = lesson_of("a", backend, given)
+        again = outputs_of("a", backend, given)
         for step, batch in enumerate(given.epoch(1, 1)):
             answer = again.answer(step, batch, needs, speaker)
             same(answer, Speaker()(batch.inputs), needs)
@@ -96,9 +99,9 @@ def test_kept_answers_are_given_again_and_the_teacher_is_not_asked(backend: Cach
     assert speaker.asked == [4, 4, 2]
 
 
-def test_without_a_shelf_only_a_window_is_held_and_two_ask_once() -> None:
-    given, speaker = views(30, 8), Speaker()
-    outputs = lesson_of("a", None, given)
+def test_without_a_backend_only_a_window_is_held_and_two_ask_once() -> None:
+    given, speaker = batches(30, 8), Speaker()
+    outputs = outputs_of("a", None, given)
     for step, (mine, theirs) in enumerate(zip(given.epoch(1, 1), given.epoch(1, 1), strict=True)):
         for batch in (mine, theirs):
             same(outputs.answer(step, batch, FEATURES, speaker), Speaker()(batch.inputs), FEATURES)
@@ -108,8 +111,8 @@ def test_without_a_shelf_only_a_window_is_held_and_two_ask_once() -> None:
 
 
 def test_students_of_different_needs_get_each_what_they_need(backend: CacheBackend) -> None:
-    given, speaker = views(), Speaker()
-    outputs = lesson_of("a", backend, given, FEATURES)
+    given, speaker = batches(), Speaker()
+    outputs = outputs_of("a", backend, given, FEATURES)
     for step, batch in enumerate(given.epoch(1, 1)):
         for needs in (LOGITS, FEATURES, LOGITS):
             same(outputs.answer(step, batch, needs, speaker), Speaker()(batch.inputs), needs)
@@ -119,9 +122,9 @@ def test_students_of_different_needs_get_each_what_they_need(backend: CacheBacke
 
 
 def test_needs_beyond_what_is_kept_are_asked_for_and_added(backend: CacheBackend) -> None:
-    given, speaker = views(), Speaker()
+    given, speaker = batches(), Speaker()
     for needs in (LOGITS, FEATURES):
-        outputs = lesson_of("a", backend, given, needs)
+        outputs = outputs_of("a", backend, given, needs)
         for step, batch in enumerate(given.epoch(1, 1)):
             same(outputs.answer(step, batch, needs, speaker), Speaker()(batch.inputs), needs)
         outputs.close(3)
@@ -130,8 +133,8 @@ def test_needs_beyond_what_is_kept_are_asked_for_and_added(backend: CacheBackend
 
 
 def test_one_who_leaves_early_takes_away_only_what_no_other_needs(backend: CacheBackend) -> None:
-    given, speaker = views(), Speaker()
-    outputs = lesson_of("a", backend, given, FEATURES)
+    given, speaker = batches(), Speaker()
+    outputs = outputs_of("a", backend, given, FEATURES)
     for step, batch in enumerate(given.epoch(1, 1)):
         outputs.answer(step, batch, FEATURES if step == 0 else LOGITS, speaker)
     outputs.close(3)
@@ -139,63 +142,63 @@ def test_one_who_leaves_early_takes_away_only_what_no_other_needs(backend: Cache
 
 
 def test_an_epoch_that_was_not_ended_is_not_kept(backend: CacheBackend) -> None:
-    given = views()
-    outputs = lesson_of("a", backend, given, LOGITS)
+    given = batches()
+    outputs = outputs_of("a", backend, given, LOGITS)
     for step, batch in zip(range(2), given.epoch(1, 1), strict=False):
         outputs.answer(step, batch, LOGITS, Speaker())
     outputs.close(3)
     assert backend.get("a") is None
 
 
-def given_lesson(cache: TeacherCache, given: Views, needs: frozenset[str], **changes: Any) -> EpochOutputs:
+def shared(cache: TeacherCache, given: ImageBatches, needs: frozenset[str], **changes: Any) -> EpochOutputs:
     probe = Speaker()(torch.zeros(2, 1, 8, 8))
     arguments: dict[str, Any] = {"teacher": "t", "epoch": (1, 1), "epochs": 5} | changes
-    return cache.outputs(views=given, needs=needs, probe=probe, **arguments)
+    return cache.outputs(batches=given, prepare=PREPARED, needs=needs, probe=probe, **arguments)
 
 
 def test_only_signals_of_which_all_epochs_fit_are_kept() -> None:
     """An image's logits take 20 bytes, its two features 36 and 32, its windows 6 times 48."""
-    given = views()
+    given = batches()
     for limit, kept in ((999, set()), (1000, LOGITS), (4399, LOGITS), (4400, FEATURES), (10**5, ALL)):
         cache = TeacherCache(InMemory(limit))
-        epochs = [given_lesson(cache, given, needs) for needs in (LOGITS, FEATURES - {"logits"}, ALL)]
+        epochs = [shared(cache, given, needs) for needs in (LOGITS, FEATURES - {"logits"}, ALL)]
         assert epochs[0] is epochs[1] is epochs[2] and epochs[0].kept == kept
-    assert given_lesson(TeacherCache(), given, LOGITS).kept == frozenset()
+    assert shared(TeacherCache(), given, LOGITS).kept == frozenset()
 
 
-def test_lessons_are_shared_by_name_and_forgotten_after_use() -> None:
-    cache, given = TeacherCache(InMemory(2**20)), views()
-    first = given_lesson(cache, given, LOGITS)
+def test_outputs_are_shared_by_name_and_forgotten_after_use() -> None:
+    cache, given = TeacherCache(InMemory(2**20)), batches()
+    first = shared(cache, given, LOGITS)
     others = [
-        given_lesson(cache, given, LOGITS, teacher="other"),
-        given_lesson(cache, given, LOGITS, epoch=(1, 2)),
-        given_lesson(cache, given, LOGITS, epoch=(2, 1)),
-        given_lesson(cache, views(augment="flip"), LOGITS),
-        given_lesson(cache, views(batch=5), LOGITS),
-        given_lesson(cache, views(count=9), LOGITS),
-        given_lesson(cache, views(steps=2), LOGITS),
+        shared(cache, given, LOGITS, teacher="other"),
+        shared(cache, given, LOGITS, epoch=(1, 2)),
+        shared(cache, given, LOGITS, epoch=(2, 1)),
+        shared(cache, batches(augment="flip"), LOGITS),
+        shared(cache, batches(batch=5), LOGITS),
+        shared(cache, batches(count=9), LOGITS),
+        shared(cache, batches(steps=2), LOGITS),
     ]
     assert len({outputs.name for outputs in (first, *others)}) == 8
-    assert given_lesson(cache, views(), LOGITS) is first
-    assert given_lesson(cache, given, LOGITS, epochs=7) is first
+    assert shared(cache, batches(), LOGITS) is first
+    assert shared(cache, given, LOGITS, epochs=7) is first
     del first, others
     assert len(cache.epochs) == 0
 
 
 def test_other_code_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, given = TeacherCache(), views()
-    name = given_lesson(cache, given, LOGITS).name
+    cache, given = TeacherCache(), batches()
+    name = shared(cache, given, LOGITS).name
     assert torch.__version__ in bench.teachers.cache.ORIGIN and bench.spec.NUMBERS in bench.teachers.cache.ORIGIN
     monkeypatch.setattr(bench.teachers.cache, "ORIGIN", (*bench.teachers.cache.ORIGIN, "newer"))
-    assert given_lesson(cache, given, LOGITS).name != name
+    assert shared(cache, given, LOGITS).name != name
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_fixed_views_are_answered_once_for_all_images(kept: bool) -> None:
-    given, speaker = views(150, 15, "none", 10), Speaker()
+def test_fixed_batches_are_answered_once_for_all_images(kept: bool) -> None:
+    given, speaker = batches(150, 15, "none", 10), Speaker()
     cache = TeacherCache(InMemory(2**24) if kept else None)
     for epoch in (1, 2):
-        outputs = given_lesson(cache, given, ALL, epoch=(1, epoch))
+        outputs = shared(cache, given, ALL, epoch=(1, epoch))
         outputs.open(ALL, speaker)
         for step, batch in enumerate(given.epoch(1, epoch)):
             same(outputs.answer(step, batch, FEATURES, speaker), Speaker()(batch.inputs), FEATURES)
@@ -216,9 +219,9 @@ def test_answers_lie_in_memory_alike_whether_live_or_kept(augment: str, backend:
         qkv = tuple(tuple(each.view(-1, 3, 2, 2).transpose(1, 2) for each in parts) for parts in signals.qkv or ())
         return dataclasses.replace(signals, features=(first, *features[1:]), qkv=qkv)
 
-    given, found = views(augment=augment), []
+    given, found = batches(augment=augment), []
     for cache in (TeacherCache(), TeacherCache(backend), TeacherCache(backend)):
-        outputs = given_lesson(cache, given, ALL)
+        outputs = shared(cache, given, ALL)
         outputs.open(ALL, ask)
         answers = [layouts(outputs.answer(step, batch, ALL, ask)) for step, batch in enumerate(given.epoch(1, 1))]
         outputs.close(3)
@@ -237,15 +240,15 @@ def layouts(signals: Signals) -> list[tuple[torch.memory_format, bool]]:
 
 
 @pytest.mark.parametrize("limit", [0, 100, 2**24])
-def test_batches_of_fixed_views_do_not_depend_on_the_shelf(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whether_batches_are_fixed_does_not_depend_on_the_backend(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of other sizes give other bits."""
     cache = TeacherCache(InMemory(limit) if limit else None)
-    assert given_lesson(cache, views(augment="none"), LOGITS).fixed
-    assert given_lesson(cache, views(13, 3, "none"), LOGITS).fixed  # one is left out of each epoch
-    assert not given_lesson(cache, views(14, 3, "none"), LOGITS).fixed
-    assert not given_lesson(cache, views(), LOGITS).fixed
+    assert shared(cache, batches(augment="none"), LOGITS).fixed
+    assert shared(cache, batches(13, 3, "none"), LOGITS).fixed  # one is left out of each epoch
+    assert not shared(cache, batches(14, 3, "none"), LOGITS).fixed
+    assert not shared(cache, batches(), LOGITS).fixed
     monkeypatch.setattr(bench.teachers.cache, "FIXED", 199)
-    assert not given_lesson(cache, views(augment="none"), LOGITS).fixed
+    assert not shared(cache, batches(augment="none"), LOGITS).fixed
 
 
 @pytest.mark.parametrize("exact", [torch.tensor([1.0, -0.0, 0.5]), torch.tensor([1 / 3, 1.0])])
@@ -280,13 +283,14 @@ def test_predictions_are_recalled_but_not_of_networks_without_identity(backend: 
     assert TeacherCache().predictions("t", images, predict)[1] is False and len(asked) == 6
 
 
-def test_tutor_gives_the_classifier_only_to_those_who_need_it() -> None:
-    given, rows = views(), torch.ones(5, 3)
+def test_teacher_gives_the_classifier_only_to_those_who_need_it() -> None:
+    given, rows, speaker = batches(), torch.ones(5, 3), Speaker()
     (batch, *_) = given.epoch(1, 1)
-    for needs, wanted in ((frozenset({"pooled"}), None), (frozenset({"pooled", "classifier"}), rows)):
-        tutor = FrozenTeacher(None, needs, lesson_of("a", None, given), rows)  # type: ignore[arg-type]
-        tutor._ask = Speaker()  # type: ignore[assignment, method-assign]
-        assert tutor.answer(0, batch).classifier is wanted
+    for needs, wanted in ((frozenset({"qkv"}), None), (frozenset({"qkv", "classifier"}), rows)):
+        outputs = outputs_of("a", None, given)
+        teacher = FrozenTeacher(lambda inputs, targets: speaker(inputs), needs, outputs, rows)
+        answer = teacher.answer(0, batch)
+        assert answer.classifier is wanted and answer.qkv is not None and teacher.samples == BATCH
 
 
 # Whole runs
@@ -298,21 +302,10 @@ def computed(spec: Spec, compute: Compute) -> Spec:
     return spec.model_copy(update={"student": student, "teachers": teachers})
 
 
-def sink_of(spec: Spec, digits: Splits, **recorder: Any) -> Memory:
-    """With random weights of the teachers."""
-    stored = {}
-    for index, model in enumerate(spec.teachers):
-        with torch.random.fork_rng():
-            torch.manual_seed(index)
-            network = build(model.model_copy(update={"weights": "scratch", "compute": Compute()}), digits)
-        stored[f"run:t{index}"] = safetensors.torch.save(network.state_dict())
-    return Memory(stored, **recorder)
-
-
 def ran(
     spec: Spec, digits: Splits, cache: TeacherCache | None = None, **recorder: Any
 ) -> tuple[Outcome, dict[str, bytes], list[dict[str, float]]]:
-    memory = sink_of(spec, digits, **recorder)
+    memory = memory_of(spec, digits, **recorder)
     outcome, files = bench.training.engine.run(spec, digits, memory, CPU, cache)
     assert outcome.status == "done", outcome.reason
     return outcome, files, [epoch.losses for epoch in memory.epochs]
@@ -332,7 +325,7 @@ CROP = {"epochs": 2, "augment": "crop"}
     ],
     ids=lambda value: value.method if isinstance(value, Spec) else value.precision,
 )
-def test_runs_are_the_same_to_the_bit_with_any_shelf(
+def test_runs_are_the_same_to_the_bit_with_any_backend(
     spec: Spec, compute: Compute, digits: Splits, tmp_path: Path
 ) -> None:
     spec = computed(spec, compute)
@@ -351,7 +344,7 @@ def test_a_run_goes_on_among_kept_answers_to_the_same_bits(digits: Splits, tmp_p
     spec = computed(spec_of("at", *CNN, recipe={"epochs": 3, "augment": "crop"}), FAST)
     _, files, _ = ran(spec, digits)
     for before, after in ((None, Disk(tmp_path, 2**28)), (Disk(tmp_path, 2**28), None), (InMemory(2**28),) * 2):
-        recorder = sink_of(spec, digits, stop_after=1)
+        recorder = memory_of(spec, digits, stop_after=1)
         with pytest.raises(Stopped):
             bench.training.engine.run(spec, digits, recorder, CPU, TeacherCache(before))
         assert ran(spec, digits, TeacherCache(after), resume=recorder.state)[1] == files
@@ -364,7 +357,7 @@ def test_methods_of_different_needs_learn_side_by_side_as_alone(kept: bool, orde
     specs = [spec_of(name, *CNN, recipe=CROP) for name in ("kd", "vild", "tinybert", "at")][::order]
     stopped = spec_of("kd", *CNN, recipe=CROP | {"lr": 0.01})
     cache = TeacherCache(InMemory(2**28) if kept else None)
-    recorders = [sink_of(spec, digits) for spec in specs] + [sink_of(stopped, digits, stop_after=1)]
+    recorders = [memory_of(spec, digits) for spec in specs] + [memory_of(stopped, digits, stop_after=1)]
     states = torch.get_rng_state()
     results = interleave(
         [
@@ -377,7 +370,7 @@ def test_methods_of_different_needs_learn_side_by_side_as_alone(kept: bool, orde
     assert isinstance(results.pop(), Stopped)
     for spec, result in zip(specs, results, strict=True):
         assert not isinstance(result, Exception), result
-        alone = bench.training.engine.run(spec, digits, sink_of(spec, digits), CPU)
+        alone = bench.training.engine.run(spec, digits, memory_of(spec, digits), CPU)
         assert result[0].status == alone[0].status == ("unsupported" if spec.method == "tinybert" else "done")
         assert result[1] == alone[1] and result[0].scores == alone[0].scores
 
@@ -390,12 +383,12 @@ def test_a_run_that_breaks_in_mid_epoch_leaves_the_others_as_alone(digits: Split
             raise OSError("disk full")
 
     specs = [spec_of(name, *CNN, recipe=CROP) for name in ("at", "kd")]
-    broken = Broken(sink_of(specs[0], digits).stored)
+    broken = Broken(memory_of(specs[0], digits).stored)
     cache = TeacherCache(InMemory(2**28))
     first, second = interleave(
         [
             updates(specs[0], digits, broken, CPU, cache),
-            updates(specs[1], digits, sink_of(specs[1], digits), CPU, cache),
+            updates(specs[1], digits, memory_of(specs[1], digits), CPU, cache),
         ],
         CPU,
     )
@@ -407,7 +400,7 @@ def test_dropout_draws_are_ones_own_side_by_side(digits: Splits) -> None:
     student = vit()
     student = student.model_copy(update={"args": {**student.args, "proj_drop_rate": 0.3}})
     specs = [spec_of("kd", student, LARGE, recipe=CROP | {"lr": lr}) for lr in (0.02, 0.01)]
-    recorders = [sink_of(spec, digits) for spec in specs]
+    recorders = [memory_of(spec, digits) for spec in specs]
     cache = TeacherCache()
     results = interleave([updates(spec, digits, recorder, CPU, cache) for spec, recorder in zip(specs, recorders)], CPU)  # noqa: B905
     for spec, result in zip(specs, results, strict=True):
@@ -416,7 +409,7 @@ def test_dropout_draws_are_ones_own_side_by_side(digits: Splits) -> None:
 
 def test_seconds_of_a_run_are_its_own(digits: Splits) -> None:
     spec = spec_of("kd", *CNN, recipe={"augment": "crop"})
-    recorder = sink_of(spec, digits)
+    recorder = memory_of(spec, digits)
     pauses = 0
     for _ in updates(spec, digits, recorder, CPU, TeacherCache()):
         time.sleep(0.3)
@@ -439,16 +432,17 @@ def test_costs_tell_what_was_asked_and_what_was_at_hand(digits: Splits) -> None:
 def test_teachers_of_a_runs_own_making_are_never_kept(digits: Splits) -> None:
     backend = InMemory(2**28)
     spec = spec_of("tolerant_teacher", SMALL, recipe=CROP)
-    networks = bench.training.engine._Run(spec, digits, sink_of(spec, digits), CPU, TeacherCache(backend)).networks
+    networks = started(spec, digits, TeacherCache(backend)).networks
     networks.student(Net("student", "gen_0"))
     assert networks.identity(Net("student", "gen_0")) == ""
-    outcome, _ = bench.training.engine.run(spec, digits, sink_of(spec, digits), CPU, TeacherCache(backend))
+    outcome, _ = bench.training.engine.run(spec, digits, memory_of(spec, digits), CPU, TeacherCache(backend))
     assert outcome.status == "done" and outcome.cost["teacher_cached"] == 0 and backend.size() == 0
 
 
 def identity(digits: Splits, model: ModelSpec, file: bytes, device: torch.device = CPU) -> str:
     models = {"teacher": model.model_copy(update={"weights": "run:t0"})}
-    return Networks(models, digits, 0, device, lambda _: file, TeacherCache().predictions).identity(TEACHER)
+    recall = TeacherCache().predictions
+    return RunNetworks(task_of("image"), models, digits, 0, device, lambda _: file, recall).identity(TEACHER)
 
 
 def test_identity_names_weights_arguments_compute_and_normalisation(
@@ -477,21 +471,20 @@ def test_identity_names_weights_arguments_compute_and_normalisation(
 def test_rehearsal_leaves_random_numbers_alone_and_asks_about_one_batch(digits: Splits) -> None:
     spec = spec_of("kd", *CNN, recipe=CROP)
     before = torch.get_rng_state()
-    rehearse(spec, digits, sink_of(spec, digits), CPU)
+    rehearse(spec, digits, memory_of(spec, digits), CPU)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_stage_of_fewer_images_than_its_steps_take_is_kept_whole(digits: Splits) -> None:
     """Two batches of an epoch that has steps for four."""
-    few = dataclasses.replace(digits.train, images=digits.train.images[:40], labels=digits.train.labels[:40])
+    few = dataclasses.replace(digits.train, inputs=digits.train.inputs[:40], targets=digits.train.targets[:40])
+    few = dataclasses.replace(few, augment="crop")
     spec, costs = spec_of("kd", *CNN, recipe={"augment": "crop"}), []
     cache = TeacherCache(InMemory(2**28))
     for _ in range(2):
-        run = started(spec, digits)
-        run.cache = cache
-        run.stages = [dataclasses.replace(run.stages[0], data=lambda *_: dataclasses.replace(few, augment="crop"))]
-        for _ in run._train():
-            pass
-        costs.append(run.cost)
+        run = started(spec, digits, cache)
+        run.change(lambda stage: dataclasses.replace(stage, data=lambda *_: few))
+        run.train()
+        costs.append(run.state.cost)
     assert [cost["teacher_forwards"] for cost in costs] == [40, 40]
     assert [cost["teacher_cached"] for cost in costs] == [0, 40]

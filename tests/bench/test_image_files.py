@@ -10,30 +10,31 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
-import bench.data.datasets
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from bench.data.datasets import Source
 from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 from torchvision.transforms.v2.functional import resize
 
+import bench.data.images
 import bench.training.engine
 from bench.data.augment import crop_boxes
-from bench.data.batches import Batch, Views
+from bench.data.batches import Batch
+from bench.data.image_batches import ImageBatches
 from bench.data.image_files import MOST_WORKERS, FileBatches, ImageFiles, loader_workers
-from bench.data.images import FOLDER
-from bench.data.splits import Splits, content
+from bench.data.images import FOLDER, ImageSplits, read
+from bench.data.splits import Part, Source, content
 from bench.errors import InputError
 from bench.seeds import generator
-from bench.spec import DataSpec, ModelSpec
-from bench.tasks import load, read
+from bench.spec import DataSpec
+from bench.tasks import load, task_of
 from methods.base import Data, Unsupported
 from methods.functional import with_unlabelled
+from methods.rows import Rows, count, join, split, take, whole
 from tests.conftest import Memory
-from tests.methods.options import memory_of, spec_of
+from tests.methods.options import SMALL, memory_of, spec_of
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -43,9 +44,9 @@ NAME = f"{FOLDER}insects"
 def pictures(folder: Path, counts: dict[str, int]) -> None:
     """Smooth coloured noise of many shapes, JPEG and PNG."""
     draws = torch.Generator().manual_seed(0)
-    for name, count in counts.items():
+    for name, images in counts.items():
         (folder / name).mkdir(parents=True)
-        for number in range(count):
+        for number in range(images):
             noise = torch.rand(1, 3, 5, 7, generator=draws) * 255
             shape = (SIZE + 5 * (number % 4), 40 - 3 * (number % 5))
             image = F.interpolate(noise, shape, mode="bilinear")[0].to(torch.uint8)
@@ -66,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Folders of more than ten images do not fit into memory."""
     read.cache_clear()
-    monkeypatch.setattr(bench.data.datasets, "LARGEST_FOLDER", 10 * 3 * SIZE**2)
+    monkeypatch.setattr(bench.data.images, "LARGEST_FOLDER", 10 * 3 * SIZE**2)
     yield
     read.cache_clear()
 
@@ -78,21 +79,21 @@ def in_memory(home: Path) -> Source:
 
 @pytest.fixture
 def files(home: Path, streams: None) -> ImageFiles:
-    images = read(NAME, SIZE, home).train.images
+    images = read(NAME, SIZE, home).train.inputs
     assert isinstance(images, ImageFiles)
     return images
 
 
-def pixels(images: Tensor | ImageFiles) -> Tensor:
-    return torch.cat(list(images.split(7)))
+def pixels(images: Rows) -> Tensor:
+    return torch.cat([whole(batch) for batch in split(images, 7)])
 
 
 def drawn(files: ImageFiles, augment: str, number: int, workers: int = 0, seed: int = 3) -> list[Batch]:
-    data = Data(cast(Tensor, files), torch.arange(len(files)) % 3, cast(Tensor, files[:0]), 3, augment)
-    views = Views(data, 8, 4, CPU)
-    assert views.files is not None
-    views.files = FileBatches(files, 8, views.used, "resized-crop" in augment, CPU, workers)
-    return list(views.epoch(seed, number))
+    data = Data(files, torch.arange(len(files)) % 3, files.take(slice(0)), 3, augment)
+    batches = ImageBatches(data, 8, 4, CPU)
+    assert batches.files is not None
+    batches.files = FileBatches(files, 8, batches.used, "resized-crop" in augment, CPU, workers)
+    return list(batches.epoch(seed, number))
 
 
 def equal(first: list[Batch], second: list[Batch]) -> bool:
@@ -101,87 +102,77 @@ def equal(first: list[Batch], second: list[Batch]) -> bool:
 
 
 def test_streamed_pixels_are_those_in_memory(home: Path, files: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.data.datasets, "LARGEST_FOLDER", 2**30)
+    monkeypatch.setattr(bench.data.images, "LARGEST_FOLDER", 2**30)
     source = in_memory(home)
-    assert isinstance(source.train.images, Tensor) and files.shape == source.train.images.shape == (61, 3, SIZE, SIZE)
-    assert torch.equal(pixels(files), source.train.images) and len(files) == 61
+    assert isinstance(source.train.inputs, Tensor) and files.shape == source.train.inputs.shape == (61, 3, SIZE, SIZE)
+    assert torch.equal(pixels(files), source.train.inputs) and len(files) == 61
     assert [len(batch) for batch in files.split(25)] == [25, 25, 11]
-    assert [tuple(batch.shape) for batch in files[:0].split(25)] == [(0, 3, SIZE, SIZE)]
+    assert [tuple(batch.shape) for batch in files.take(slice(0)).split(25)] == [(0, 3, SIZE, SIZE)]
 
 
 def test_streamed_splits_are_those_in_memory(home: Path, streams: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataSpec(name=NAME, image_size=SIZE, train_fraction=0.5, validation=0.2, test=0.2)
     streamed = load(spec, home)
-    monkeypatch.setattr(bench.data.datasets, "LARGEST_FOLDER", 2**30)
+    monkeypatch.setattr(bench.data.images, "LARGEST_FOLDER", 2**30)
     read.cache_clear()
-    whole = load(spec, home)
+    held = load(spec, home)
+    assert isinstance(streamed, ImageSplits) and isinstance(held, ImageSplits)
     assert (streamed.channels, streamed.size) == (3, SIZE) and isinstance(streamed.train.unlabelled, ImageFiles)
     for name in ("train", "validation", "test"):
-        one, other = getattr(streamed, name), getattr(whole, name)
-        assert torch.equal(one.labels, other.labels) and torch.equal(pixels(one.images), other.images)
-    assert torch.equal(pixels(streamed.train.unlabelled), whole.train.unlabelled)
-    assert streamed.mean == pytest.approx(whole.mean, abs=1e-5)
-    assert streamed.std == pytest.approx(whole.std, rel=1e-3)
+        one, other = getattr(streamed, name), getattr(held, name)
+        assert torch.equal(one.targets, other.targets) and torch.equal(pixels(one.inputs), other.inputs)
+    assert torch.equal(pixels(streamed.train.unlabelled), held.train.unlabelled)
+    assert streamed.mean == pytest.approx(held.mean, abs=1e-5)
+    assert streamed.std == pytest.approx(held.std, rel=1e-3)
 
 
 def test_mean_of_many_files_is_that_of_a_sample(home: Path, streams: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataSpec(name=NAME, image_size=SIZE)
-    whole = load(spec, home)
-    monkeypatch.setattr(bench.data.datasets, "SAMPLED", 20)
+    every = load(spec, home)
+    monkeypatch.setattr(bench.data.images, "SAMPLED", 20)
     sample = load(spec, home)
-    assert sample.mean == load(spec, home).mean != whole.mean and sample.mean == pytest.approx(whole.mean, abs=0.05)
+    assert sample.mean == load(spec, home).mean != every.mean and sample.mean == pytest.approx(every.mean, abs=0.05)
 
 
 def test_a_train_part_that_streams_goes_with_a_test_part_that_fits(tmp_path: Path, streams: None) -> None:
     pictures(tmp_path / "insects" / "train", {"ant": 8, "bee": 8})
     pictures(tmp_path / "insects" / "val", {"ant": 2, "bee": 2})
     source = read(NAME, SIZE, tmp_path)
-    assert isinstance(source.train.images, ImageFiles) and source.test and isinstance(source.test.images, Tensor)
+    assert isinstance(source.train.inputs, ImageFiles) and source.test and isinstance(source.test.inputs, Tensor)
 
 
 def test_masks_indices_slices_and_joins_choose_the_same_images_as_of_a_tensor(files: ImageFiles) -> None:
     images, draws = pixels(files), torch.Generator().manual_seed(0)
     mask, indices = torch.rand(61, generator=draws) < 0.3, torch.randint(61, (50,), generator=draws)
     for chosen in (mask, indices, slice(3, 9), slice(0)):
-        assert torch.equal(pixels(files[chosen]), images[chosen])
-    joined = torch.cat([files[mask], files[:2]])
-    assert isinstance(joined, ImageFiles) and torch.equal(pixels(joined), torch.cat([images[mask], images[:2]]))
+        assert torch.equal(pixels(take(files, chosen)), images[chosen])
+    joined = join([take(files, mask), take(files, slice(2)), files])
+    assert isinstance(joined, ImageFiles) and torch.equal(pixels(joined), torch.cat([images[mask], images[:2], images]))
     assert torch.equal(pixels(pickle.loads(pickle.dumps(files))), images)
 
 
 def test_unlabelled_files_join_the_labelled(home: Path, streams: None) -> None:
     data = load(DataSpec(name=NAME, image_size=SIZE, train_fraction=0.5), home).train
     both = with_unlabelled(data, cast(Any, None))
-    assert isinstance(both.images, ImageFiles) and len(both.images) == len(both.labels)
-    assert torch.equal(pixels(both.images), torch.cat([pixels(data.images), pixels(data.unlabelled)]))
+    assert isinstance(both.inputs, ImageFiles) and len(both.inputs) == count(both.targets)
+    assert torch.equal(pixels(both.inputs), torch.cat([pixels(data.inputs), pixels(data.unlabelled)]))
 
 
 def test_few_images_are_decoded_as_a_whole_and_many_refused(files: ImageFiles) -> None:
-    assert torch.equal(files[:2].to(CPU).float() / 255, pixels(files)[:2] / 255)
-    assert torch.equal(files[:2].float(), pixels(files)[:2].float()) and files[:10].to(CPU).dtype == torch.uint8
-    with pytest.raises(Unsupported, match="GiB of pixels at once.*--image-size"):
-        files.to(CPU)
-    with pytest.raises(Unsupported, match="GiB of pixels at once"):
-        files[:3].float()
+    few = files.take(slice(10))
+    assert whole(few).dtype == torch.uint8 and torch.equal(whole(few), pixels(files)[:10])
+    assert torch.equal(task_of("image").prepared(few, CPU), pixels(files)[:10] / 255)
+    for many in (files, files.take(slice(11))):
+        with pytest.raises(Unsupported, match="GiB of pixels at once.*--image-size"):
+            whole(many)
 
 
-def test_whatever_else_a_tensor_can_do_is_refused(files: ImageFiles) -> None:
-    images: Any = files
-    other = ImageFiles(files.root, files.entries, 2 * SIZE, files.limit)
-    for use, named in (
-        (lambda: images.flatten(1), "Tensor.flatten"),
-        (lambda: F.pad(images, [1] * 4), "pad"),
-        (lambda: torch.stack([images, images]), "stack"),
-        (lambda: torch.cat([images, images], dim=1), "cat"),
-        (lambda: torch.cat([images, torch.zeros(1, 3, SIZE, SIZE)]), "cat"),
-        (lambda: torch.cat([images, other]), "two folders or sizes"),
-        (lambda: images[3], "index of type int"),
-        (lambda: images[:, 0], "index of type tuple"),
-        (lambda: torch.ones(3) * images, "mul"),
-    ):
-        with pytest.raises(Unsupported, match=named):
-            use()
-    assert not hasattr(files, "no_tensor_has_this")
+def test_files_join_no_tensor_and_no_files_of_another_folder_or_size(files: ImageFiles, tmp_path: Path) -> None:
+    larger = ImageFiles(files.root, files.entries, 2 * SIZE, files.limit)
+    elsewhere = ImageFiles(tmp_path, files.entries, SIZE, files.limit)
+    for others in ([larger], [elsewhere], [torch.zeros(1, 3, SIZE, SIZE)], [files, larger]):
+        with pytest.raises(Unsupported, match="joined with those of one folder and size alone"):
+            join([files, *others])
 
 
 def test_fingerprint_follows_paths_sizes_labels_and_image_size_but_not_the_place(
@@ -208,9 +199,9 @@ def test_stream_follows_the_state_of_the_files(home: Path, tmp_path: Path, strea
 
     def state() -> str:
         read.cache_clear()
-        images = read(NAME, SIZE, tmp_path).train.images
-        assert content(images) != content(images[:-1])
-        return Views(Data(images, torch.zeros(61, dtype=torch.long), images[:0], 3), 8, 4, CPU).stream
+        images = read(NAME, SIZE, tmp_path).train.inputs
+        assert content(images) != content(take(images, slice(-1)))
+        return ImageBatches(Data(images, torch.zeros(61, dtype=torch.long), images, 3), 8, 4, CPU).stream
 
     first = state()
     assert state() == first
@@ -219,14 +210,14 @@ def test_stream_follows_the_state_of_the_files(home: Path, tmp_path: Path, strea
 
 
 @pytest.mark.parametrize("augment", ["none", "crop+flip", "crop-reflect", "crop+flip+randaugment"])
-def test_views_of_files_are_those_of_the_same_images_in_memory(files: ImageFiles, augment: str) -> None:
+def test_batches_of_files_are_those_of_the_same_images_in_memory(files: ImageFiles, augment: str) -> None:
     images = pixels(files)
     data = Data(images, torch.arange(61) % 3, images[:0], 3, augment)
     for steps in (4, 8):
-        streamed = dataclasses.replace(data, images=cast(Tensor, files))
-        batches = list(Views(data, 10, steps, CPU).epoch(3, 2))
-        assert equal(list(Views(streamed, 10, steps, CPU).epoch(3, 2)), batches)
-        assert [len(batch.labels) for batch in batches] == [10] * min(steps, 6)
+        streamed = dataclasses.replace(data, inputs=files)
+        batches = list(ImageBatches(data, 10, steps, CPU).epoch(3, 2))
+        assert equal(list(ImageBatches(streamed, 10, steps, CPU).epoch(3, 2)), batches)
+        assert [count(batch.targets) for batch in batches] == [10] * min(steps, 6)
 
 
 @pytest.mark.parametrize("augment", ["none", "resized-crop+flip"])
@@ -237,16 +228,16 @@ def test_batches_do_not_depend_on_the_number_of_workers(files: ImageFiles, augme
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_does_not_depend_on_those_before_it_nor_moves_random_numbers(files: ImageFiles, workers: int) -> None:
-    data = Data(cast(Tensor, files), torch.arange(61), cast(Tensor, files[:0]), 3, "resized-crop")
-    views = Views(data, 8, 4, CPU)
-    views.files = FileBatches(files, 8, views.used, True, CPU, workers)
+    data = Data(files, torch.arange(61), files.take(slice(0)), 3, "resized-crop")
+    batches = ImageBatches(data, 8, 4, CPU)
+    batches.files = FileBatches(files, 8, batches.used, True, CPU, workers)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    one, two = (list(views.epoch(3, number)) for number in (1, 2))
-    next(views.epoch(3, 7))
-    three = list(views.epoch(3, 3))
+    one, two = (list(batches.epoch(3, number)) for number in (1, 2))
+    next(batches.epoch(3, 7))
+    three = list(batches.epoch(3, 3))
     assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
     assert before[2] == np.random.get_state()[1].tolist()
-    fresh = Views(data, 8, 4, CPU)
+    fresh = ImageBatches(data, 8, 4, CPU)
     assert equal(three, list(fresh.epoch(3, 3))) and not equal(three, one) and not equal(one, two)
     assert not equal(three, list(fresh.epoch(4, 3)))
 
@@ -280,42 +271,47 @@ def test_a_daemon_decodes_without_processes_of_its_own() -> None:
 def test_a_file_that_is_no_image_is_named(home: Path, tmp_path: Path, streams: None) -> None:
     shutil.copytree(home / "insects", tmp_path / "insects")
     (tmp_path / "insects" / "ant" / "1.png").write_bytes(b"no picture")
-    images = read(NAME, SIZE, tmp_path).train.images
+    images = read(NAME, SIZE, tmp_path).train.inputs
+    assert isinstance(images, ImageFiles)
     with pytest.raises(InputError, match=r"ant/1.png cannot be decoded as an image"):
         pixels(images)
     with pytest.raises(InputError, match=r"ant/1.png cannot be decoded as an image"):
-        list(FileBatches(cast(Any, images), 61, 61, False, CPU, 1).epoch(torch.arange(61), 0))
+        list(FileBatches(images, 61, 61, False, CPU, 1).epoch(torch.arange(61), 0))
 
 
 @pytest.fixture
-def splits(home: Path, streams: None) -> Splits:
-    return load(DataSpec(name=NAME, image_size=SIZE, validation=0.2, test=0.2), home)
+def splits(home: Path, streams: None) -> ImageSplits:
+    found = load(DataSpec(name=NAME, image_size=SIZE, validation=0.2, test=0.2), home)
+    assert isinstance(found, ImageSplits)
+    return found
 
 
 @pytest.mark.parametrize("augment", ["none", "resized-crop+flip"])
-def test_a_run_on_streamed_images_ends_well(splits: Splits, augment: str) -> None:
+def test_a_run_on_streamed_images_ends_well(splits: ImageSplits, augment: str) -> None:
     recipe = {"epochs": 2, "batch_size": 8, "augment": augment}
-    spec = spec_of("student", ModelSpec(name="cifar_resnet8_quarter"), recipe=recipe)
+    spec = spec_of("student", SMALL, recipe=recipe)
     memory = Memory({})
     outcome, weights = bench.training.engine.run(spec, splits, memory, CPU)
     assert outcome.status == "done", outcome.reason
     assert all(np.isfinite(list(epoch.losses.values())).all() for epoch in memory.epochs) and len(memory.epochs) == 2
-    assert 0 <= outcome.scores["last"]["test"]["student"]["logits"]["accuracy"] <= 1 and "last" in weights
+    assert 0 <= outcome.scores["last"].part("test")["student"]["logits"]["accuracy"] <= 1 and "last" in weights
 
 
-def test_a_run_on_streamed_images_is_that_on_the_same_images_in_memory(splits: Splits) -> None:
-    spec = spec_of("student", ModelSpec(name="cifar_resnet8_quarter"), recipe={"batch_size": 8, "augment": "crop+flip"})
-    train = dataclasses.replace(splits.train, images=pixels(splits.train.images))
-    held_out = {name: getattr(splits, name) for name in ("validation", "test")}
-    parts = {name: part._replace(images=pixels(part.images)) for name, part in held_out.items()}
-    whole = dataclasses.replace(splits, train=train, **parts)
+def held_out(splits: ImageSplits) -> dict[str, Part]:
+    return {"validation": splits.validation, "test": splits.test}
+
+
+def test_a_run_on_streamed_images_is_that_on_the_same_images_in_memory(splits: ImageSplits) -> None:
+    spec = spec_of("student", SMALL, recipe={"batch_size": 8, "augment": "crop+flip"})
+    train = dataclasses.replace(splits.train, inputs=pixels(splits.train.inputs))
+    parts = {name: Part(pixels(part.inputs), part.targets) for name, part in held_out(splits).items()}
+    in_memory = dataclasses.replace(splits, train=train, **parts)
     _, streamed = bench.training.engine.run(spec, splits, Memory({}), CPU)
-    _, expected = bench.training.engine.run(spec, whole, Memory({}), CPU)
+    _, expected = bench.training.engine.run(spec, in_memory, Memory({}), CPU)
     assert streamed == expected
 
 
-def test_a_method_that_needs_all_pixels_is_refused_with_the_reason(splits: Splits) -> None:
-    small = ModelSpec(name="cifar_resnet8_quarter")
-    spec = spec_of("model_compression", small, small, recipe={"batch_size": 8})
+def test_a_method_that_needs_all_pixels_is_refused_with_the_reason(splits: ImageSplits) -> None:
+    spec = spec_of("model_compression", SMALL, SMALL, recipe={"batch_size": 8})
     outcome, _ = bench.training.engine.run(spec, splits, memory_of(spec, splits), CPU)
     assert outcome.status == "unsupported" and "do not fit into memory" in outcome.reason
