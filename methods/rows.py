@@ -70,9 +70,9 @@ def join(parts: Sequence[Rows]) -> Rows:
 
 
 def split(rows: Rows, size: int) -> Iterator[Tensor | dict[str, Tensor]]:
-    """The samples in batches, in their order."""
+    """The samples in batches, in their order; one empty batch if there are none."""
     if isinstance(rows, dict):
-        for start in range(0, count(rows), size):
+        for start in range(0, max(1, count(rows)), size):
             yield {name: tensor[start : start + size] for name, tensor in rows.items()}
     else:
         yield from rows.split(size)
@@ -88,10 +88,3 @@ def whole(rows: Rows) -> Tensor:
     if isinstance(rows, dict):
         raise TypeError(f"samples must be one tensor, but are {', '.join(rows)}.")
     return rows if isinstance(rows, Tensor) else rows.whole()
-
-
-def to(rows: Tensor | dict[str, Tensor], device: torch.device) -> Tensor | dict[str, Tensor]:
-    """The samples on a device."""
-    if isinstance(rows, dict):
-        return {name: tensor.to(device) for name, tensor in rows.items()}
-    return rows.to(device)

@@ -3,6 +3,9 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -145,3 +148,31 @@ def test_boxes_lie_within_and_are_distributed_as_timms(height: int, width: int) 
 def test_box_that_fits_nowhere_is_the_largest_central_one() -> None:
     assert crop_boxes(1, 10, 1000, draws()).tolist() == [[0, 493, 10, 13]]
     assert crop_boxes(1, 1000, 10, draws()).tolist() == [[493, 0, 13, 10]]
+
+
+@pytest.mark.parametrize("names", [(name,) for name in AUGMENTATIONS] + [("crop-reflect", "flip")], ids="+".join)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_augmented_images_lie_in_memory_as_they_are_indexed(names: tuple[str, ...], channels: int) -> None:
+    """Grey images of other strides pass for channels_last, in which convolutions give other bits or crash."""
+    augmented = Augment(names, 9, 3, 1)(noise(channels=channels))
+    assert augmented.stride() == (channels * 256, 256, 16, 1)
+
+
+def test_a_process_that_trains_on_mirrored_grey_images_does_not_crash() -> None:
+    """See `bench.networks.network.corrupted_by_channels_last`; a crash here would be that of all tests."""
+    code = """if True:
+        from pathlib import Path
+        from bench.tasks import load
+        from tests.conftest import DATA, Memory
+        from tests.harness import OpenRun
+        from tests.methods.options import LARGE, SMALL, spec_of
+        digits = load(DATA, Path("/nonexistent"))
+        for model in (SMALL, LARGE):
+            spec = spec_of("student", model, recipe={"epochs": 3, "augment": "crop-reflect"})
+            run = OpenRun(spec, digits, Memory({}))
+            for _ in run.updates():
+                gradients = [weight.grad for weight in run.students[0].network.parameters() if weight.dim() == 4]
+                assert len(gradients) > 5 and all(each.isfinite().all() and each.any() for each in gradients)
+            assert len(run.recorder.epochs) == 3
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2], timeout=120)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import bench.teachers.cache
 import bench.training.engine
+from bench.data.batches import Batches
 from bench.data.image_batches import ImageBatches
 from bench.data.splits import EVALUATION_BATCH, Splits
 from bench.networks.run_networks import RunNetworks
@@ -30,6 +31,8 @@ from bench.teachers.frozen import FrozenTeacher
 from bench.training.engine import rehearse, updates
 from bench.training.interleave import interleave
 from methods.base import TEACHER, Data, Net, Signals
+from methods.rows import Rows, take
+from tests.bench.plugged.tagging import TokenBatches, sequences
 from tests.conftest import Memory
 from tests.harness import CPU
 from tests.methods.options import CNN, LARGE, SMALL, memory_of, spec_of, started, vit
@@ -150,10 +153,10 @@ def test_an_epoch_that_was_not_ended_is_not_kept(backend: CacheBackend) -> None:
     assert backend.get("a") is None
 
 
-def shared(cache: TeacherCache, given: ImageBatches, needs: frozenset[str], **changes: Any) -> EpochOutputs:
-    probe = Speaker()(torch.zeros(2, 1, 8, 8))
-    arguments: dict[str, Any] = {"teacher": "t", "epoch": (1, 1), "epochs": 5} | changes
-    return cache.outputs(batches=given, prepare=PREPARED, needs=needs, probe=probe, **arguments)
+def shared(cache: TeacherCache, given: Batches, needs: frozenset[str], **changes: Any) -> EpochOutputs:
+    arguments: dict[str, Any] = {"teacher": "t", "epoch": (1, 1), "epochs": 5, "prepare": PREPARED}
+    arguments |= {"probe": Speaker()(torch.zeros(2, 1, 8, 8))} | changes
+    return cache.outputs(batches=given, needs=needs, **arguments)
 
 
 def test_only_signals_of_which_all_epochs_fit_are_kept() -> None:
@@ -206,6 +209,40 @@ def test_fixed_batches_are_answered_once_for_all_images(kept: bool) -> None:
         outputs.close(15)
         del outputs
     assert speaker.asked == [EVALUATION_BATCH, 150 - EVALUATION_BATCH] * (1 if kept else 2)
+
+
+@pytest.mark.parametrize("augment", ["mask", "none"])
+def test_answers_of_several_decisions_a_sample_about_named_tensors_are_given_again(
+    augment: str, backend: CacheBackend
+) -> None:
+    """Six rows of logits for each sequence of six tokens."""
+    sizes: list[int] = []
+
+    def ask(inputs: Rows) -> Signals:
+        assert isinstance(inputs, dict)
+        sizes.append(len(inputs["ids"]))
+        words = torch.where(inputs["mask"], inputs["ids"], -inputs["ids"]).unsqueeze(2) / torch.arange(1, 6)
+        return Signals(words.flatten(0, 1), tokens=(words, 2 * words))
+
+    def on_cpu(inputs: Rows, device: torch.device) -> Rows:
+        return inputs
+
+    part, needs = sequences(11), frozenset({"logits", "tokens"})
+    given = TokenBatches(Data(part.inputs, part.targets, {}, 4, augment), 4, 3, CPU)
+    for again in (False, True):
+        outputs = shared(TeacherCache(backend), given, needs, prepare=on_cpu, probe=ask(take(part.inputs, slice(2))))
+        assert outputs.fixed == (augment == "none")
+        outputs.open(needs, ask)
+        sizes.clear()
+        for step, batch in enumerate(given.epoch(1, 1)):
+            answer, wanted = outputs.answer(step, batch, needs, ask), ask(batch.inputs)
+            sizes.pop()
+            assert (
+                answer.tokens is not None and wanted.tokens is not None and len(answer.logits) == 6 * len(batch.indices)
+            )
+            assert all(map(torch.equal, (answer.logits, *answer.tokens), (wanted.logits, *wanted.tokens)))
+        outputs.close(3)
+        assert sizes == ([] if again or outputs.fixed else [4, 4, 3])
 
 
 @pytest.mark.parametrize("augment", ["crop", "none"])

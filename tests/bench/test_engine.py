@@ -1,10 +1,22 @@
 from __future__ import annotations
 
-import pytest
+import io
+import math
 
+import pytest
+import torch
+from torchmetrics import MeanMetric
+
+import bench.training.engine
+from bench.data.splits import Splits
+from bench.record import Metric, Stopped
 from bench.spec import Recipe
+from bench.training.averages import EpochAverages
+from bench.training.run_state import FORMAT, Best
 from bench.training.stage_plan import stage_epochs
 from bench.training.train_state import schedule
+from tests.harness import CPU
+from tests.methods.options import CNN, carried_out, memory_of, spec_of
 
 
 @pytest.mark.parametrize(
@@ -23,8 +35,6 @@ def test_stages_share_the_runs_epochs(shares: list[float], epochs: int, lengths:
 
 def rates(recipe: Recipe, updates: int) -> list[float]:
     """The learning rate of every update."""
-    import torch
-
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.lr)
     scheduler = schedule(optimizer, recipe, updates)
     found = []
@@ -48,3 +58,49 @@ def test_cosine_schedule_starts_at_the_rate_and_ends_near_zero() -> None:
 def test_warmup_rises_linearly_and_constant_stays() -> None:
     found = rates(Recipe(lr=1.0, schedule="constant", warmup=0.4), 10)
     assert found == pytest.approx([0.0, 0.25, 0.5, 0.75] + [1.0] * 6)
+
+
+@pytest.mark.parametrize("change", [{"format": FORMAT - 1}, {"format": FORMAT + 1}, {}], ids=["older", "newer", "none"])
+def test_a_checkpoint_of_another_format_is_not_taken_up_and_the_run_starts_anew(
+    change: dict[str, int], digits: Splits
+) -> None:
+    spec = spec_of("kd", *CNN, recipe={"epochs": 3})
+    outcome, files, memory = carried_out(spec, digits)
+    first = memory_of(spec, digits, stop_after=2)
+    with pytest.raises(Stopped):
+        bench.training.engine.run(spec, digits, first, CPU)
+    assert first.state is not None
+    values = torch.load(io.BytesIO(first.state), weights_only=True)
+    del values["format"]
+    buffer = io.BytesIO()
+    torch.save(values | change, buffer)
+    anew, same, rest = carried_out(spec, digits, resume=buffer.getvalue())
+    assert [epoch.number for epoch in rest.epochs] == [1, 2, 3]
+    assert same == files and anew.scores == outcome.scores and anew.cost["epochs"] == 3
+    assert [epoch.losses for epoch in rest.epochs] == [epoch.losses for epoch in memory.epochs]
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_best_epoch_is_the_first_of_the_best_scores_in_the_metrics_direction(higher: bool) -> None:
+    metric, best = Metric(name="m", unit="", higher_is_better=higher), Best()
+    assert not best.beaten_by(math.nan, metric)
+    for number, score in enumerate([-3.0, 0.5, math.nan, 0.5, 0.25, 0.75], start=1):
+        if best.beaten_by(score, metric):
+            best = Best(number, score)
+    assert (best.number, best.score) == ((6, 0.75) if higher else (1, -3.0))
+
+
+def test_averages_of_an_epoch_are_over_samples_and_name_what_is_not_finite() -> None:
+    class Share(MeanMetric):
+        """Of rows whose decision is the target."""
+
+        def update(self, logits: torch.Tensor, targets: torch.Tensor) -> None:
+            super().update((logits.argmax(dim=1) == targets).float())
+
+    averages = EpochAverages(Share(), CPU)
+    for size, loss in ((4, 1.0), (2, 4.0)):
+        losses = {"student/ce": torch.tensor(loss, requires_grad=True), "student/kd": torch.tensor(math.inf)}
+        averages.add(losses, torch.eye(2).repeat(size // 2, 1), torch.zeros(size, dtype=torch.long), size)
+    assert averages.samples == 6 and averages.value() == 0.5
+    assert averages.losses() == {"student/ce": 2.0, "student/kd": math.inf}
+    assert averages.infinite() == ["student/kd is inf"]
