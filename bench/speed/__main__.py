@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import statistics
@@ -65,13 +66,11 @@ def main(
     peaks = {name: convolution_peak(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
     how = Measuring(students, rounds, workers, compiled, rival, precision, peaks)
     rows: list[Row] = []
-    for teacher, student in named:
-        for method in taught:
-            setting = Setting(ModelSpec(name=teacher), ModelSpec(name=student), method, batch_size, batches, where)
-            mine = measured(setting, how)
-            rows += mine
-            if not as_json:
-                _print(mine)
+    for (teacher, student), method in itertools.product(named, taught):
+        mine = measured(Setting(teacher, student, method, batch_size, batches, where), how)
+        rows += mine
+        if not as_json:
+            _print(mine)
     values = _values(rows, where, peaks, rival)
     if output:
         output.write_text(json.dumps(values, indent=1) + "\n")
@@ -82,7 +81,7 @@ def main(
         typer.echo(f"Median ratio to the plain loop: {parts}.")
 
 
-def _pairs(text: str) -> list[tuple[str, str]]:
+def _pairs(text: str) -> list[tuple[ModelSpec, ModelSpec]]:
     """The teachers and students of --pairs, which must be known."""
     named = []
     for pair in text.split(","):
@@ -91,7 +90,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
             raise InputError(f"--pairs takes TEACHER:STUDENT,..., but got {pair.strip()!r}.")
         for name in names:
             check_model(name)
-        named.append((names[0], names[1]))
+        named.append((ModelSpec(name=names[0]), ModelSpec(name=names[1])))
     return named
 
 

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from bench.atomic import write
 from bench.configure import method_of
-from bench.data.images import ImageSplits
 from bench.data.splits import Splits
 from bench.errors import InputError
 from bench.evaluation.concepts import (
@@ -40,7 +39,8 @@ from bench.networks.network import Network
 from bench.networks.run_networks import RunNetworks
 from bench.record import Epoch
 from bench.spec import Spec
-from bench.tasks import load, task_of
+from bench.tasks import task_of
+from bench.tasks.image import ImageClassification
 from bench.teachers.cache import TeacherCache
 from bench.training.engine import run as repeat
 from bench.training.stage_plan import StagePlan
@@ -49,7 +49,6 @@ from methods.rows import whole
 from results.analysis.explanation import INK, Explained
 from results.store.run_store import RunStore, StoredRun
 from sweeps.cli.progress import Live
-from sweeps.suites.suite import primary_of
 
 VERSION = 1
 """Raised by hand with every change here or in bench.evaluation.concepts that moves numbers; then none are read
@@ -181,19 +180,20 @@ class Snapshots:
 
 def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.device, settings: Settings) -> Explained:
     spec = run.spec
-    data, title = load(spec.data, data_dir), f"{spec.method} {run.key[:8]}"
-    if not isinstance(data, ImageSplits):
-        raise InputError(f"concepts are pixels of classified images, but {run.key} is of the task {spec.data.task}.")
+    task, title = task_of(spec.data.task), f"{spec.method} {run.key[:8]}"
+    if not isinstance(task, ImageClassification):
+        raise InputError(f"concepts are pixels of classified images, but {run.key} is of the task {task.name}.")
+    data = task.load(spec.data, data_dir)
     net, trained = _student(spec)
     recall = TeacherCache().predictions
     models = {"student": spec.student}
-    network = RunNetworks(task_of(spec.data.task), models, data, spec.seed, device, store.weights, recall).student(net)
+    network = RunNetworks(task, models, data, spec.seed, device, store.weights, recall).student(net)
     try:
         feature, stage, stages = stage_feature(network, settings.depth)
     except Unsupported as reason:
         raise InputError(f"{run.key} cannot be explained: {reason}") from None
     start = {name: tensor.cpu().clone() for name, tensor in network.state_dict().items()}
-    live = Live(f"{title} again", primary_of(spec.data))
+    live = Live(f"{title} again", task.primary)
     snapshots = Snapshots(store, net.name, spaced(trained, settings.snapshots), live)
     same = _repeated(run, spec, data, snapshots, device)
     states = [snapshots.weights_at[number] for number in snapshots.epochs]
@@ -217,7 +217,7 @@ def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.devi
         mask=mask,
         images=len(images),
         epochs=snapshots.epochs,
-        metric=primary_of(spec.data),
+        metric=task.primary,
         score=run.outcome.headline("last", "test") if run.outcome else None,
         same_weights=same,
         **_metrics(found, [[state[name] for name in names] for state in (start, *states)]),

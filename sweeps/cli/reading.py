@@ -22,6 +22,7 @@ from sweeps.cli.common import (
     print_report,
     say,
 )
+from sweeps.cli.place import Place
 
 app = typer.Typer()
 
@@ -161,7 +162,9 @@ def tables(
     from sweeps.cli.tables import report_of_protocol, report_of_tables
 
     check_form(form, ("terminal", "markdown"))
-    print_report(report_of_protocol(name) if name else report_of_tables(store, data_dir, device), form, as_json)
+    print_report(
+        report_of_protocol(name) if name else report_of_tables(Place(store, device, data_dir=data_dir)), form, as_json
+    )
 
 
 @app.command(epilog="Example: kdbench status digits")

@@ -24,8 +24,19 @@ from sweeps.cli.common import (
     picture_path,
     print_report,
 )
+from sweeps.cli.place import DEFAULT_CACHE, Place
 
 app = typer.Typer()
+
+Texts = list[str] | None
+MODEL_HELP = "A timm model, or one of the literature (cifar_resnet20, wrn_16_2, ...)."
+DATA_HELP = "digits, mnist, fashion-mnist, cifar10, cifar100, cifar10-jpeg, composed-digits, or a folder."
+TEACHER_HELP = "As --student; trained first if the store has none. Again for more."
+WEIGHTS_HELP = "A checkpoint of the teacher: safetensors, or tensors that torch.save wrote."
+ARGS_HELP = "Of its constructor, as drop_rate=0.1."
+TEACHER_ARGS_HELP = "Of the teacher's, too; mean, std and input_size are its input's."
+FINETUNE_HELP = "Share of the epochs, at the end, on hard labels alone, as 0.1."
+TEACHER_EPOCHS_HELP = "Of a teacher that is trained. [default: --epochs]"
 
 
 @app.command(epilog="Example: kdbench compatibility --methods at,tinybert --teachers vit,resnet")
@@ -47,41 +58,26 @@ def compatibility(
 )
 def run(
     method: Annotated[str, typer.Option(help="See kdbench methods; kd+at adds up the losses of several.")],
-    student: Annotated[
-        str, typer.Option(help="A timm model, or one of the literature (cifar_resnet20, wrn_16_2, ...).")
-    ],
-    data: Annotated[
-        str, typer.Option(help="digits, mnist, fashion-mnist, cifar10, cifar100, cifar10-jpeg, or a folder.")
-    ],
-    teacher: Annotated[
-        list[str] | None, typer.Option(help="As --student; trained first if the store has none. Again for more.")
-    ] = None,
-    teacher_weights: Annotated[
-        list[Path] | None, typer.Option(help="A checkpoint of the teacher (safetensors or tensors).")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A hyperparameter, as --set temperature=8.")
-    ] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="A field of the recipe, as --recipe lr=0.1.")] = None,
-    student_args: Annotated[
-        list[str] | None, typer.Option("--student-arg", help="Of its constructor, as drop_rate=0.1.")
-    ] = None,
-    teacher_args: Annotated[
-        list[str] | None, typer.Option("--teacher-arg", help="Likewise; mean, std and input_size are its input's.")
-    ] = None,
+    student: Annotated[str, typer.Option(help=MODEL_HELP)],
+    data: Annotated[str, typer.Option(help=DATA_HELP)],
+    task: Annotated[
+        str, typer.Option(help="What is learned of the data: image (its class) or segmentation.")
+    ] = "image",
+    teacher: Annotated[Texts, typer.Option(help=TEACHER_HELP)] = None,
+    teacher_weights: Annotated[list[Path] | None, typer.Option(help=WEIGHTS_HELP)] = None,
+    settings: Annotated[Texts, typer.Option("--set", help="A hyperparameter, as --set temperature=8.")] = None,
+    recipe: Annotated[Texts, typer.Option(help="A field of the recipe, as --recipe lr=0.1.")] = None,
+    student_args: Annotated[Texts, typer.Option("--student-arg", help=ARGS_HELP)] = None,
+    teacher_args: Annotated[Texts, typer.Option("--teacher-arg", help=TEACHER_ARGS_HELP)] = None,
     epochs: Annotated[int | None, typer.Option(help="Of the student.")] = None,
-    finetune: Annotated[
-        float | None, typer.Option(help="Share of the epochs, at the end, on hard labels alone, as 0.1.")
-    ] = None,
-    teacher_epochs: Annotated[
-        int | None, typer.Option(help="Of a teacher that is trained. [default: --epochs]")
-    ] = None,
+    finetune: Annotated[float | None, typer.Option(help=FINETUNE_HELP)] = None,
+    teacher_epochs: Annotated[int | None, typer.Option(help=TEACHER_EPOCHS_HELP)] = None,
     seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
     train_fraction: Annotated[float, typer.Option(help="Labelled share of the training part.")] = 1.0,
     image_size: Annotated[int, typer.Option(help="Pixels; needed for a folder.")] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
-    cache: Cache = "disk:8",
+    cache: Cache = DEFAULT_CACHE,
     data_dir: DataDir = None,
     store: Store = DEFAULT_STORE,
     mlflow: Annotated[bool, typer.Option(help="Whether to log to MLflow.")] = True,
@@ -90,14 +86,13 @@ def run(
     """Carries out one run: trains the teacher if need be, then the student, and scores it on test once."""
     from sweeps.cli.single import RunRequest, carry_out_request
 
+    changes = pairs_of(recipe, "--recipe") | ({} if finetune is None else {"finetune": str(finetune)})
     request = RunRequest(
-        method=method,
-        student=student,
-        data=data,
+        *(method, student, data, Place(store, device, precision, cache, data_dir), task),
         teachers=tuple(teacher or ()),
         teacher_weights=tuple(teacher_weights or ()),
         settings=pairs_of(settings, "--set"),
-        recipe=pairs_of(recipe, "--recipe") | ({} if finetune is None else {"finetune": str(finetune)}),
+        recipe=changes,
         student_args=pairs_of(student_args, "--student-arg"),
         teacher_args=pairs_of(teacher_args, "--teacher-arg"),
         epochs=epochs,
@@ -105,12 +100,8 @@ def run(
         seed=seed,
         train_fraction=train_fraction,
         image_size=image_size,
-        device=device,
-        precision=precision,
-        cache=cache,
-        data_dir=data_dir,
     )
-    values, text = carry_out_request(request, store, mlflow)
+    values, text = carry_out_request(request, mlflow)
     answer(values) if as_json else typer.echo(text)
 
 
@@ -166,7 +157,7 @@ def sweep(
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help=f"{PRECISION_HELP} [default: the suite's]")] = "",
-    cache: Cache = "disk:8",
+    cache: Cache = DEFAULT_CACHE,
     data_dir: DataDir = None,
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
@@ -175,7 +166,7 @@ def sweep(
     from sweeps.cli.sweep import sweep_and_show
 
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods}
-    board, text = sweep_and_show(suite, changes, store, workers, device, precision, cache, data_dir)
+    board, text = sweep_and_show(suite, changes, Place(store, device, precision, cache, data_dir, workers))
     answer(board) if as_json else typer.echo(text)
 
 
@@ -194,7 +185,7 @@ def reproduce(
     workers: Annotated[int, typer.Option(min=0, help="Processes. [default: one a core, or one on a GPU]")] = 0,
     device: Device = "auto",
     precision: Precision = "auto",
-    cache: Cache = "disk:8",
+    cache: Cache = DEFAULT_CACHE,
     data_dir: DataDir = None,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
     plot: Annotated[Path | None, typer.Option(help="Plots published against ours there, as a png file.")] = None,
@@ -208,9 +199,8 @@ def reproduce(
 
     request = table_request(load_protocol(table), scale, pairs, methods, seeds, data, parts)
     plot = picture_path(plot) if plot else None
-    values, text = reproduce_and_show(
-        request, store, workers, device, precision, cache, data_dir, form, plot, train
-    )  # fmt: skip
+    place = Place(store, device, precision, cache, data_dir, workers)
+    values, text = reproduce_and_show(request, place, form, plot, train)
     answer(values) if as_json else typer.echo(text)
 
 

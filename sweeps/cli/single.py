@@ -21,7 +21,7 @@ from bench.networks.build import check_model
 from bench.networks.checkpoints import import_checkpoint
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, explain, read_value
 from bench.tasks import load, read, task_of
-from bench.teachers.backends import DEFAULT_CACHE, parse_backend
+from bench.teachers.backends import parse_backend
 from bench.teachers.cache import TeacherCache
 from bench.training.precision import check_precision, chosen
 from methods import REGISTRY
@@ -29,6 +29,7 @@ from methods.base import Method
 from results.pages.report import render
 from results.pages.run_summary import run_summary_report
 from results.store.run_store import RunStore, StoredRun
+from sweeps.cli.place import Place
 from sweeps.cli.progress import Live
 from sweeps.scheduling.workers import carry_out
 from sweeps.suites.suite import primary_of, taught_by, teacher_runs
@@ -41,6 +42,9 @@ class RunRequest:
     method: str
     student: str
     data: str
+    """A data set's name, or the path of a folder of images."""
+    place: Place
+    task: str = "image"
     teachers: tuple[str, ...] = ()
     teacher_weights: tuple[Path, ...] = ()
     """Checkpoints, one for each teacher, or none."""
@@ -53,14 +57,9 @@ class RunRequest:
     seed: int = 0
     train_fraction: float = 1.0
     image_size: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    cache: str = DEFAULT_CACHE
-    """Where answers of teachers are kept."""
-    data_dir: Path | None = None
 
 
-def carry_out_request(request: RunRequest, root: Path, mlflow: bool) -> tuple[dict[str, Any], str]:
+def carry_out_request(request: RunRequest, mlflow: bool) -> tuple[dict[str, Any], str]:
     """Carries out a run and its teacher's; returns the result as JSON values and as text.
 
     Raises:
@@ -71,7 +70,7 @@ def carry_out_request(request: RunRequest, root: Path, mlflow: bool) -> tuple[di
         check_model(name)
     _check_teachers(request, method)
     recipe = _recipe(request, request.epochs)
-    setup = _Setup.of(request, root)
+    setup = _Setup.of(request)
     spec = Spec(
         method=method.id,
         params=method.hyperparameters(),
@@ -107,13 +106,14 @@ class _Setup:
     cache: TeacherCache
 
     @classmethod
-    def of(cls, request: RunRequest, root: Path) -> _Setup:
+    def of(cls, request: RunRequest) -> _Setup:
         """Checks what the request says of the machine and the data, and reads the data."""
-        device = pick_device(request.device)
-        check_precision(request.precision)
-        data, data_dir = _data(request, root)
-        store = RunStore(root)
-        cache = TeacherCache(parse_backend(request.cache, root / "cache", device))
+        place = request.place
+        device = pick_device(place.device)
+        check_precision(place.precision)
+        data, data_dir = _data(request)
+        store = RunStore(place.store)
+        cache = TeacherCache(parse_backend(place.cache, place.store / "cache", device))
         fingerprint = read(data, data_dir).fingerprint
         data = data.model_copy(update={"fingerprint": fingerprint})
         return cls(request, device, data, data_dir, load(data, data_dir), store, cache)
@@ -124,7 +124,7 @@ class _Setup:
         task = task_of(self.data.task)
         task.build(model, self.splits)
         memory = self.store.root / "compute.json"
-        return chosen(task, model, self.splits, recipe, self.request.precision, self.device, memory)
+        return chosen(task, model, self.splits, recipe, self.request.place.precision, self.device, memory)
 
     def teachers(self) -> tuple[ModelSpec, ...]:
         """The teachers of the request, from its checkpoints, or trained if the store has none."""
@@ -174,19 +174,20 @@ def _check_teachers(request: RunRequest, method: Method) -> None:
         raise InputError(f"give one --teacher-weights for each --teacher: {len(request.teacher_weights)} for {count}.")
 
 
-def _data(request: RunRequest, root: Path) -> tuple[DataSpec, Path]:
+def _data(request: RunRequest) -> tuple[DataSpec, Path]:
     """The data set, and the folder where it is looked for; a path is a folder of images."""
-    name, data_dir = request.data, request.data_dir or root / "data"
+    name, given = request.data, request.place.data_dir
+    data_dir = request.place.data
     if os.sep in name or (name not in DATASETS and Path(name).is_dir()):
         path = Path(name).expanduser().resolve()
         name, data_dir = f"{FOLDER}{path.name}", path.parent
-    if request.data_dir and not request.data_dir.is_dir():
-        raise InputError(f"there is no folder {request.data_dir} (--data-dir).")
+    if given and not given.is_dir():
+        raise InputError(f"there is no folder {given} (--data-dir).")
+    values = {"name": name, "task": request.task, "image_size": request.image_size}
     try:
-        spec = DataSpec(name=name, train_fraction=request.train_fraction, image_size=request.image_size)
+        return DataSpec.model_validate(values | {"train_fraction": request.train_fraction}), data_dir
     except ValidationError as error:
         raise InputError(explain(error)) from None
-    return spec, data_dir.expanduser().resolve()
 
 
 def _recipe(request: RunRequest, epochs: int | None) -> Recipe:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,11 +10,9 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.configure import configure
-from bench.environment import command, pick_device
+from bench.environment import command
 from bench.errors import InputError, unknown
 from bench.spec import explain
-from bench.teachers.backends import parse_backend
-from bench.training.precision import check_precision
 from methods import REGISTRY
 from results.analysis.status import status_of
 from results.pages.board import board_report
@@ -24,9 +21,10 @@ from results.pages.report import Report, check_form, render
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 from sweeps.cli.common import listed
+from sweeps.cli.place import Place
 from sweeps.cli.progress import SweepProgress
-from sweeps.scheduling.workers import Machine
-from sweeps.suites.suite import Suite, load_suite
+from sweeps.suites.files import load_suite
+from sweeps.suites.suite import Suite
 from sweeps.suites.sweep import sweep
 
 
@@ -58,38 +56,28 @@ def report_of_compatibility(methods: str | None, teachers: str | None, students:
     return compatibility_report(list(track(tried, "trying", total, console=console, disable=not console.is_terminal)))
 
 
-def sweep_and_show(
-    name: str,
-    changes: dict[str, Any],
-    root: Path,
-    workers: int,
-    device_name: str,
-    precision: str,
-    cache: str,
-    data_dir: Path | None,
-) -> tuple[dict[str, Any], str]:
+def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[dict[str, Any], str]:
     """Carries out a suite with a progress bar; returns the leaderboard as JSON values and as text.
+
+    Args:
+        name: of a bundled suite, or the path of a TOML file.
+        changes: methods, trials, seeds and epochs other than the suite's.
+        place: where and how; without a precision, as the suite says.
 
     Raises:
         InputError: if anything is wrong with the suite or the machine.
     """
     suite = changed(load_suite(name), changes)
-    device = pick_device(device_name)
-    precision = precision or suite.precision
-    check_precision(precision)
-    parse_backend(cache, root, device)
-    store = RunStore(root)
-    count = workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
-    folder = (data_dir or store.root / "data").expanduser().resolve()
-    machine = Machine(folder, str(device), precision, count, cache=cache)
+    machine = replace(place, precision=place.precision or suite.precision).machine()
+    store = RunStore(place.store)
     studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)
     runs = studies * (suite.tuning.trials + suite.seeds) + sum(len(pair.teachers) for pair in suite.pairs)
-    with SweepProgress(suite.name, runs, count) as progress:
+    with SweepProgress(suite.name, runs, machine.workers) as progress:
         board, problem = sweep(suite, store, machine, progress.report)
-    report, cost = board_report(board), status_of(SweepPlan.find(root, board.suite), store).teaching
+    report, cost = board_report(board), status_of(SweepPlan.find(store.root, board.suite), store).teaching
     ends, kdbench = [problem] if problem else [], command("kdbench")
     ends += [
-        f"Teachers: {str(cost).removeprefix('teachers ')} ({cache})",
+        f"Teachers: {str(cost).removeprefix('teachers ')} ({place.cache})",
         f"Results: {store.root} (runs/KEY holds every record; nothing finished is ever repeated)",
         f"MLflow:  {command('mlflow')} ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
         f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",

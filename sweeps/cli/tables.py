@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,35 +11,31 @@ from rich.progress import track
 
 from bench.data.info import missing
 from bench.environment import command, pick_device
-from bench.teachers.backends import parse_backend
-from bench.training.precision import check_precision
 from results.analysis.reproduction import Reproduction
 from results.pages.report import Report, check_form, render
 from results.pages.reproduction import reproduction_report
 from results.pages.tables import ProtocolFacts, SourcedValue, TableCost, TableFacts, protocol_report, tables_report
 from results.store.run_store import RunStore
 from sweeps.cli.common import draw_picture, readable
+from sweeps.cli.place import Place
 from sweeps.cli.progress import SweepProgress
 from sweeps.protocols.cost import Speeds, cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
 from sweeps.protocols.reproduce import carry_out, plan_of, reproduction_of
 from sweeps.protocols.request import SCALES, TableRequest, table_request
-from sweeps.scheduling.workers import Machine
 
 
 def reproduce_and_show(
-    request: TableRequest,
-    root: Path,
-    workers: int,
-    device_name: str,
-    precision: str,
-    cache: str,
-    data_dir: Path | None,
-    form: str,
-    plot: Path | None,
-    train: bool,
+    request: TableRequest, place: Place, form: str = "terminal", plot: Path | None = None, train: bool = True
 ) -> tuple[dict[str, Any], str]:
-    """Carries out a request with a progress bar, if it is to be trained; returns the table as JSON values and as text.
+    """Carries out a request with a progress bar; returns the table as JSON values and as text.
+
+    Args:
+        request: what of a protocol.
+        place: where and how.
+        form: of the text: terminal, markdown, latex or csv.
+        plot: where a picture is written, if at all.
+        train: whether to run what is missing, or to print what there is.
 
     Raises:
         InputError: if anything is wrong with the request or the machine.
@@ -48,15 +43,10 @@ def reproduce_and_show(
     check_form(form)
     problem = ""
     if train:
-        device = pick_device(device_name)
-        check_precision(precision)
-        parse_backend(cache, root, device)
-        store = RunStore(root)
-        count = workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
-        machine = Machine(folder_of(data_dir, store.root), str(device), precision, count, cache=cache)
-        with SweepProgress(request.protocol.name, request.runs(), count) as progress:
-            problem = carry_out(request, store, machine, progress.report)
-    table = reproduction_of(request, root if train else readable(root))
+        machine = place.machine()
+        with SweepProgress(request.protocol.name, request.runs(), machine.workers) as progress:
+            problem = carry_out(request, RunStore(place.store), machine, progress.report)
+    table = reproduction_of(request, place.store if train else readable(place.store))
     report = reproduction_report(table)
     if plot:
         draw_picture(report, "reproduction", plot)
@@ -73,24 +63,18 @@ def _ends(table: Reproduction, form: str, problem: str) -> str:
     return "\n".join(lines)
 
 
-def folder_of(data_dir: Path | None, root: Path) -> Path:
-    """Where data sets lie."""
-    return (data_dir or root / "data").expanduser().resolve()
-
-
-def report_of_tables(root: Path, data_dir: Path | None, device_name: str) -> Report:
+def report_of_tables(place: Place) -> Report:
     """The tables that can be reproduced: what they cost on this machine, and how far they are.
 
     Raises:
         InputError: for an unknown device.
     """
-    device, console = pick_device(device_name), Console(stderr=True)
-    speeds, folder = Speeds(root, device), folder_of(data_dir, root)
+    speeds, console = Speeds(place.store, pick_device(place.device)), Console(stderr=True)
     names = track(bundled(), "measuring networks", console=console, disable=not console.is_terminal)
-    return tables_report([_facts(name, root, folder, speeds) for name in names], command("kdbench"))
+    return tables_report([_facts(name, place, speeds) for name in names], command("kdbench"))
 
 
-def _facts(name: str, root: Path, data_dir: Path, speeds: Speeds) -> TableFacts:
+def _facts(name: str, place: Place, speeds: Speeds) -> TableFacts:
     protocol = load_protocol(name)
     requests = {scale: table_request(protocol, scale) for scale in SCALES}
     return TableFacts(
@@ -98,12 +82,12 @@ def _facts(name: str, root: Path, data_dir: Path, speeds: Speeds) -> TableFacts:
         about=protocol.about,
         paper=protocol.paper,
         data=protocol.data.name,
-        missing=missing(protocol.data.name, data_dir),
+        missing=missing(protocol.data.name, place.data),
         pairs=len(protocol.pairs),
         numbers=len(requests["full"].wanted()),
         full=TableCost(**asdict(cost_of(requests["full"], speeds))),
         short=TableCost(**asdict(cost_of(requests["short"], speeds))),
-        status=_status(requests, root),
+        status=_status(requests, place.store),
     )
 
 

@@ -1,25 +1,21 @@
-"""A suite: the data, pairs, recipe, methods and budget of a comparison, read from TOML and checked on load."""
+"""A suite: the data, pairs, recipe, methods and budget of a comparison, checked on load."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from optuna.distributions import BaseDistribution, FloatDistribution
-from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from bench.configure import by_role, configure
 from bench.data.augment import check_augment
-from bench.errors import InputError, unknown
 from bench.record import Metric
 from bench.schema import Frozen
-from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec, explain
+from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec
 from bench.tasks import task_of
 from methods import REGISTRY
 from methods.base import Method
@@ -248,51 +244,3 @@ def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) ->
 def taught_by(teacher: Spec) -> ModelSpec:
     """The network that a run has trained, as another run's teacher."""
     return teacher.student.model_copy(update={"weights": f"run:{teacher.key}"})
-
-
-def bundled() -> list[str]:
-    """Names of the suites that come with kdbench."""
-    return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
-
-
-def load_suite(name: str) -> Suite:
-    """A suite by name, or from a TOML file by path; one that says `extends` changes another.
-
-    Raises:
-        InputError: if there is none, or it breaks a rule.
-    """
-    try:
-        return Suite.model_validate({"name": Path(name).stem, **_values(name)})
-    except ValidationError as error:
-        raise InputError(f"suite {name}: {explain(error)}") from None
-
-
-def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
-    """What a suite's file says, on top of what it extends."""
-    if name in extended:
-        raise InputError(f"suite {name} extends itself, by {' and '.join(extended)}.")
-    if name in bundled():
-        text = (_folder() / f"{name}.toml").read_text()
-    elif Path(name).is_file():
-        text = Path(name).read_text()
-    elif name.endswith(".toml"):
-        raise InputError(f"there is no suite file {name}.")
-    else:
-        raise unknown("suite", name, bundled(), see="a path of a TOML file works too")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"suite {name} is not TOML: {error}") from None
-    base = values.pop("extends", None)
-    return values if base is None else _changed(_values(str(base), (*extended, name)), values)
-
-
-def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """A table with other values in it, tables within it likewise; lists are replaced."""
-    both = {name: (base[name], value) for name, value in values.items() if isinstance(base.get(name), dict)}
-    inner = {name: _changed(old, new) for name, (old, new) in both.items() if isinstance(new, dict)}
-    return base | values | inner
-
-
-def _folder() -> Any:
-    return resources.files("sweeps") / "suites"

@@ -99,6 +99,15 @@ def test_bad_keys_are_refused(store: RunStore, keys: list[str], message: str) ->
         explain(keys, store, NOWHERE, CPU, FEW)
 
 
+def test_runs_of_other_tasks_are_refused(store: RunStore) -> None:
+    spec = SPEC.model_copy(update={"data": DataSpec(name="composed-digits", task="segmentation")})
+    run = dataclasses.replace(store.find(key_of(seed=0)), spec=spec)
+    with pytest.raises(
+        InputError, match="concepts are pixels of classified images, but .* is of the task segmentation"
+    ):
+        sweeps.cli.explain._explain(run, store, NOWHERE, CPU, FEW)
+
+
 def test_a_start_that_two_runs_share_is_refused(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     for key in ("abcd1111", "abcd2222"):

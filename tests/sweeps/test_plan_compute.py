@@ -17,7 +17,8 @@ from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
 from sweeps.scheduling.compute import identity, way_of
 from sweeps.scheduling.workers import Machine
-from sweeps.suites.suite import Suite, Way, load_suite
+from sweeps.suites.files import load_suite
+from sweeps.suites.suite import Suite, Way
 
 RECIPE = Recipe(epochs=3, batch_size=16)
 MODEL = ModelSpec(name="cifar_resnet8")

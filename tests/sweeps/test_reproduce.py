@@ -34,6 +34,7 @@ from results.store.evidence import export
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 from results.tracking.tracker import metric_name
+from sweeps.cli.place import Place
 from sweeps.cli.tables import reproduce_and_show
 from sweeps.protocols.cost import cost_of
 from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
@@ -124,10 +125,14 @@ def reproduce(tmp_path: Path, *arguments: str, code: int = 0) -> tuple[str, str]
     return done.stdout, done.stderr
 
 
+def place(store: Path) -> Place:
+    return Place(store, "cpu", "fp32", workers=2)
+
+
 def shown(store: Path, table: Path, form: str = "terminal", scale: str = "full", train: bool = False) -> str:
     """What the command prints, in this process: nothing is left to train."""
     request = table_request(load_protocol(str(table)), scale)
-    return reproduce_and_show(request, store, 2, "cpu", "fp32", "disk:8", None, form, None, train)[1]
+    return reproduce_and_show(request, place(store), form, train=train)[1]
 
 
 def finished(store: Path) -> dict[str, float]:
@@ -432,7 +437,7 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
     classes = 10
     request = table_request(load_protocol(str(table)), methods="teacher,student,kd")
     assert request.runs() == 6 and [w.phase for w in request.wanted()] == ["taught", "seed", "seed", "seed"]
-    values = reproduce_and_show(request, tmp_path, 2, "cpu", "fp32", "disk:8", None, "terminal", None, True)[0]
+    values = reproduce_and_show(request, place(tmp_path))[0]
     runs = [run for key in finished(tmp_path) if (run := RunStore(tmp_path).get(key))]
     taught = [run for run in runs if run.spec.teachers]
     weights = {run.spec.teachers[0].weights for run in taught}

@@ -13,7 +13,8 @@ from results.store.plan import SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.selection import best_trial
 from sweeps.scheduling.study import Job, chain, storage_at
-from sweeps.suites.suite import Suite, load_suite
+from sweeps.suites.files import load_suite
+from sweeps.suites.suite import Suite
 
 ERROR = Metric(name="error", higher_is_better=False)
 

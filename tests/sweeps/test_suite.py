@@ -6,7 +6,7 @@ import pytest
 
 from bench.errors import InputError
 from methods import REGISTRY
-from sweeps.suites.suite import bundled, load_suite
+from sweeps.suites.files import bundled, load_suite
 
 
 def test_bundled_suites_load_and_name_known_methods() -> None:

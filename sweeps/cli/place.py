@@ -1,0 +1,49 @@
+"""Where and how a command computes, as its options say it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweeps.scheduling.workers import Machine
+
+DEFAULT_CACHE = "disk:8"
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the options of commands that compute have in common; texts are not yet checked."""
+
+    store: Path
+    device: str = "auto"
+    precision: str = "auto"
+    cache: str = DEFAULT_CACHE
+    """Where teachers' answers are kept."""
+    data_dir: Path | None = None
+    workers: int = 0
+    """Processes; 0 is one a core on a CPU, one on a GPU."""
+
+    @property
+    def data(self) -> Path:
+        """The folder of data sets."""
+        return (self.data_dir or self.store / "data").expanduser().resolve()
+
+    def machine(self) -> Machine:
+        """The machine of a sweep.
+
+        Raises:
+            InputError: if there is no such device, precision or cache.
+        """
+        from bench.environment import pick_device
+        from bench.teachers.backends import parse_backend
+        from bench.training.precision import check_precision
+        from sweeps.scheduling.workers import Machine
+
+        device = pick_device(self.device)
+        check_precision(self.precision)
+        parse_backend(self.cache, self.store, device)
+        count = self.workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
+        return Machine(self.data, str(device), self.precision, count, cache=self.cache)
