@@ -178,7 +178,7 @@ def _csv(sheet: Sheet) -> str:
     writer.writeheader()
     for row in sheet.rows:  # NaN alone is not equal to itself
         writer.writerow({name: "" if value != value else value for name, value in row.items()})
-    return text.getvalue()
+    return text.getvalue().rstrip("\n")
 
 
 def _terminal(report: Report, width: int | None) -> str:

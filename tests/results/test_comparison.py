@@ -212,7 +212,7 @@ def test_every_format_has_every_comparison(store: RunStore, finish: Finish, form
     if form == "terminal":
         assert all(column in text for column in COLUMNS) and max(map(len, text.splitlines())) <= 150
     if form == "csv":
-        assert text.count("\n") == 1 + 2 * 2 * 3
+        assert len(text.split("\n")) == 1 + 2 * 2 * 3
     if form == "latex":
         assert r"\toprule" in text and r"$\rightarrow$" in text and "±" not in text.replace("% ", "")
 
@@ -230,7 +230,7 @@ def test_an_empty_suite_prints_what_is_missing(store: RunStore, finish: Finish) 
     text = page(compared, "terminal")
     assert "a -> b: kd has 0 of 3 seeds." in text and "difference:" not in text
     assert (
-        page(compared, "csv") == "pair,control,method,difference,half_width,seeds,p,p_holm,p_wilcoxon,won,probability\n"
+        page(compared, "csv") == "pair,control,method,difference,half_width,seeds,p,p_holm,p_wilcoxon,won,probability"
     )
     with pytest.raises(InputError, match="there are no ranks to draw: ranks over pairs take two pairs"):
         diagram(compared, "png")

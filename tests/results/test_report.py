@@ -61,7 +61,7 @@ def test_latex_escapes_every_text_in_bold_or_not() -> None:
 
 def test_csv_has_every_number_and_empty_cells_for_none() -> None:
     text = render(replace(report(BLOCK), sheet=SHEET), "csv")
-    assert text == 'name,value,half_width\n"a, b",0.5,\nc,,\n'
+    assert text == 'name,value,half_width\n"a, b",0.5,\nc,,'
 
 
 def test_lines_alone_are_the_same_in_a_terminal_and_in_markdown() -> None:

@@ -59,7 +59,7 @@ def test_two_runs_are_explained_once(store: RunStore, monkeypatch: pytest.Monkey
         assert len(row.foreground) == len(row.background) == 2 and all(0 <= count <= 64 for count in row.foreground)
         assert row.discarded is None or 0 <= row.discarded <= 1
         assert row.d_mean is None or row.d_mean > 0
-        assert row.score is not None and not row.control
+        assert row.score is not None and row.control
     files = sorted((store.root / "explain").iterdir())
     assert [path.name[:16] for path in files] == sorted(row.key for row in rows)
 
