@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.data.images import FOLDER
+from bench.data.images import FOLDER, read
 from bench.errors import InputError, unknown
 from bench.spec import DataSpec
-from bench.tasks import read
 
 
 class DataInfo(NamedTuple):
@@ -98,7 +97,7 @@ def check_data(data: DataSpec, data_dir: Path) -> str:
     """
     lacking, info = missing(data.name, data_dir), data_info(data.name)
     try:
-        return read(data, data_dir).fingerprint
+        return read(data.name, data.image_size, data_dir).fingerprint
     except InputError as error:
         if not lacking or not (still := missing(data.name, data_dir)):
             raise

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from bench.atomic import replacing
 from bench.errors import InputError
 
 Tensors = dict[str, Tensor]
@@ -99,16 +100,11 @@ class Disk:
         """See CacheBackend; a disk that is full keeps nothing."""
         if nbytes(tensors) > self.limit:
             return
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            safetensors.torch.save_file(dict(_packed(*item) for item in tensors.items()), temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(self._path(name))
+            with replacing(self._path(name)) as temporary:
+                safetensors.torch.save_file(dict(_packed(*item) for item in tensors.items()), temporary)
         except (OSError, safetensors.SafetensorError):
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
             return
         self.unchecked -= nbytes(tensors)
         if self.unchecked < 0:
