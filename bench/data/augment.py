@@ -12,7 +12,7 @@ from bench.errors import InputError, unknown
 from bench.seeds import generator
 
 AUGMENTATIONS = ("none", "resized-crop", "crop", "crop-reflect", "flip", "randaugment")
-"""In the order in which they are applied."""
+"""Names of all augmentations, in the order in which they are applied."""
 CROPS = ("crop", "crop-reflect")
 SCALE = (0.08, 1.0)
 """Share of an image's area that a resized crop takes (Szegedy et al. 2015, https://arxiv.org/abs/1409.4842)."""
@@ -59,8 +59,8 @@ class Augment:
         Args:
             names: of augmentations; they are applied in the order of `AUGMENTATIONS`.
             magnitude: strength of randaugment, 0 to 30.
-            seed: of the run.
-            number: of the epoch.
+            seed: the run's.
+            number: the epoch's, from 1.
         """
         self.names, self.magnitude = names, magnitude
         self.views = generator(seed, "views", number)

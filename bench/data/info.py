@@ -11,18 +11,19 @@ from bench.spec import DataSpec
 
 
 class DataInfo(NamedTuple):
-    """A data set, unread."""
+    """What is known of a data set before it is read."""
 
     images: int
-    """Of the training part, or of all where it has no test part of its own."""
+    """Images of the training part; of the whole set if it has no test part of its own."""
     channels: int
     size: int
     classes: int
     files: tuple[str, ...] = ()
-    """Below the folder of data sets; one is enough where there are several forms."""
+    """Paths of its files below the folder of data sets."""
     get: str = ""
-    """How to get them."""
+    """How to get the files, as an imperative."""
     own_test: bool = True
+    """Whether it comes with a test part."""
     stand_ins: tuple[str, ...] = ()
     """Data sets that may take its place, never as the same."""
 

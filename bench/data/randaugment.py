@@ -73,7 +73,7 @@ OPERATIONS: dict[str, Operation] = {
     "auto_contrast": Operation(lambda images, strength: F.autocontrast(images)),
     "equalize": Operation(lambda images, strength: F.equalize(images)),
 }
-"""In torchvision's order, which the draws number."""
+"""All operations by name, in torchvision's order: draws are places in it."""
 
 
 def randaugment(images: Tensor, magnitude: int, draws: torch.Generator, rounds: int = 2) -> Tensor:

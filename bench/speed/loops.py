@@ -50,7 +50,7 @@ class Setting:
     method: str
     batch_size: int
     batches: int
-    """Of an epoch."""
+    """Batches of an epoch."""
     device: torch.device
 
     def data(self) -> ImageSplits:
@@ -68,17 +68,17 @@ class Setting:
         )
 
     def recipe(self, lr: float = 0.05) -> Recipe:
-        """As the field trains on CIFAR-100."""
+        """The recipe by which the field trains on CIFAR-100, for one epoch."""
         return Recipe(epochs=1, batch_size=self.batch_size, lr=lr)
 
 
 @dataclass
 class Loop:
-    """Something that trains."""
+    """A training loop that is measured."""
 
     name: str
     images: int
-    """That students are trained on in a step."""
+    """Images that students are trained on in a step."""
     step: Callable[[], object]
 
 
@@ -149,7 +149,7 @@ class _Pictures(Dataset[tuple[Tensor, Any]]):
 
 
 def _loaded(data: ImageSplits, setting: Setting, workers: int, indexed: bool = False) -> Iterator[Any]:
-    """Batches without end."""
+    """Batches of a DataLoader, epoch after epoch without end."""
     loader: DataLoader[Any] = DataLoader(
         _Pictures(data.train, indexed),
         setting.batch_size,

@@ -27,7 +27,7 @@ class Watcher:
     """Tells how much of the processors other processes used since it was last asked."""
 
     def __init__(self) -> None:
-        """Starts now."""
+        """Starts to watch now."""
         self.busy, self.own, self.time = _busy(), _own(), time.perf_counter()
 
     def foreign(self) -> float:

@@ -33,11 +33,11 @@ class Row:
     images_per_second: float
     """Images that students were trained on; the median of the measurements that count."""
     ratio: float
-    """To the plain loop of the same pair and method."""
+    """Images/s as a multiple of the plain loop's of the same pair and method."""
     ceiling: float
     """Images/s if convolutions ran at their measured peak and nothing else took time."""
     share: float
-    """Of the ceiling."""
+    """Images/s as a share of the ceiling."""
     memory: int
     """Bytes, at most, of a process that does nothing else."""
     start: float
@@ -63,11 +63,11 @@ class Measuring:
     """What is measured of each setting, and how often."""
 
     students: int
-    """Of the loops side by side."""
+    """Students of the loops that train several side by side."""
     rounds: int
     """Measurements of each loop."""
     workers: int
-    """Of the plain loop's DataLoader."""
+    """Worker processes of the plain loop's DataLoader."""
     compiled: bool
     """Whether torch.compile is tried."""
     rival: Path | None

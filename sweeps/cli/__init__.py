@@ -39,7 +39,7 @@ ORDER = (
     "import_",
     "sync",
 )
-"""Of the commands, in the help."""
+"""The order of the commands in the help."""
 app.registered_commands = sorted(
     [*reading.app.registered_commands, *running.app.registered_commands],
     key=lambda command: ORDER.index(getattr(command.callback, "__name__", "")),
@@ -63,7 +63,7 @@ def guarded(command: Callable[[], Any]) -> int:
 
 
 def main() -> None:
-    """Entry point."""
+    """Entry point of the command `kdbench`."""
     sys.exit(guarded(_typer))
 
 

@@ -64,20 +64,20 @@ class Settings:
     snapshots: int = 8
     """Epochs at which concepts are counted, evenly spaced, the last among them."""
     depth: float = 0.5
-    """Of the feature: 0 is the network's first stage, 1 its last."""
+    """Relative depth of the stage whose feature is explained: 0 is the network's first, 1 its last."""
     threshold: float = 0.2
     """b in the paper: nats by which a concept's entropy is below the background's."""
     noise: float = 0.1
     """Deviation that a pixel of average influence bears, in units of a pixel's range; beta is twice its square."""
     steps: int = 200
-    """Of Adam on the deviations."""
+    """Steps of Adam on the deviations of the noise."""
     samples: int = 4
     """Draws of noise for each image and step."""
     seed: int = 0
-    """Of the noise."""
+    """Seed of the noise."""
 
     def __post_init__(self) -> None:
-        """Checks ranges."""
+        """Checks the ranges of the settings."""
         for name in ("images", "snapshots", "steps", "samples"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, but got {getattr(self, name)}.")
@@ -152,19 +152,19 @@ class Snapshots:
     """A bench.record.Recorder in memory that keeps one network's weights at chosen epochs."""
 
     def __init__(self, store: RunStore, name: str, epochs: Sequence[int], watch: Callable[[Epoch], object]) -> None:
-        """Keeps nothing yet.
+        """Starts without a snapshot.
 
         Args:
             store: gives teachers' weights.
-            name: of the network in the run.
-            epochs: by number.
+            name: the network's name in the run.
+            epochs: numbers of the epochs after which a snapshot is taken.
             watch: sees every epoch.
         """
         self.store, self.name, self.epochs, self.watch = store, name, list(epochs), watch
         self.weights_at: dict[int, dict[str, Tensor]] = {}
 
     def checkpoint(self) -> None:
-        """None: the run is repeated from its start."""
+        """There is no checkpoint to go on from: the run is repeated from its start."""
 
     def epoch(self, record: Epoch, state: Callable[[], bytes]) -> None:
         """Takes a snapshot if one is due."""
@@ -174,7 +174,7 @@ class Snapshots:
         self.watch(record)
 
     def weights(self, reference: str) -> bytes:
-        """Stored weights, checked."""
+        """The safetensors file of a stored network, verified by the store."""
         return self.store.weights(reference)
 
 

@@ -21,7 +21,7 @@ class Place:
     device: str = "auto"
     precision: str = "auto"
     cache: str = DEFAULT_CACHE
-    """Where teachers' answers are kept."""
+    """Where teachers' answers are kept: off, or a backend and its GiB, as disk:8."""
     data_dir: Path | None = None
     workers: int = 0
     """Processes; 0 is one a core on a CPU, one on a GPU."""

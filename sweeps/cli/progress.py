@@ -24,7 +24,7 @@ class Live:
     """Shows epochs as they end: on one line of a terminal, or a line each ten percent elsewhere."""
 
     def __init__(self, title: str, metric: Metric) -> None:
-        """Shows nothing yet.
+        """Starts before the first epoch.
 
         Args:
             title: what is being trained.
@@ -54,10 +54,10 @@ class SweepProgress:
     """A bar of runs with the time left on a terminal; a line each ended run elsewhere."""
 
     def __init__(self, name: str, runs: int, workers: int) -> None:
-        """Starts at nothing.
+        """Starts before the first run.
 
         Args:
-            name: of what is carried out.
+            name: the suite or the table that is carried out.
             runs: how many there will be.
             workers: how many processes do it.
         """
@@ -69,13 +69,13 @@ class SweepProgress:
         self.task = self.bar.add_task(f"{name}, {workers} workers", total=runs)
 
     def __enter__(self) -> SweepProgress:
-        """Shows the bar."""
+        """Shows the bar, on a terminal."""
         if self.console.is_terminal:
             self.bar.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Leaves the bar as it is."""
+        """Stops the bar and leaves it on the terminal as it is."""
         if self.console.is_terminal:
             self.bar.stop()
 

@@ -92,7 +92,7 @@ def _facts(name: str, place: Place, speeds: Speeds) -> TableFacts:
 
 
 def _status(requests: dict[str, TableRequest], root: Path) -> str:
-    """How far a table is, at every scale at which it was begun."""
+    """How many of a table's numbers there are, at every scale at which it was begun."""
     texts = []
     for scale, request in requests.items():
         if plan_of(request, root):

@@ -1,7 +1,7 @@
 """What a protocol costs before it is run: images to train on, and about how many hours on this machine.
 
 A step of each network is measured on one core, once, and remembered; a frozen teacher takes a third of a step, and one
-that comes with published weights is only ever asked. What keeping the teachers' answers saves is not counted.
+that comes with published weights is never trained. What keeping the teachers' answers saves is not counted.
 """
 
 from __future__ import annotations
@@ -32,34 +32,36 @@ from methods.base import STUDENT, TEACHER, Data
 from sweeps.protocols.request import TableRequest
 
 FORWARD = 1 / 3
-"""Of a training step: what asking a frozen network about a batch takes."""
+"""What asking a frozen network about a batch takes, as a share of a training step."""
 PROBE = 8
-"""Images of the first, small step, fewer if they are large; a whole one is measured if it should take `LONGEST`."""
+"""Images of the first, small step; a step of a whole batch is measured too if it should take less than `LONGEST`."""
 PIXELS = 2**15
-"""Of the images of the first step, where these are more than two."""
+"""Pixels that the images of the first step have together at most, if they are more than two."""
 LONGEST = 0.5
-"""Seconds."""
+"""Seconds that a measured step of a whole batch may take."""
 SPEEDS = "speeds.json"
+"""The file of a store in which measured speeds are remembered."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a table, whole."""
+    """What a whole table takes."""
 
     runs: int
+    """Runs, those of teachers among them."""
     images: float
-    """That networks are trained on, once for each network."""
+    """Images that networks are trained on; an image counts once for each network and epoch."""
     hours: float | None
-    """About; None if nothing was measured."""
+    """Hours on this machine, about; None if nothing was measured."""
 
 
 def cost_of(request: TableRequest, seconds: Callable[[ModelSpec, DataInfo, int, bool], float] | None) -> Cost:
-    """What a request takes from nothing.
+    """What a request takes if none of its runs is there yet.
 
     Args:
         request: what would be done.
-        seconds: gives those that an image takes in a step of a network on such data in such batches, or, if it is said
-            to be asked alone, in a pass of it.
+        seconds: gives the seconds of an image in a step of a network, from the model, the data, the batch size, and
+            whether only forward passes are made.
     """
     specs: dict[str, Spec] = {}
     for pair in request.protocol.pairs:
@@ -74,9 +76,9 @@ def cost_of(request: TableRequest, seconds: Callable[[ModelSpec, DataInfo, int, 
             for nets, share in ((stage.students, 1.0), (stage.teachers, FORWARD)):
                 for net in nets if seconds else ():
                     model = models[net.model]
-                    asked = model.weights == "pretrained"
-                    took = seconds(model, info, spec.recipe.batch_size, asked)  # type: ignore[misc]
-                    time += stage.epochs * epochs * took * (1.0 if asked else share)
+                    forward_only = model.weights == "pretrained"
+                    took = seconds(model, info, spec.recipe.batch_size, forward_only)  # type: ignore[misc]
+                    time += stage.epochs * epochs * took * (1.0 if forward_only else share)
     return Cost(len(specs), images, time / 3600 if seconds else None)
 
 
@@ -84,40 +86,41 @@ class Speeds:
     """Seconds an image in a step of a network, measured once for each and remembered in the store."""
 
     def __init__(self, root: Path, device: torch.device) -> None:
-        """Opens what is remembered.
+        """Reads the speeds that are remembered.
 
         Args:
-            root: of the store.
-            device: of which the speed is.
+            root: the store's folder.
+            device: where networks are measured.
         """
         self.path, self.device = root / SPEEDS, device
         self.known: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {}
 
-    def __call__(self, model: ModelSpec, info: DataInfo, batch_size: int, asked: bool = False) -> float:
-        """Seconds that an image takes in a training step, or in a pass if the network is only asked."""
+    def __call__(self, model: ModelSpec, info: DataInfo, batch_size: int, forward_only: bool = False) -> float:
+        """Seconds that an image takes in a training step, or in a forward pass if nothing is trained."""
         model = ModelSpec(name=model.name, args=model.args)
         size = f"{info.channels}x{info.size} to {info.classes} in batches of {batch_size}"
         where = hardware(self.device) if self.device.type == "cuda" else f"{cores()} cores of {hardware(self.device)}"
-        name = f"{'a pass of ' if asked else ''}{model.name} {json.dumps(model.args, sort_keys=True)} {size} on {where}"
+        passes = "a pass of " if forward_only else ""
+        name = f"{passes}{model.name} {json.dumps(model.args, sort_keys=True)} {size} on {where}"
         if name not in self.known:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                self.known[name] = self._measured(model, info, batch_size, asked)
+                self.known[name] = self._measured(model, info, batch_size, forward_only)
             finally:
                 torch.set_num_threads(threads)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
         return float(self.known[name])
 
-    def _measured(self, model: ModelSpec, info: DataInfo, batch_size: int, asked: bool) -> float:
+    def _measured(self, model: ModelSpec, info: DataInfo, batch_size: int, forward_only: bool) -> float:
         shape = (1, info.channels, info.size, info.size)
         image, label = torch.zeros(shape, dtype=torch.uint8), torch.zeros(1, dtype=torch.long)
         part, flat = Part(image, label), (0.5,) * info.channels
         data = ImageSplits(Data(image, label, image[:0], info.classes), part, part, (), flat, flat)
         with torch.random.fork_rng(devices=[]):
             network = build(model, data).to(self.device)
-        if asked:
+        if forward_only:
             with torch.inference_mode():
                 return self._timed(lambda: network.eval()(torch.rand(shape).to(self.device)))
         trainee = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), Recipe(), 1000)
@@ -148,5 +151,5 @@ class Speeds:
 
 
 def cores() -> int:
-    """Of this machine; a worker takes one."""
+    """Cores of this machine; a worker takes one of them."""
     return os.cpu_count() or 1

@@ -64,7 +64,7 @@ def read_protocol(name: str) -> tuple[dict[str, Any], Protocol]:
 
 
 def load_protocol(name: str) -> Protocol:
-    """`read_protocol`, checked."""
+    """A protocol by name or by path, checked; see `read_protocol`."""
     return read_protocol(name)[1]
 
 

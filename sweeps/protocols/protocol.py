@@ -25,7 +25,7 @@ from results.analysis.paper_table import Measure
 TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""
 OWN = "our choice"
-"""How a source starts that is none: the paper does not say."""
+"""How the source of a value starts that the paper does not say."""
 UNDECISIVE: Any = dict.fromkeys(
     ("name", "about", "paper", "table", "statistic", "seeds", "teacher_seeds", "short", "departures", "sources"), True
 ) | {"cells": {"__all__": {"printed", "numbers"}}}
@@ -133,7 +133,7 @@ class Short(Frozen):
 
 
 class Protocol(Frozen):
-    """How a table was made, as far as it is known."""
+    """How a paper's table was made, as far as it is known."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     about: str = ""
@@ -157,9 +157,9 @@ class Protocol(Frozen):
     cells: Annotated[tuple[Row, ...], Field(min_length=1)]
     short: Short = Short()
     departures: tuple[str, ...] = ()
-    """In which we know to differ from the paper."""
+    """In what our runs are known to differ from the paper's."""
     sources: dict[str, str]
-    """By the dotted name of a value, or a pattern, or the beginning of one."""
+    """Where each value is from: by its dotted name, the beginning of one, or a pattern of fnmatch."""
 
     @model_validator(mode="after")
     def _right(self) -> Self:
@@ -230,7 +230,7 @@ class Protocol(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
     def source(self, path: str) -> str:
-        """Where a value is from, by its dotted name; empty if nowhere."""
+        """Where a value is from, by its dotted name; empty if no source fits."""
         fitting = [key for key in self.sources if fnmatch.fnmatch(path, key) or fnmatch.fnmatch(path, f"{key}.*")]
         return self.sources[max(fitting, key=lambda key: len(key.replace("*", "")))] if fitting else ""
 

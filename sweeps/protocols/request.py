@@ -91,7 +91,7 @@ class TableRequest:
         ]
 
     def runs(self) -> int:
-        """How many runs it takes, teachers among them."""
+        """How many runs the request takes, those of teachers among them."""
         teachers = sum(len(self.teachers(pair)) for pair in self.protocol.pairs)
         return teachers + sum(len(self.specs(*row)) for row in self.rows())
 

@@ -1,1 +1,1 @@
-"""Which runs a comparison takes, and where they are carried out."""
+"""How the runs of a comparison are chosen, and how workers carry them out."""

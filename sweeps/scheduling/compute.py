@@ -27,10 +27,10 @@ def way_of(plan: SweepPlan, store: RunStore, data: Splits, machine: Machine) -> 
     those of earlier versions, the runs say it.
 
     Args:
-        plan: of the sweep.
+        plan: the plan of the sweep.
         store: where its runs are, and what was measured is remembered.
-        data: that the networks are trained on.
-        machine: on which they are.
+        data: what the networks are trained on.
+        machine: where they are trained.
     """
     if not plan.suite.compute and (found := _of_runs(plan, store)):
         plan.keep_compute(found)

@@ -20,7 +20,7 @@ from sweeps.scheduling.study import Chain, Job
 from sweeps.scheduling.workers import Machine, Worker, ready
 
 LIVES = 3
-"""How often a run is begun whose worker dies, before it is given up."""
+"""How often a run is begun, if its worker dies each time, before it is given up."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Driver:
         project: Callable[[Planned], None],
         report: Callable[[Planned, Epoch | StoredRun], None],
     ) -> None:
-        """Starts without workers.
+        """Starts no worker yet.
 
         Args:
             store: where runs are kept.
@@ -62,14 +62,14 @@ class Driver:
         self.idle: list[Worker] = []
         self.deaths: dict[str, int] = {}
         self.same: dict[str, list[Ticket]] = {}
-        """Of a run that is queued or under way, by key: who else waits for it."""
+        """By the key of a run that is queued or under way: the other tickets that wait for it."""
 
     def __enter__(self) -> Driver:
-        """The driver itself."""
+        """Returns the driver itself."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Ends its workers."""
+        """Ends the driver's workers."""
         for worker in (*self.idle, *self.busy):
             worker.close()
 

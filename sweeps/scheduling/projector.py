@@ -15,11 +15,11 @@ class Projector:
     """A thread that brings ended runs to MLflow, so that training never waits for it; the store stays the truth."""
 
     def __init__(self, store: RunStore, plan: SweepPlan) -> None:
-        """Starts idle.
+        """Starts with an empty queue.
 
         Args:
-            store: whose runs are projected.
-            plan: names the experiment.
+            store: the store whose runs are projected.
+            plan: the plan that names the experiment.
         """
         self.store, self.plan = store, plan
         self.problem = ""
@@ -27,7 +27,7 @@ class Projector:
         self.thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> Projector:
-        """Starts the thread."""
+        """Starts the thread that writes."""
         self.thread.start()
         return self
 

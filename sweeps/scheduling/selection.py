@@ -16,9 +16,9 @@ def objective(run: StoredRun, shows: str, metric: Metric) -> float:
     range infinitely little.
 
     Args:
-        run: that has ended.
+        run: a run that has ended.
         shows: last or best.
-        metric: the primary one.
+        metric: the primary metric.
     """
     value = run.outcome.headline(shows, "validation") if run.outcome else None
     if value is not None:

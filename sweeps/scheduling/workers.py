@@ -42,7 +42,7 @@ class Machine:
     together: int = 4
     """Runs that a worker may train side by side if they share teachers and views."""
     cache: str = DEFAULT_CACHE
-    """Where answers of teachers are kept."""
+    """Where teachers' answers are kept: off, or a backend and its GiB, as disk:8."""
 
 
 def carry_out(
@@ -114,11 +114,11 @@ class Worker:
     """A process that carries out runs, some side by side, and this process's end of the line to it."""
 
     def __init__(self, store: Path, machine: Machine) -> None:
-        """Starts the process.
+        """Starts the worker's process.
 
         Args:
             store: the run store's folder.
-            machine: of which it may use one worker's share.
+            machine: what all workers together may use; this one takes its share.
         """
         os.environ["OMP_NUM_THREADS"] = str(threads_each(machine.workers))
         context = multiprocessing.get_context("spawn")
@@ -137,7 +137,7 @@ class Worker:
 
 
 def ready(workers: list[Worker]) -> list[Worker]:
-    """Those that have something to say, or have died; waits for one."""
+    """The workers that have something to say, or have died; waits for at least one."""
     lines: dict[Any, Worker] = {worker.line: worker for worker in workers}
     return [lines[line] for line in wait(list(lines))]
 

@@ -57,7 +57,7 @@ def plainly(model: ModelSpec, recipe: Recipe) -> ModelSpec:
 
 
 class Range(Frozen):
-    """Where a number of the recipe is searched."""
+    """The range in which tuning searches a number of the recipe."""
 
     low: float
     high: float
@@ -97,7 +97,7 @@ class Suite(Frozen):
     data: DataSpec
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
     methods: tuple[str, ...] = tuple(sorted(REGISTRY))
-    """By id, or compositions such as "kd+at", or names of `settings`."""
+    """The rows: ids of methods, compositions such as "kd+at", or names of `settings`."""
     settings: dict[str, dict[str, Any]] = {}
     """Hyperparameters of methods, by id, that are fixed in this suite rather than at their defaults or searched.
 
@@ -147,18 +147,18 @@ class Suite(Frozen):
         return configure(fixed.pop("method"), fixed | params)
 
     def recipe_of(self, pair: Pair) -> Recipe:
-        """How a pair's students are trained."""
+        """The recipe by which a pair's students are trained."""
         return Recipe.model_validate(self.recipe.model_dump() | pair.recipe)
 
     def teacher_recipe(self, pair: Pair) -> Recipe:
-        """How a pair's teachers are trained."""
+        """The recipe by which a pair's teachers are trained."""
         return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher | pair.teaching)
 
     def resolve(self, pair: Pair, way: Way = plainly) -> ResolvedPair:
         """A pair's student, and the runs that train its teachers, without distillation.
 
         Args:
-            pair: of this suite.
+            pair: one of this suite's.
             way: gives each network the way in which it is computed.
         """
         fraction = self.teacher_fraction or self.data.train_fraction

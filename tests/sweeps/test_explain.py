@@ -102,9 +102,7 @@ def test_bad_keys_are_refused(store: RunStore, keys: list[str], message: str) ->
 def test_runs_of_other_tasks_are_refused(store: RunStore) -> None:
     spec = SPEC.model_copy(update={"data": DataSpec(name="composed-digits", task="segmentation")})
     run = dataclasses.replace(store.find(key_of(seed=0)), spec=spec)
-    with pytest.raises(
-        InputError, match="concepts are pixels of classified images, .* is of the task segmentation"
-    ):
+    with pytest.raises(InputError, match="concepts are pixels of classified images, .* is of the task segmentation"):
         sweeps.cli.explain._explain(run, store, NOWHERE, CPU, FEW)
 
 
