@@ -114,7 +114,7 @@ class Suite(Frozen):
     precision: Literal["auto", "measured", "fp32", "bf16"] = "auto"
     """How networks are computed unless the command says otherwise; see `bench.training.precision.chosen`."""
     show: Literal["last", "best"] = "last"
-    """Which epoch tables show, and tuning maximises on validation: the last, or the best on validation."""
+    """Which epoch tables show, and tuning judges by its validation score: the last, or the best on validation."""
 
     @field_validator("methods")
     @classmethod

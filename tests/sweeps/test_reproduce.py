@@ -30,7 +30,7 @@ from results.analysis.reproduction import Reproduced, reproduction_of_plan
 from results.analysis.reproduction import reproduction_of as reproduction_of_table
 from results.analysis.status import status_of
 from results.pages.reproduction import reproduction_report
-from results.store.evidence import export
+from results.store.export import export
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
 from results.tracking.tracker import metric_name
