@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import bench.evaluation.cost
 from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.record import Epoch, Stopped
@@ -20,6 +22,8 @@ from bench.tasks import load
 
 torch.set_num_threads(1)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="kdbench-")  # what a machine remembers, for these tests alone
+
+bench.evaluation.cost.LATENCY_RUNS = 1  # no test asks for more than a time
 
 DATA = DataSpec(name="digits", train_fraction=0.1, validation=0.25)
 
@@ -34,18 +38,26 @@ class Memory:
     """The checkpoint from which the run goes on."""
     stop_after: int = 0
     """The epoch after which the run is stopped; 0 for never."""
+    keep_all: bool = False
+    """Whether checkpoints of all epochs are kept, or only the last one."""
     epochs: list[Epoch] = field(default_factory=list)
-    state: bytes | None = None
-    """The last checkpoint."""
+    states: dict[int, bytes] = field(default_factory=dict)
+    """Checkpoints by the number of their epoch."""
 
     def checkpoint(self) -> bytes | None:
         return self.resume
 
     def epoch(self, record: Epoch, state: Callable[[], bytes]) -> None:
         self.epochs.append(record)
-        self.state = state()
+        if self.keep_all or record.number in (self.stop_after, record.of):
+            self.states[record.number] = state()
         if record.number == self.stop_after:
             raise Stopped(f"after epoch {record.number}")
+
+    @property
+    def state(self) -> bytes:
+        """The last checkpoint."""
+        return self.states[max(self.states)]
 
     def weights(self, reference: str) -> bytes:
         return self.stored[reference]
@@ -61,10 +73,11 @@ def digits() -> Splits:
 def untrained(digits: Splits) -> Callable[[ModelSpec], bytes]:
     """The safetensors file of a network from seeded random weights."""
 
-    def file(model: ModelSpec) -> bytes:
+    @functools.cache
+    def file(model: str) -> bytes:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            state = build(model, digits).state_dict()
+            state = build(ModelSpec.model_validate_json(model), digits).state_dict()
             return safetensors.torch.save({name: tensor.contiguous() for name, tensor in state.items()})
 
-    return file
+    return lambda model: file(model.model_dump_json())

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import bench.training.engine
 from bench.configure import configure
+from bench.data.images import ImageSplits
 from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.record import Outcome
@@ -23,6 +24,8 @@ from tests.harness import CPU, OpenRun
 LARGE, SMALL = ModelSpec(name="cifar_resnet8"), ModelSpec(name="cifar_resnet8_quarter")
 CNN = (SMALL, LARGE)
 """Student, teacher."""
+WEIGHTS: dict[object, bytes] = {}
+"""Files of teachers, each built once."""
 
 
 def vit(depth: int = 2, width: int = 24, heads: int = 2, patch: int = 4) -> ModelSpec:
@@ -49,12 +52,16 @@ def spec_of(
 
 def memory_of(spec: Spec, digits: Splits, weights_seed: int = 0, **recorder: Any) -> Memory:
     """A recorder that has the teachers' weights, random ones that differ from teacher to teacher."""
+    assert isinstance(digits, ImageSplits)
     stored = {}
     for index, model in enumerate(spec.teachers):
-        with torch.random.fork_rng():
-            torch.manual_seed(weights_seed + index)
-            network = build(model.model_copy(update={"weights": "scratch", "compute": Compute()}), digits)
-        stored[f"run:t{index}"] = safetensors.torch.save(network.state_dict())
+        plain = model.model_copy(update={"weights": "scratch", "compute": Compute()})
+        about = (digits.mean, digits.std, digits.size, digits.train.classes)
+        if (name := (plain.model_dump_json(), weights_seed + index, about)) not in WEIGHTS:
+            with torch.random.fork_rng():
+                torch.manual_seed(weights_seed + index)
+                WEIGHTS[name] = safetensors.torch.save(build(plain, digits).state_dict())
+        stored[f"run:t{index}"] = WEIGHTS[name]
     return Memory(stored, **recorder)
 
 

@@ -28,6 +28,10 @@ from tests.conftest import DATA, Memory
 from tests.harness import OpenRun
 
 METHODS = sorted(REGISTRY)
+every_method = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.xdist_group(f"contract of {name}")) for name in METHODS]
+)
+"""In one process for each, so that the undisturbed run is carried out once."""
 CPU = torch.device("cpu")
 RECIPE = Recipe(epochs=4, batch_size=32, lr=0.02, augment="crop", schedule="cosine")
 CNN = (ModelSpec(name="cifar_resnet8"), ModelSpec(name="cifar_resnet8_quarter"))
@@ -63,13 +67,13 @@ def whole(digits: Splits, untrained: Untrained) -> Callable[[str], tuple[Outcome
 
     def get(method: str) -> tuple[Outcome, dict[str, bytes], Memory]:
         if method not in done:
-            done[method] = run(make_spec(method), digits, untrained)
+            done[method] = run(make_spec(method), digits, untrained, keep_all=True)
         return done[method]
 
     return get
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_method_says_where_it_comes_from_and_what_it_needs(name: str) -> None:
     cls = REGISTRY[name]
     assert cls.paper.title and cls.paper.authors and 1980 < cls.paper.year < 2100
@@ -78,14 +82,14 @@ def test_method_says_where_it_comes_from_and_what_it_needs(name: str) -> None:
     assert cls.id == name == cls.__module__.rpartition(".")[2]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_defaults_lie_in_the_search_space(name: str) -> None:
     parameters = configure(name, {}).hyperparameters()
     for field, space in REGISTRY[name].space().items():
         assert space._contains(space.to_internal_repr(parameters[field])), field
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_run_has_finite_losses_and_scores(name: str, whole: Callable[..., Any]) -> None:
     outcome, files, memory = whole(name)
     assert outcome.status == "done", outcome.reason
@@ -98,7 +102,7 @@ def test_run_has_finite_losses_and_scores(name: str, whole: Callable[..., Any]) 
     assert 0 <= outcome.headline("best", "test", "agreement") <= 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_answers_kept_or_shared_side_by_side_change_no_bit(
     name: str, whole: Callable[..., Any], digits: Splits, untrained: Untrained
 ) -> None:
@@ -129,7 +133,7 @@ def test_other_pairs_work_or_are_refused_with_a_reason(
     assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_bf16_in_channels_last_gives_finite_losses(name: str, digits: Splits, untrained: Untrained) -> None:
     spec = make_spec(name, recipe=RECIPE.model_copy(update={"epochs": 2}))
     fast = {"compute": Compute(precision="bf16", layout="channels_last")}
@@ -140,7 +144,7 @@ def test_bf16_in_channels_last_gives_finite_losses(name: str, digits: Splits, un
     assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_equal_seeds_give_equal_weights_and_other_seeds_others(
     name: str, whole: Callable[..., Any], digits: Splits, untrained: Untrained
 ) -> None:
@@ -151,25 +155,40 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_others(
     assert other["last"] != files["last"]
 
 
+@every_method
+def test_run_that_is_stopped_leaves_the_checkpoint_of_that_epoch(
+    name: str, whole: Callable[..., Any], digits: Splits, untrained: Untrained
+) -> None:
+    _, _, memory = whole(name)
+    stopped = Memory({"run:t": untrained(PAIRS[HOME[name]][0])}, stop_after=1)
+    with pytest.raises(Stopped):
+        bench.training.engine.run(make_spec(name), digits, stopped, CPU)
+    assert [epoch.number for epoch in stopped.epochs] == [1] and list(stopped.states) == [1]
+    assert stopped.epochs[0].losses == memory.epochs[0].losses
+    states = (torch.load(io.BytesIO(each), weights_only=True) for each in (stopped.state, memory.states[1]))
+    mine, theirs = ({**state, "cost": without_times(state["cost"])} for state in states)
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=0)
+
+
+def without_times(cost: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in cost.items() if not name.endswith("seconds")}
+
+
 @pytest.mark.parametrize("stop", [1, 2, 3])
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_interrupted_run_goes_on_to_the_same_weights(
     name: str, stop: int, whole: Callable[..., Any], digits: Splits, untrained: Untrained
 ) -> None:
     outcome, files, memory = whole(name)
-    teacher = untrained(PAIRS[HOME[name]][0])
-    first = Memory({"run:t": teacher}, stop_after=stop)
-    with pytest.raises(Stopped):
-        bench.training.engine.run(make_spec(name), digits, first, CPU)
-    resumed, same, second = run(make_spec(name), digits, untrained, resume=first.state)
+    resumed, same, rest = run(make_spec(name), digits, untrained, resume=memory.states[stop])
     assert same == files and resumed.scores == outcome.scores
-    numbers = [epoch.number for epoch in first.epochs + second.epochs]
-    assert numbers == [epoch.number for epoch in memory.epochs]
+    assert [epoch.number for epoch in rest.epochs] == [epoch.number for epoch in memory.epochs[stop:]]
+    assert [epoch.losses for epoch in rest.epochs] == [epoch.losses for epoch in memory.epochs[stop:]]
     counts = ("samples", "teacher_forwards", "epochs")
     assert [resumed.cost[name] for name in counts] == [outcome.cost[name] for name in counts]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@every_method
 def test_teacher_stands_still_and_gradients_reach_every_trainable_part(
     name: str, digits: Splits, untrained: Untrained
 ) -> None:
