@@ -123,17 +123,17 @@ class Speeds:
         if forward_only:
             with torch.inference_mode():
                 return self._timed(lambda: network.eval()(torch.rand(shape).to(self.device)))
-        trainee = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), Recipe(), 1000)
-        trainee.train()
+        state = TrainState.start(STUDENT, network, torch.nn.ModuleDict(), Recipe(), 1000)
+        state.train()
 
         def step(count: int) -> float:
             images = torch.rand(count, *shape[1:]).to(self.device)
             labels = torch.zeros(count, dtype=torch.long, device=self.device)
 
             def update() -> None:
-                trainee.optimizer.zero_grad(set_to_none=True)
+                state.optimizer.zero_grad(set_to_none=True)
                 F.cross_entropy(observe(network, images, labels, frozenset(), training=True).logits, labels).backward()
-                trainee.optimizer.step()
+                state.optimizer.step()
 
             return min(self._timed(update) for _ in range(2)) / count
 
