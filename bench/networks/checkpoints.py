@@ -80,11 +80,10 @@ def _read(path: Path) -> Any:
 
 def _state_of(found: Any, path: Path) -> dict[str, Tensor]:
     """The state dict in what a file holds."""
-    while isinstance(found, dict):
-        inner = next((found[name] for name in WRAPPERS if isinstance(found.get(name), dict)), None)
-        if inner is None:
-            break
-        found = inner
+    entered: list[int] = []  # a file may hold a dict within itself
+    while isinstance(found, dict) and id(found) not in entered:
+        entered.append(id(found))
+        found = next((found[name] for name in WRAPPERS if isinstance(found.get(name), dict)), found)
     if not isinstance(found, dict):
         raise InputError(f"{path} holds no state dict of tensors, but {type(found).__name__}.")
     for key, value in found.items():
