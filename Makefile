@@ -21,7 +21,7 @@ bench: install ## The main job: sweep every method on bundled data and print the
 	$(BIN)/kdbench sweep digits --store $(STORE)
 
 test: install ## Run the tests
-	$(BIN)/pytest -n auto
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-slow: install ## Run the tests that take minutes
 	$(BIN)/pytest -m slow

@@ -156,6 +156,7 @@ def test_exported_sweep_gives_the_same_pages_and_reading_it_leaves_nothing(
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == tree
 
 
+@pytest.mark.slow
 def test_sweep_goes_on_from_imported_evidence_as_if_it_had_never_been_away(
     whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
