@@ -13,26 +13,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric as RunningMetric
 
 from bench.data.batches import Batches
-from bench.data.splits import Part, Source, Splits, check_fingerprint, divided
+from bench.data.splits import Source, Splits, check_fingerprint, divided
 from bench.networks.network import Network
 from bench.record import Metric
 from bench.spec import DataSpec, ModelSpec
 from methods.base import Data, Losses, Signals, Unsupported
 from methods.rows import Rows
-
-
-class Build(Protocol):
-    """Builds a network; what `Task.build` is."""
-
-    def __call__(self, spec: ModelSpec, data: Splits, model_args: dict[str, Any] | None = None) -> Network:
-        """See `Task.build`."""
 
 
 class Task(ABC):
@@ -149,6 +142,3 @@ class Task(ABC):
             teacher_logits: (M, K) of the pair's teacher, if there is one.
             groups: classes by name of a group, which are scored apart too.
         """
-
-
-__all__ = ["Build", "Part", "Task"]
