@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -70,6 +71,7 @@ class Tracker:
         """
         self.store, self.uri = store, f"sqlite:///{store.root / 'mlflow.db'}"
         with FileLock(store.root / "mlflow.lock"):
+            sqlite3.connect(store.root / "mlflow.db").close()  # what cannot be opened, MLflow tries for 100 s
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             found = self.client.get_experiment_by_name(experiment)
             location = (store.root / "mlflow-artifacts" / experiment).as_uri()

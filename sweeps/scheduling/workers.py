@@ -121,7 +121,8 @@ class Worker:
             machine: what all workers together may use; this one takes its share.
         """
         os.environ["OMP_NUM_THREADS"] = str(threads_each(machine.workers))
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])  # imported once for all workers; it holds no thread and no CUDA
         self.line, end = context.Pipe()
         self.process = context.Process(target=_serve, args=(end, store, machine), daemon=True)
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: the driver decides on Ctrl-C

@@ -4,6 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.sweeps import commands
+from tests.sweeps.commands import Run
+
 TINY = """
 methods = ["student", "kd", "sp"]
 seeds = 2
@@ -30,6 +33,13 @@ trials = 3
 [tuning.search]
 lr = { low = 0.03, high = 0.3, log = true }
 """
+
+
+@pytest.fixture
+def kdbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
+    """The command, run in a folder of the test's own."""
+    monkeypatch.chdir(tmp_path)
+    return commands.kdbench
 
 
 @pytest.fixture

@@ -6,16 +6,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeps.cli import _typer, guarded
 from sweeps.protocols.files import load_protocol
+from tests.sweeps.commands import Run
 
-Run = Callable[..., tuple[int, str, str]]
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COMMANDS = ["methods", "compatibility", "run", "show", "explain", "sweep", "leaderboard", "status", "teachers", "sync"]
 COMMANDS += ["compare"]
@@ -23,22 +21,6 @@ COMMANDS += ["published"]
 COMMANDS += ["tables", "reproduce", "export", "import"]
 GOOD = ["run", "--method", "kd", "--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter"]
 GOOD += ["--data", "digits", "--epochs", "1", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow"]
-
-
-@pytest.fixture
-def kdbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kdbench", *arguments])
-        try:
-            code = guarded(_typer)
-        except SystemExit as exit_:
-            code = int(exit_.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def changed(option: str, value: str) -> list[str]:

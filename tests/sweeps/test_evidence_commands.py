@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from sweeps.cli import _typer, guarded
 from sweeps.cli.common import _imported
+from tests.sweeps.commands import Run
 
-Run = Callable[..., tuple[int, str, str]]
 COMMITTED = Path(__file__).resolve().parents[2] / "results" / "evidence"
 WHY = str(COMMITTED / "study_why")
-
-
-@pytest.fixture
-def kdbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["kdbench", *arguments])
-        code = guarded(_typer)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
 
 
 def test_import_says_what_is_new_and_makes_a_store_that_reads_alike(kdbench: Run, tmp_path: Path) -> None:

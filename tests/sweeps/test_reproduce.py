@@ -41,6 +41,7 @@ from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_proto
 from sweeps.protocols.protocol import Protocol
 from sweeps.protocols.reproduce import imported, reproduction_of
 from sweeps.protocols.request import table_request
+from tests.sweeps.commands import kdbench
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
 KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
@@ -117,12 +118,10 @@ def table(tmp_path: Path) -> Path:
 
 def reproduce(tmp_path: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
     """Runs the command; the tiny table in a store of the test's unless another is named."""
-    command = [*KDBENCH, "reproduce", *arguments, "--store", str(tmp_path / "store")]
-    done = subprocess.run(
-        [*command, "--workers", "2", "--precision", "fp32", "--device", "cpu"], capture_output=True, text=True
-    )
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
+    here = ["--store", str(tmp_path / "store"), "--workers", "2", "--precision", "fp32", "--device", "cpu"]
+    ended, out, err = kdbench("reproduce", *arguments, *here)
+    assert ended == code, err
+    return out, err
 
 
 def place(store: Path) -> Place:
@@ -370,7 +369,7 @@ def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Pa
     assert (tags["table"], tags["scale"], tags["data"]) == ("tiny", "full", "digits")
     lost = shutil.copytree(store, tmp_path / "lost", ignore=shutil.ignore_patterns("mlflow*"))
     for _ in range(2):
-        subprocess.run([*KDBENCH, "sync", "tiny", "--store", str(lost)], check=True, capture_output=True)
+        assert kdbench("sync", "tiny", "--store", str(lost))[0] == 0
         assert logged(lost) == (metrics, tags, files)
     reproduce(tmp_path, str(table), "--seeds", "1")  # fewer again: what MLflow shows is what the table says
     fewer, _, _ = logged(store)
@@ -473,6 +472,7 @@ def test_gpu_script_goes_on_when_a_table_has_no_number_yet(tmp_path: Path) -> No
     assert found == {"one.md": "table one\n", "two.md": "table two\n", "one.csv": "earlier"}
 
 
+@pytest.mark.slow
 def test_interrupted_table_goes_on(tmp_path: Path, table: Path) -> None:
     store = tmp_path / "store"
     command = [*KDBENCH, "reproduce", str(table), "--store", str(store), "--workers", "1", "--precision", "fp32"]

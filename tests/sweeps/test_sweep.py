@@ -20,26 +20,28 @@ from results.pages.report import render
 from results.pages.status import status_report
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
+from tests.sweeps.commands import kdbench
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
 KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
 
 
+def arguments(store: Path, suite: Path) -> list[str]:
+    return ["sweep", str(suite), "--store", str(store), "--workers", "2", "--precision", "fp32", "--json"]
+
+
 def begin(store: Path, suite: Path, *extra: str) -> subprocess.Popen[str]:
-    command = [
-        *KDBENCH,
-        "sweep",
-        str(suite),
-        "--store",
-        str(store),
-        "--workers",
-        "2",
-        "--precision",
-        "fp32",
-        "--json",
-        *extra,
-    ]
+    """A sweep in processes of its own, which a test may kill."""
+    command = [*KDBENCH, *arguments(store, suite), *extra]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def swept(store: Path, suite: Path, *extra: str) -> dict[str, Any]:
+    """The board of a sweep that is left alone."""
+    code, out, err = kdbench(*arguments(store, suite), *extra)
+    assert code == 0, err
+    board: dict[str, Any] = json.loads(out)
+    return board
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -68,10 +70,14 @@ def begin_until(store: Path, suite: Path, runs: int) -> subprocess.Popen[str]:
     return process
 
 
-def children(pid: int) -> list[int]:
-    """Worker processes of a driver."""
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(child) for child in found if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
+def workers_of(pid: int) -> list[int]:
+    """Worker processes of a driver: the children of the server that it started for them."""
+
+    def children(parent: int) -> list[int]:
+        return list(map(int, Path(f"/proc/{parent}/task/{parent}/children").read_text().split()))
+
+    servers = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [worker for server in servers for worker in children(server)]
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[st
     folder = tmp_path_factory.mktemp("whole")
     suite = folder / "tiny.toml"
     suite.write_text(TINY)
-    return folder / "store", suite, finish(begin(folder / "store", suite))
+    return folder / "store", suite, swept(folder / "store", suite)
 
 
 def test_sweep_gives_every_method_its_budget_and_a_row(whole: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -108,7 +114,7 @@ def test_tuning_runs_never_score_the_test_part(whole: tuple[Path, Path, dict[str
 def test_sweep_again_repeats_nothing_and_gives_the_same_table(whole: tuple[Path, Path, dict[str, Any]]) -> None:
     store, suite, board = whole
     before = finished(store)
-    assert numbers(finish(begin(store, suite))) == numbers(board)
+    assert numbers(swept(store, suite)) == numbers(board)
     assert finished(store) == before
 
 
@@ -138,7 +144,7 @@ def test_exported_sweep_gives_the_same_pages_and_reading_it_leaves_nothing(
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     (tmp_path / ".gitignore").write_text("runs/\n")
     copy = tmp_path / "tables"
-    subprocess.run([*KDBENCH, "export", "tiny", str(copy), "--store", str(store)], check=True)
+    assert kdbench("export", "tiny", str(copy), "--store", str(store))[0] == 0
     listing = ["git", "-C", str(tmp_path), "ls-files", "--others", "--exclude-standard"]
     seen = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
     kept = sorted(str(path.relative_to(tmp_path)) for path in copy.rglob("*") if path.is_file())
@@ -148,11 +154,8 @@ def test_exported_sweep_gives_the_same_pages_and_reading_it_leaves_nothing(
     (teacher,) = (entry.key for entry in SweepPlan.find(store, "tiny").started() if entry.phase == "teacher")
     commands = [["leaderboard", "tiny", "--json"], ["compare", "tiny"], ["status", "tiny"], ["teachers"]]
     for command in (*commands, ["show", teacher, "--json"]):
-        pages = [
-            subprocess.run([*KDBENCH, *command, "--store", str(root)], check=True, capture_output=True).stdout
-            for root in (store, copy)
-        ]
-        assert pages[0] == pages[1] and pages[0]
+        pages = [kdbench(*command, "--store", str(root)) for root in (store, copy)]
+        assert pages[0] == pages[1] and pages[0][1]
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == tree
 
 
@@ -166,12 +169,12 @@ def test_sweep_goes_on_from_imported_evidence_as_if_it_had_never_been_away(
     process = begin_until(store, suite, 7)
     process.kill()
     process.wait()
-    subprocess.run([*KDBENCH, "export", "tiny", str(tmp_path / "evidence"), "--store", str(store)], check=True)
-    subprocess.run([*KDBENCH, "import", str(tmp_path / "evidence"), "--store", str(other)], check=True)
+    assert kdbench("export", "tiny", str(tmp_path / "evidence"), "--store", str(store))[0] == 0
+    assert kdbench("import", str(tmp_path / "evidence"), "--store", str(other))[0] == 0
     before = finished(other)
     assert 7 <= len(before) < 16 and not (other / "optuna.db").exists()
     shutil.copytree(reference, same)
-    boards = [finish(begin(root, suite, "--seeds", "3")) for root in (other, same)]
+    boards = [swept(root, suite, "--seeds", "3") for root in (other, same)]
     assert numbers(boards[0]) == numbers(boards[1]) and boards[0]["done"] == 18
     assert before.items() <= finished(other).items() and finished(other).keys() == finished(same).keys()
 
@@ -185,7 +188,7 @@ def test_killed_sweep_goes_on_and_ends_with_the_same_table(
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     before = finished(store)
-    assert numbers(finish(begin(store, suite))) == numbers(board)
+    assert numbers(swept(store, suite)) == numbers(board)
     after = finished(store)
     assert {key: after[key] for key in before} == before
 
@@ -196,7 +199,7 @@ def test_run_whose_worker_is_killed_goes_on_in_another(
     _, suite, board = whole
     store = tmp_path / "store"
     process = begin_until(store, suite, 2)
-    os.kill(children(process.pid)[0], signal.SIGKILL)
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     assert numbers(finish(process)) == numbers(board)
 
 
@@ -209,12 +212,12 @@ def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
     while not any(b'"epoch"' in path.read_bytes() for path in store.glob("runs/*/attempt-*/records.jsonl")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
-    workers = children(process.pid)
+    workers = workers_of(process.pid)
     second = begin(store, suite, "--epochs", "5000")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2 and "another sweep is using" in err
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=30)  # seconds on an idle machine
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
     deadline = time.monotonic() + 5
     while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
