@@ -231,9 +231,17 @@ class Method(Hooks):
 
     @classmethod
     def space(cls) -> dict[str, BaseDistribution]:
-        """The search space: the distribution of every tuned field, by name."""
+        """What is searched in a range of its own: the distribution of every `tuned` field, by name."""
         fields = dataclasses.fields(cls)  # type: ignore[arg-type]
         return {each.name: each.metadata["space"] for each in fields if "space" in each.metadata}
+
+    def loss_weights(self) -> dict[str, tuple[str, ...]]:
+        """What is searched in units of its calibrated value: every `loss_weight` field, and the terms that it weighs.
+
+        A method whose terms depend on its hyperparameters names those alone that are in play.
+        """
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
+        return {each.name: each.metadata["terms"] for each in fields if "terms" in each.metadata}
 
 
 REGISTRY: dict[str, type[Method]] = {}
@@ -246,6 +254,19 @@ M = TypeVar("M", bound=type[Method])
 def tuned(default: T, space: BaseDistribution) -> T:
     """A hyperparameter that is also searched: its default, which is the paper's, and its distribution."""
     return dataclasses.field(default=default, metadata={"space": space})
+
+
+def loss_weight(default: float, *terms: str) -> float:
+    """The weight of terms of a loss; its default is the paper's. It is searched in units of its calibrated value.
+
+    A weight that a paper chose for its data, networks and batch says little elsewhere. The calibrated one is that with
+    which the terms' gradient on the student is as large as the task's own loss's, before training.
+
+    Args:
+        default: the paper's, or its authors' program's.
+        terms: names of the losses that are proportional to it.
+    """
+    return dataclasses.field(default=default, metadata={"terms": terms})
 
 
 def method(cls: M) -> M:
