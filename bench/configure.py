@@ -51,3 +51,20 @@ def by_role(role: Literal["control", "baseline"]) -> str:
 def method_of(spec: Spec) -> Method:
     """The method of a run, with its hyperparameters."""
     return configure(spec.method, spec.params)
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters by name, where a name such as "weights.kd" is an entry of one that is a dictionary."""
+    params: dict[str, Any] = {}
+    for name, value in values.items():
+        outer, dot, entry = name.partition(".")
+        params[outer] = {**params.get(outer, {}), entry: value} if dot else value
+    return params
+
+
+def flat(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters with the entries of those that are dictionaries by names such as "weights.kd"."""
+    values: dict[str, Any] = {}
+    for name, value in params.items():
+        values |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
+    return values

@@ -111,7 +111,12 @@ def with_unlabelled(data: Data, networks: Networks) -> Data:
     if targets.dim() == 1:
         targets = F.one_hot(targets, data.classes).float()
     nothing = targets.new_zeros(count(data.unlabelled), data.classes)
-    return dataclasses.replace(data, inputs=join([data.inputs, data.unlabelled]), targets=torch.cat([targets, nothing]))
+    return dataclasses.replace(
+        data,
+        inputs=join([data.inputs, data.unlabelled]),
+        targets=torch.cat([targets, nothing]),
+        additional=count(data.unlabelled),
+    )
 
 
 def class_targets(data: Data) -> Tensor:

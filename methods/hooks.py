@@ -47,6 +47,10 @@ class Hooks:
         """`needs`, unless what is needed depends on hyperparameters."""
         return self.needs
 
+    def uses_unlabelled(self) -> bool:
+        """Whether a stage takes the unlabelled samples."""
+        return False
+
     def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Named logits (M, K) that evaluation scores: the student's own, unless more than these are deployed.
 

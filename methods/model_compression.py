@@ -12,7 +12,7 @@ from torch import Tensor
 
 from methods.base import Data, Losses, Method, Net, Networks, Paper, Stage, Step, method, tuned
 from methods.checks import fraction, one_of, positive
-from methods.rows import join, whole
+from methods.rows import count, join, whole
 
 NEIGHBOUR_ROWS = 1024
 """Rows of the distance matrix that are held at a time."""
@@ -147,6 +147,7 @@ class ModelCompression(Method):
             transfer = torch.cat([images, *copies] if self.originals else copies)
             outputs = torch.stack([networks.predict(teacher, transfer) for teacher in teachers])
             targets = outputs.mean(dim=0) if self.target == "logits" else outputs.softmax(dim=-1).mean(dim=0)
-            return dataclasses.replace(data, inputs=transfer, targets=targets, augment="none")
+            more = len(transfer) - count(data.inputs)
+            return dataclasses.replace(data, inputs=transfer, targets=targets, additional=more, augment="none")
 
         return make

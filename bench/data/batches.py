@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -43,16 +44,25 @@ class Batches:
 
         Args:
             data: what to draw from.
-            batch_size: samples of a batch.
+            batch_size: samples of a batch, to which a fixed share of `data.additional` ones are added.
             steps: batches of an epoch; with fewer samples the last is short, with more a part is drawn each epoch.
             device: where batches are made.
         """
-        self.data, self.batch_size, self.steps, self.device = data, batch_size, steps, device
+        self.data, self.steps, self.device = data, steps, device
         self.samples = count(data.inputs)
-        self.used = min(self.samples, batch_size * steps)
+        own = self.samples - data.additional
+        self.drawn = min(own, batch_size * steps)
+        """Samples of an epoch that are not additional."""
+        if self.drawn > batch_size and self.drawn % batch_size == 1:
+            self.drawn -= 1
+        self.added = round(data.additional_ratio * batch_size) if data.additional else 0
+        """Additional samples of a batch."""
+        self.batch_size = batch_size + self.added
+        """Samples of a batch with the additional ones; the last of an epoch may have fewer."""
+        self.sizes = [min(batch_size, self.drawn - start) for start in range(0, self.drawn, batch_size)]
+        """Of each batch of an epoch: the samples that are not additional."""
+        self.used = self.drawn + self.added * len(self.sizes)
         """Samples of an epoch."""
-        if self.used > batch_size and self.used % batch_size == 1:
-            self.used -= 1
         self.inputs, self.targets = data.inputs, on(device, data.targets)
 
     @property
@@ -63,7 +73,7 @@ class Batches:
     @property
     def decisive(self) -> tuple[object, ...]:
         """What decides how samples look but their values, the seed and the epoch."""
-        return (self.batch_size, self.steps)
+        return (self.batch_size, self.added, self.steps)
 
     @functools.cached_property
     def stream(self) -> str:
@@ -71,8 +81,16 @@ class Batches:
         return hashlib.sha256(repr((content(self.data.inputs), *self.decisive)).encode()).hexdigest()[:16]
 
     def order(self, seed: int, number: int) -> Tensor:
-        """Which samples (used,) an epoch shows, int64 on the CPU, one after another."""
-        return torch.randperm(self.samples, generator=generator(seed, "order", number))[: self.used]
+        """Which samples (used,) an epoch shows, int64 on the CPU, batch after batch."""
+        own = self.samples - self.data.additional
+        order = torch.randperm(own, generator=generator(seed, "order", number))[: self.drawn]
+        if not self.added:
+            return order
+        draws, wanted = generator(seed, "additional", number), self.added * len(self.sizes)
+        times = math.ceil(wanted / self.data.additional)
+        more = own + torch.cat([torch.randperm(self.data.additional, generator=draws) for _ in range(times)])[:wanted]
+        parts = zip(order.split(self.sizes), more.split(self.added), strict=True)
+        return torch.cat([part for pair in parts for part in pair])
 
     def epoch(self, seed: int, number: int) -> Iterator[Batch]:
         """Batches of one epoch, as they are."""

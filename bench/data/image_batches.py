@@ -35,7 +35,7 @@ class ImageBatches(Batches):
         self.files: FileBatches | None = None
         if isinstance(data.inputs, ImageFiles):
             boxes = "resized-crop" in self.names
-            self.files = FileBatches(data.inputs, batch_size, self.used, boxes, device)
+            self.files = FileBatches(data.inputs, self.batch_size, self.used, boxes, device)
         else:
             self.inputs = on(device, data.inputs)
 
@@ -47,7 +47,7 @@ class ImageBatches(Batches):
     @property
     def decisive(self) -> tuple[object, ...]:
         """What decides how images look but their pixels, the seed and the epoch."""
-        return (self.names, self.data.magnitude, self.batch_size, self.steps)
+        return (self.names, self.data.magnitude, self.batch_size, self.added, self.steps)
 
     def epoch(self, seed: int, number: int) -> Iterator[Batch]:
         """Batches of one epoch, augmented."""

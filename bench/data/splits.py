@@ -22,6 +22,9 @@ EVALUATION_BATCH = 128
 """Samples of a batch where nothing is trained. Larger ones are no faster on CPUs, where their activations fault pages
 in anew each time."""
 
+TEST_SEED = 1
+"""Of a test part that is drawn. Raised when a data set's has served too many choices: then a fresh one is drawn."""
+
 
 class Part(NamedTuple):
     """Samples with their targets: a part of a data set."""
@@ -52,7 +55,9 @@ class Splits:
 
 
 def divided(source: Source, spec: DataSpec, strata: Tensor | None) -> Splits:
-    """A data set split in three, and its training part in labelled and unlabelled: seeded, the same for every run.
+    """A data set split in three, and its training part in labelled and unlabelled.
+
+    A test part that is drawn is the same for every seed of the split; all else is drawn anew.
 
     Args:
         source: the data set.
@@ -64,12 +69,12 @@ def divided(source: Source, spec: DataSpec, strata: Tensor | None) -> Splits:
     """
     rest, test = np.arange(count(source.train.inputs)), source.test
     if test is None:
-        rest, held_out = _divided(rest, spec.test, spec, strata, "test")
+        rest, held_out = _divided(rest, spec.test, spec, strata, "test", seed=TEST_SEED)
         test = _chosen(source.train, held_out)
-    train, validation = _divided(rest, spec.validation, spec, strata, "validation")
+    train, validation = _divided(rest, spec.validation, spec, strata, "validation", spec.split_seed)
     labelled, withheld = train, train[:0]
     if spec.train_fraction < 1:
-        labelled, withheld = _divided(train, 1 - spec.train_fraction, spec, strata, "labelled")
+        labelled, withheld = _divided(train, 1 - spec.train_fraction, spec, strata, "labelled", spec.split_seed)
     given = _chosen(source.train, labelled)
     unlabelled = take(source.train.inputs, torch.from_numpy(withheld))
     return Splits(
@@ -84,13 +89,13 @@ Indices = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def _divided(
-    places: Indices, share: float, spec: DataSpec, strata: Tensor | None, name: str
+    places: Indices, share: float, spec: DataSpec, strata: Tensor | None, name: str, seed: int
 ) -> tuple[Indices, Indices]:
     """Places without a share, and the share; each in the data set's order."""
-    seed = seed_of(spec.split_seed, "split", name) % 2**32
+    drawn = seed_of(seed, "split", name) % 2**32
     kept = None if strata is None else strata.numpy()[places]
     try:
-        first, second = train_test_split(places, test_size=share, random_state=seed, stratify=kept)
+        first, second = train_test_split(places, test_size=share, random_state=drawn, stratify=kept)
     except ValueError as error:
         raise InputError(f"cannot split {len(places)} samples of {spec.name} for {name}: {error}") from None
     return np.sort(first), np.sort(second)

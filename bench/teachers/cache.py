@@ -139,7 +139,7 @@ class TeacherCache:
         limit = self.backend.limit if self.backend else 0
         needs = (needs | {"logits"}) - {"classifier"}
         size = nbytes(flat(probe, needs)) / 2
-        samples, drawn = batches.samples, min(batches.samples, batches.steps * batches.batch_size)
+        samples, drawn = batches.samples, batches.used
         fixed = batches.fixed and size * samples <= FIXED and samples <= drawn + 1
         name = digest(*ORIGIN, teacher, batches.stream, *(() if fixed else epoch))
         outputs = self.epochs.get(name)

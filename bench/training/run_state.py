@@ -44,7 +44,9 @@ class RunState:
     """Whole epochs of the run."""
     best: Best = field(default_factory=Best)
     cost: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("seconds", "samples", *TEACHER_COSTS, "epochs", "training_set"), 0)
+        default_factory=lambda: dict.fromkeys(
+            ("seconds", "samples", "updates", *TEACHER_COSTS, "epochs", "training_set"), 0
+        )
     )
     auxiliary: dict[str, nn.ModuleDict] = field(default_factory=dict)
     """The method's own modules, by the name of the student that they are for."""

@@ -64,14 +64,15 @@ class Trainer:
         """The stage's data as it asks for them; what teachers predict for that is counted once, at its start."""
         setup, networks, cost = self.setup, self.setup.networks, self.state.cost
         before = (networks.asked, networks.cached, networks.seconds)
-        given = dataclasses.replace(setup.data.train, augment=setup.spec.recipe.augment)
+        recipe = setup.spec.recipe
+        given = dataclasses.replace(setup.data.train, augment=recipe.augment, additional_ratio=recipe.unlabelled_ratio)
         data = self.entered.stage.data(given, networks)
         if self.state.epoch == 0:
             after = (networks.asked, networks.cached, networks.seconds)
             for name, new, old in zip(TEACHER_COSTS, after, before, strict=True):
                 cost[name] += new - old
         cost["training_set"] = max(cost["training_set"], count(data.inputs))
-        return setup.task.batches(data, setup.spec.recipe.batch_size, setup.steps, setup.device)
+        return setup.task.batches(data, recipe.batch_size, setup.steps, setup.device)
 
     def _epoch(self, batches: Batches, validate: Callable[[], float]) -> Generator[None, None, Epoch]:
         """One epoch; the time that others take between updates is not counted."""
@@ -115,6 +116,7 @@ class Trainer:
         for name in ("seconds", "samples", "teacher_forwards", "teacher_cached"):
             cost[name] += getattr(record, name)
         cost["teacher_seconds"] += teacher_seconds
+        cost["updates"] += self.setup.steps * len(self.entered.students)
         cost["epochs"] = record.number
 
     def _update(self, batch: Batch, teachers: list[FrozenTeacher], update: int) -> tuple[dict[str, Tensor], Signals]:
@@ -132,7 +134,7 @@ class Trainer:
             mine: dict[str, Tensor] = {}
             for position in turn:
                 students[position].optimizer.zero_grad(set_to_none=True)
-                step = self._step(batch, signals[position], taught + without(fellows, position), position, update)
+                step = self.step(batch, signals[position], taught + without(fellows, position), position, update)
                 mine |= {f"{students[position].net.name}/{name}": value for name, value in stage.loss(step).items()}
             with differentiation(needs):
                 torch.stack(list(mine.values())).sum().backward()
@@ -143,7 +145,9 @@ class Trainer:
             losses |= mine
         return losses, signals[0]
 
-    def _step(self, batch: Batch, student: Signals, teachers: tuple[Signals, ...], position: int, update: int) -> Step:
+    def step(
+        self, batch: Batch, student: Signals, teachers: tuple[Signals, ...], position: int = 0, update: int = 0
+    ) -> Step:
         """What the loss of one student sees."""
         steps, auxiliary = self.setup.steps, self.entered.students[position].auxiliary
         progress = update / (self.entered.epochs * steps)

@@ -81,8 +81,14 @@ class SuiteRecord(Frozen):
     """The method without a teacher that gains are measured against."""
     baseline: str = "kd"
     """The distillation that a new method must beat."""
+    given: dict[str, str] = {}
+    """What each method learns from; rows are compared within such a group."""
+    baselines: dict[str, str] = {}
+    """The baseline of a group, where it has one of its own."""
     compute: dict[str, Compute] = {}
     """How each network is computed where that was chosen, by the network's identity."""
+    calibrated: dict[str, dict[str, dict[str, float]]] = {}
+    """By pair and row, the loss weights at which terms pull as hard as the task's own loss."""
     last_run: float = 0.0
     """Seconds since 1970; 0 if only the time of the file tells."""
     identity: str = ""
@@ -148,13 +154,14 @@ class SweepPlan:
     def create(cls, store: Path, name: str, digest: str, suite: Mapping[str, Any]) -> SweepPlan:
         """The plan of a suite, made if it is new; `suite` takes the place of what was last run under this protocol.
 
-        How networks are computed is kept from the last time, unless `suite` says it. A torn last line, of a driver that
-        died, is cut.
+        How networks are computed and what was calibrated is kept from the last time, unless `suite` says it. A torn
+        last line, of a driver that died, is cut.
         """
         folder = store / "suites" / name / digest
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "suite.json").exists() and (compute := cls(folder).suite.values().get("compute")):
-            suite = {"compute": compute} | dict(suite)
+        if (folder / "suite.json").exists():
+            known = cls(folder).suite.values()
+            suite = {name: known[name] for name in ("compute", "calibrated") if known.get(name)} | dict(suite)
         write(folder / "suite.json", json.dumps(suite, indent=1).encode())
         lines = folder / "plan.jsonl"
         whole = lines.read_bytes() if lines.exists() else b""
@@ -190,7 +197,15 @@ class SweepPlan:
 
     def keep_compute(self, compute: Mapping[str, Compute]) -> None:
         """Adds how networks are computed, by their identities, so that other machines need not choose anew."""
-        self.suite = self.suite.model_copy(update={"compute": {**self.suite.compute, **compute}})
+        self._keep("compute", {**self.suite.compute, **compute})
+
+    def keep_calibrated(self, pair: str, row: str, weights: Mapping[str, float]) -> None:
+        """Adds the calibrated loss weights of a method on a pair."""
+        rows = self.suite.calibrated.get(pair, {})
+        self._keep("calibrated", {**self.suite.calibrated, pair: {**rows, row: dict(weights)}})
+
+    def _keep(self, name: str, values: Mapping[str, Any]) -> None:
+        self.suite = self.suite.model_copy(update={name: values})
         write(self.folder / "suite.json", json.dumps(self.suite.values(), indent=1).encode())
 
     def add(self, planned: Planned) -> None:

@@ -63,6 +63,8 @@ class Driver:
         self.deaths: dict[str, int] = {}
         self.same: dict[str, list[Ticket]] = {}
         """By the key of a run that is queued or under way: the other tickets that wait for it."""
+        self.told: set[tuple[str, str, str, int]] = set()
+        """Places whose end was reported: several chains may wait for one, as for a teacher."""
 
     def __enter__(self) -> Driver:
         """Returns the driver itself."""
@@ -93,7 +95,8 @@ class Driver:
                 return
             batch.jobs, batch.runs = jobs, {}
             for index, job in enumerate(jobs):
-                if (*job.planned.place, job.planned.key) not in self.known:
+                if (place := (*job.planned.place, job.planned.key)) not in self.known:
+                    self.known.add(place)
                     self.plan.add(job.planned)
                 run = self.store.get(job.spec.key)
                 if run and (run.finished or (job.settled and run.status == "stopped")):
@@ -181,8 +184,10 @@ class Driver:
     def _settle(self, batch: _Batch, index: int, run: StoredRun) -> None:
         planned = batch.jobs[index].planned
         batch.runs[index] = run
-        self.report(planned, run)
-        self.project(planned)
+        if planned.place not in self.told:
+            self.told.add(planned.place)
+            self.report(planned, run)
+            self.project(planned)
 
 
 def _spec(ticket: Ticket) -> Spec:

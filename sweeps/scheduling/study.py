@@ -10,22 +10,24 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from bench.errors import InputError
 from bench.record import Epoch, Metric
 from bench.seeds import seed_of
 from bench.spec import Spec
+from methods.base import TEACHER, Net
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.selection import best_trial, objective
 from sweeps.suites.suite import ResolvedPair, Suite
+from sweeps.suites.tuning import Space, containing
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
 
@@ -53,30 +55,58 @@ def storage_at(url: str) -> optuna.storages.BaseStorage:
     return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
+def teachers(resolved: Sequence[ResolvedPair]) -> Chain:
+    """The teachers of pairs under their seeds, each trained once; without them nothing can be compared.
+
+    Raises:
+        InputError: if one could not be trained.
+    """
+    jobs = [
+        Job(Planned(each.pair.name, "teacher", "teacher", each.seed * len(each.teachers) + number, spec.key), spec)
+        for each in resolved
+        for number, spec in enumerate(each.teachers)
+    ]
+    for job, run in zip(jobs, (yield jobs), strict=True):
+        if run.status != "done":
+            raise InputError(f"the teacher of {job.planned.pair} could not be trained: {run.status}: {run.reason}")
+
+
+Resolve = Callable[[int], ResolvedPair]
+"""Gives a pair as it is carried out under a seed."""
+Calibrate = Callable[[ResolvedPair, str], dict[str, float]]
+"""Gives the calibrated loss weights of a method on a pair."""
+
+
 def chain(
     suite: Suite,
-    resolved: ResolvedPair,
+    resolve: Resolve,
     method: str,
     plan: SweepPlan,
     store: RunStore,
     storage: optuna.storages.BaseStorage,
+    calibrate: Calibrate,
 ) -> Chain:
-    """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once."""
-    name, metric = resolved.pair.name, plan.suite.metric
+    """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once.
+
+    Trials are run with seed 0, on its split and with its teachers; the teachers of the others are trained before them.
+    """
+    tuned = resolve(0)
+    name, metric = tuned.pair.name, plan.suite.metric
+    calibrated = calibrate(tuned, method)
     study = optuna.create_study(
         storage=storage,
         study_name=f"{plan.name}/{name}/{method}",
         direction="maximize" if metric.higher_is_better else "minimize",
-        pruner=_pruner(suite),
+        pruner=_pruner(suite, method),
         load_if_exists=True,
     )
-    space = suite.space(method)
+    space, starts = suite.space(method, calibrated), suite.starts(method, name, calibrated)
     _recall(study, storage, space, suite.show, metric, _trials_of(name, method, plan, store))
     trials: list[tuple[Planned, StoredRun]] = []
     for number in range(suite.tuning.trials):
-        trial, told = _ask(study, number, space, suite.defaults(method))
+        trial, told = _ask(study, number, space, starts)
         setting = {parameter: trial.params[parameter] for parameter in space}
-        spec = suite.spec(resolved, method, setting, seed=0, test=False)
+        spec = suite.spec(tuned, method, setting, test=False)
         planned = Planned(name, method, "trial", number, spec.key, setting)
         if told is None:
             trial.set_user_attr(KEY, spec.key)
@@ -86,16 +116,17 @@ def chain(
         if told is None:
             _tell(study, trial, run, suite.show, metric)
     best = best_trial(trials, suite.show, metric)
-    setting = best.setting if best else suite.defaults(method)
-    jobs = []
-    for seed in range(1, suite.seeds + 1):
-        spec = suite.spec(resolved, method, setting, seed, test=True)
-        jobs.append(Job(Planned(name, method, "seed", seed, spec.key, setting), spec))
-    yield jobs
+    setting = best.setting if best else starts[0]
+    if not (seeds := [resolve(seed) for seed in range(1, suite.seeds + 1)]):
+        return
+    yield from teachers(seeds)
+    specs = [suite.spec(each, method, setting, test=True) for each in seeds]
+    yield [Job(Planned(name, method, "seed", spec.seed, spec.key, setting), spec) for spec in specs]
 
 
-def _pruner(suite: Suite) -> optuna.pruners.BasePruner:
-    if not suite.tuning.prune:
+def _pruner(suite: Suite, method: str) -> optuna.pruners.BasePruner:
+    stages = list(suite.configured(method, {}).stages((TEACHER, Net("teacher_2"))))
+    if not suite.tuning.prune or len(stages) > 1 or suite.recipe.finetune:
         return optuna.pruners.NopPruner()
     return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=suite.recipe.epochs // 2)
 
@@ -124,7 +155,7 @@ def _trials_of(pair: str, method: str, plan: SweepPlan, store: RunStore) -> list
 def _recall(
     study: optuna.Study,
     storage: optuna.storages.BaseStorage,
-    space: dict[str, BaseDistribution],
+    space: Space,
     shows: str,
     metric: Metric,
     trials: list[Recalled],
@@ -141,7 +172,7 @@ def _recall(
             datetime_start=datetime.fromtimestamp(run.started),
             datetime_complete=datetime.fromtimestamp(run.ended),
             params=planned.setting,
-            distributions=space,
+            distributions=containing(space, planned.setting),
             user_attrs={KEY: planned.key},
             system_attrs={},
             intermediate_values=reported,
@@ -151,7 +182,7 @@ def _recall(
 
 
 def _ask(
-    study: optuna.Study, number: int, space: dict[str, BaseDistribution], defaults: dict[str, Any]
+    study: optuna.Study, number: int, space: Space, starts: list[dict[str, Any]]
 ) -> tuple[Any, FrozenTrial | None]:
     """Trial `number` of those whose setting is complete, and its end if it has one.
 
@@ -167,8 +198,10 @@ def _ask(
         if frozen.state.is_finished():
             return frozen, frozen
         return Trial(study, frozen._trial_id), None
-    if number == 0 and not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-        study.enqueue_trial(defaults)
+    if number < len(starts):
+        space = containing(space, starts[number])
+        if not study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            study.enqueue_trial(starts[number])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study.sampler = optuna.samplers.TPESampler(

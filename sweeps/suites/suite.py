@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
 
-from optuna.distributions import BaseDistribution, FloatDistribution
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from bench.configure import by_role, configure
+from bench.configure import by_role, configure, flat, nested
 from bench.data.augment import check_augment
 from bench.record import Metric
 from bench.schema import Frozen
@@ -20,9 +20,12 @@ from bench.tasks import task_of
 from methods import REGISTRY
 from methods.base import Method
 from results.store.plan import PairRecord
+from sweeps.suites.tuning import Space, Tuning, containing
 
 RECIPE = "recipe."
 """Prefix of a recipe's field among searched names."""
+AGAIN = 1000
+"""Between the seeds of two teachers of one architecture."""
 
 
 class Pair(PairRecord):
@@ -38,13 +41,14 @@ class Pair(PairRecord):
 
 @dataclass(frozen=True)
 class ResolvedPair:
-    """A pair as it is carried out."""
+    """A pair as it is carried out under one seed: split, labels and teachers are drawn anew with each."""
 
     pair: Pair
     student: ModelSpec
     """The student's network, with the way in which it is computed."""
     teachers: tuple[Spec, ...]
     """The runs that train its teachers."""
+    seed: int
 
 
 Way = Callable[[ModelSpec, Recipe], ModelSpec]
@@ -54,39 +58,6 @@ Way = Callable[[ModelSpec, Recipe], ModelSpec]
 def plainly(model: ModelSpec, recipe: Recipe) -> ModelSpec:
     """The model as it is: where nothing is chosen it is computed eagerly in float32."""
     return model
-
-
-class Range(Frozen):
-    """The range in which tuning searches a number of the recipe."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.low >= self.high or (self.log and self.low <= 0):
-            raise ValueError("low must be below high, and positive on a log scale")
-        return self
-
-
-class Tuning(Frozen):
-    """The tuning budget, the same for every method."""
-
-    trials: Annotated[int, Field(ge=1)] = 20
-    prune: bool = True
-    """Whether trials below the median of earlier ones are stopped after half of their epochs."""
-    search: dict[str, Range] = {}
-    """Numbers of the recipe that every method searches beside its own."""
-
-    @field_validator("search")
-    @classmethod
-    def _numbers(cls, search: dict[str, Range]) -> dict[str, Range]:
-        searchable = [name for name, field in Recipe.model_fields.items() if isinstance(field.default, float)]
-        for name in search:
-            if name not in searchable:
-                raise ValueError(f"{name} is not a searchable number of the recipe; there are {', '.join(searchable)}")
-        return search
 
 
 class Suite(Frozen):
@@ -102,6 +73,7 @@ class Suite(Frozen):
     """Hyperparameters of methods, by id, that are fixed in this suite rather than at their defaults or searched.
 
     One that says its `method`, as { method = "kd", temperature = 1.0 } does, is a row of its own under the name it has.
+    `recipe.` names are fields of the recipe in which the row's training differs, as { "recipe.epochs" = 96 }.
     """
     recipe: Recipe = Recipe()
     teacher: dict[str, Any] = {}
@@ -109,8 +81,8 @@ class Suite(Frozen):
     teacher_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Labelled share of the training part for teachers; by default the students'."""
     tuning: Tuning = Tuning()
-    seeds: Annotated[int, Field(ge=1)] = 5
-    """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0."""
+    seeds: Annotated[int, Field(ge=0)] = 5
+    """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0, and 0 is tuning alone."""
     precision: Literal["auto", "measured", "fp32", "bf16"] = "auto"
     """How networks are computed unless the command says otherwise; see `bench.training.precision.chosen`."""
     show: Literal["last", "best"] = "last"
@@ -124,15 +96,16 @@ class Suite(Frozen):
     @model_validator(mode="after")
     def _known(self) -> Self:
         for pair in self.pairs:
-            for recipe in (self.recipe_of(pair), self.teacher_recipe(pair)):
+            rows = [self.recipe_of(pair, row) for row in self.methods_of(pair)]
+            for recipe in (*rows, self.teacher_recipe(pair)):
                 check_augment(recipe.augment)
         for name, values in self.settings.items():
             if "method" in values and name in REGISTRY:
                 raise ValueError(
                     f"settings of {name} are those of a method, so they cannot say another: rename the row"
                 )
-        for name in {*self.methods, *self.settings, *(name for pair in self.pairs for name in pair.methods)}:
-            self.configured(name, {})
+        for name in sorted({*self.methods, *self.settings, *(name for pair in self.pairs for name in pair.methods)}):
+            self.starts(name, "", {})
         if len({pair.name for pair in self.pairs}) < len(self.pairs):
             raise ValueError("pairs must differ in their teachers, their student or their note")
         return self
@@ -144,62 +117,96 @@ class Suite(Frozen):
     def configured(self, method: str, params: dict[str, Any]) -> Method:
         """A method with the suite's settings and these hyperparameters."""
         fixed = {"method": method} | self.settings.get(method, {})
-        return configure(fixed.pop("method"), fixed | params)
+        return configure(fixed.pop("method"), nested({k: v for k, v in fixed.items() if not of_recipe(k)} | params))
 
-    def recipe_of(self, pair: Pair) -> Recipe:
-        """The recipe by which a pair's students are trained."""
-        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe)
+    def recipe_of(self, pair: Pair, method: str = "", setting: Mapping[str, Any] = MappingProxyType({})) -> Recipe:
+        """The recipe by which a pair's students are trained, by a method with a setting of what is searched."""
+        own = {**self.settings.get(method, {}), **setting}
+        changed = {name.removeprefix(RECIPE): value for name, value in own.items() if of_recipe(name)}
+        return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | changed)
 
     def teacher_recipe(self, pair: Pair) -> Recipe:
         """The recipe by which a pair's teachers are trained."""
         return Recipe.model_validate(self.recipe.model_dump() | pair.recipe | self.teacher | pair.teaching)
 
-    def resolve(self, pair: Pair, way: Way = plainly) -> ResolvedPair:
-        """A pair's student, and the runs that train its teachers, without distillation.
+    def resolve(self, pair: Pair, way: Way = plainly, seed: int = 0) -> ResolvedPair:
+        """A pair's student, and the runs that train its teachers, without distillation, on the split of a seed.
 
         Args:
             pair: one of this suite's.
             way: gives each network the way in which it is computed.
+            seed: of the runs that learn from these teachers.
         """
         fraction = self.teacher_fraction or self.data.train_fraction
-        data, recipe = self.data.model_copy(update={"train_fraction": fraction}), self.teacher_recipe(pair)
-        teachers = teacher_runs([way(ModelSpec(name=name), recipe) for name in pair.teachers], data, recipe)
-        return ResolvedPair(pair, way(ModelSpec(name=pair.student), self.recipe_of(pair)), teachers)
+        data = self.data.model_copy(update={"train_fraction": fraction, "split_seed": seed})
+        recipe = self.teacher_recipe(pair)
+        teachers = teacher_runs([way(ModelSpec(name=name), recipe) for name in pair.teachers], data, recipe, seed)
+        return ResolvedPair(pair, way(ModelSpec(name=pair.student), self.recipe_of(pair)), teachers, seed)
 
-    def spec(self, resolved: ResolvedPair, method: str, setting: dict[str, Any], seed: int, test: bool) -> Spec:
+    def spec(self, resolved: ResolvedPair, method: str, setting: dict[str, Any], test: bool) -> Spec:
         """A run of a method with a setting of what is searched; `recipe.` names go to the recipe.
 
         A method that takes one teacher is given the first.
         """
-        recipe = {k.removeprefix(RECIPE): v for k, v in setting.items() if k.startswith(RECIPE)}
-        configured = self.configured(method, {k: v for k, v in setting.items() if not k.startswith(RECIPE)})
+        configured = self.configured(method, {k: v for k, v in setting.items() if not of_recipe(k)})
         return Spec(
             method=configured.id,
             params=configured.hyperparameters(),
             student=resolved.student,
             teachers=tuple(map(taught_by, resolved.teachers if configured.several_teachers else resolved.teachers[:1])),
-            data=self.data,
-            recipe=self.recipe_of(resolved.pair).model_copy(update=recipe),
-            seed=seed,
+            data=self.data.model_copy(update={"split_seed": resolved.seed}),
+            recipe=self.recipe_of(resolved.pair, method, setting),
+            seed=resolved.seed,
             test=test,
         )
 
-    def space(self, method: str) -> dict[str, BaseDistribution]:
-        """What tuning a method searches: its own hyperparameters, and the recipe's numbers of this suite."""
-        ranges, fixed = self.tuning.search.items(), self.settings.get(method, {})
-        recipe = {f"{RECIPE}{name}": FloatDistribution(r.low, r.high, log=r.log) for name, r in ranges}
-        own = self.configured(method, {}).space()
-        return {name: space for name, space in own.items() if name not in fixed} | recipe
+    def weights(self, method: str) -> tuple[str, ...]:
+        """The weights of loss terms that tuning a method searches in units of their calibrated value."""
+        fixed = self.settings.get(method, {}).keys() | self.tuning.ranges.get(method, {}).keys()
+        return tuple(name for name in self.configured(method, {}).loss_weights() if name not in fixed)
 
-    def defaults(self, method: str) -> dict[str, Any]:
-        """The setting of trial 0: the paper's own hyperparameters and the suite's own recipe."""
-        values = self.configured(method, {}).hyperparameters()
+    def space(self, method: str, calibrated: Mapping[str, float]) -> Space:
+        """What tuning a method searches: its weights, its other hyperparameters, and the suite's of the recipe.
+
+        Args:
+            method: a row.
+            calibrated: the calibrated value of each of `weights`; one without is searched around the paper's.
+        """
+        fixed, configured = self.settings.get(method, {}), self.configured(method, {})
+        start = flat(configured.hyperparameters())
+        weights = {name: calibrated.get(name) or start.get(name, 1.0) for name in self.weights(method)}
+        own = configured.space() | self.tuning.around(weights) | self.tuning.distributions(method)
+        recipe = {f"{RECIPE}{name}": each.distribution for name, each in self.tuning.search.items()}
+        return {name: space for name, space in (own | recipe).items() if name not in fixed}
+
+    def starts(self, method: str, pair: str, calibrated: Mapping[str, float]) -> list[dict[str, Any]]:
+        """The settings of the first trials: the paper's, the calibrated, and what a longer tuning has found before.
+
+        Args:
+            method: a row.
+            pair: name of the pair.
+            calibrated: as `space` takes it.
+        """
+        space = self.space(method, calibrated)
+        values = flat(self.configured(method, {}).hyperparameters())
+        values |= {name: 1.0 for name in self.weights(method) if name not in values}
         values |= {f"{RECIPE}{name}": getattr(self.recipe, name) for name in self.tuning.search}
-        return {name: values[name] for name in self.space(method)}
+        paper = {name: values[name] for name in space} | self.tuning.starts.get(method, {})
+        known = {name: value for name, value in calibrated.items() if name in space}
+        found = self.tuning.warm.get(pair, {}).get(method)
+        starts = [paper, *([paper | known] if known else []), *([paper | found] if found else [])]
+        for start in starts:
+            self.configured(method, {name: value for name, value in start.items() if not of_recipe(name)})
+            containing(space, start)
+        return starts
 
     def record(self) -> dict[str, Any]:
         """What a plan keeps of the suite, as JSON values."""
-        return self.model_dump(mode="json") | compared_by(self.data)
+        rows = dict.fromkeys(row for pair in self.pairs for row in self.methods_of(pair))
+        given = {row: given_to(self.configured(row, {})) for row in rows}
+        role = {row: self.configured(row, {}).role for row in rows}
+        baselines = {given[row]: row for row in reversed(rows) if role[row] == "baseline"}
+        return self.model_dump(mode="json") | compared_by(self.data) | {"given": given, "baselines": baselines}
 
     def digest(self, precision: str) -> str:
         """8 hexadecimal digits of the protocol: all but which methods and pairs, and how many seeds.
@@ -216,6 +223,13 @@ class Suite(Frozen):
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def given_to(method: Method) -> str:
+    """What a method learns from, in the words of tables."""
+    if method.uses_unlabelled():
+        return "unlabelled images too"
+    return "labels and a teacher" if method.needs_teacher else "labels alone"
+
+
 def primary_of(data: DataSpec) -> Metric:
     """The primary metric of a data set's task."""
     return task_of(data.task).primary
@@ -227,7 +241,7 @@ def compared_by(data: DataSpec) -> dict[str, Any]:
     return {"control": by_role("control"), "baseline": by_role("baseline"), "metric": metric}
 
 
-def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) -> tuple[Spec, ...]:
+def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe, seed: int = 0) -> tuple[Spec, ...]:
     """The runs that train teachers, by hard labels alone; a model that comes again is trained from another seed."""
     return tuple(
         Spec(
@@ -235,7 +249,7 @@ def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) ->
             student=model,
             data=data,
             recipe=recipe,
-            seed=models[:place].count(model),
+            seed=seed + AGAIN * models[:place].count(model),
         )
         for place, model in enumerate(models)
     )
@@ -244,3 +258,8 @@ def teacher_runs(models: Sequence[ModelSpec], data: DataSpec, recipe: Recipe) ->
 def taught_by(teacher: Spec) -> ModelSpec:
     """The network that a run has trained, as another run's teacher."""
     return teacher.student.model_copy(update={"weights": f"run:{teacher.key}"})
+
+
+def of_recipe(name: str) -> bool:
+    """Whether a name of a setting is a recipe's field."""
+    return name.startswith(RECIPE)

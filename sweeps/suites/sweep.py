@@ -1,23 +1,24 @@
-"""Carries out a suite: every pair's teachers first, then a chain of runs for each method and pair."""
+"""Carries out a suite: the teachers of every pair's tuning first, then a chain of runs for each method and pair."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from bench.environment import pick_device
-from bench.errors import InputError
 from bench.networks.build import check_model
 from bench.record import Epoch
 from bench.tasks import load, read
 from results.analysis.leaderboard import Board, leaderboard
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
+from sweeps.scheduling.calibrate import weights_of
 from sweeps.scheduling.compute import way_of
 from sweeps.scheduling.driver import Driver
 from sweeps.scheduling.projector import Projector
-from sweeps.scheduling.study import Chain, Job, chain, storage_at
+from sweeps.scheduling.study import chain, storage_at, teachers
 from sweeps.scheduling.workers import Machine
-from sweeps.suites.suite import ResolvedPair, Suite
+from sweeps.suites.suite import Suite
 
 
 def sweep(
@@ -52,22 +53,16 @@ def sweep(
         storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
             way = way_of(plan, store, data, machine)
-            resolved = [suite.resolve(pair, way) for pair in suite.pairs]
-            driver.carry_out([_teachers(resolved)])
-            studies = [(pair, method) for pair in resolved for method in suite.methods_of(pair.pair)]
-            driver.carry_out([chain(suite, pair, method, plan, store, storage) for pair, method in studies])
+            resolves = [functools.partial(suite.resolve, pair, way) for pair in suite.pairs]
+            driver.carry_out([teachers([resolve(0) for resolve in resolves])])
+            calibrate = weights_of(suite, plan, store, data, machine)
+            driver.carry_out(
+                [
+                    chain(suite, resolve, method, plan, store, storage, calibrate)
+                    for pair, resolve in zip(suite.pairs, resolves, strict=True)
+                    for method in suite.methods_of(pair)
+                ]
+            )
             board = leaderboard(plan, store)
             projector.finish(board)
         return board, projector.problem
-
-
-def _teachers(resolved: list[ResolvedPair]) -> Chain:
-    """Every pair's teachers, each trained once; without them nothing can be compared."""
-    jobs = [
-        Job(Planned(each.pair.name, "teacher", "teacher", number, spec.key), spec)
-        for each in resolved
-        for number, spec in enumerate(each.teachers)
-    ]
-    for job, run in zip(jobs, (yield jobs), strict=True):
-        if run.status != "done":
-            raise InputError(f"the teacher of {job.planned.pair} could not be trained: {run.status}: {run.reason}")
