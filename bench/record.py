@@ -138,6 +138,8 @@ class Outcome(Frozen):
     """Counts of the headline's decisions of the last epoch on the last part: rows are classes."""
     combined: tuple[str, ...] = ()
     """Predictions that are of several exits together."""
+    notes: tuple[str, ...] = ()
+    """What was done otherwise than the method asked for, as noise that a network does not take."""
 
     @model_validator(mode="before")
     @classmethod

@@ -123,7 +123,7 @@ class Net:
     model: str = "student"
     copy: str = ""
     model_args: tuple[tuple[str, Any], ...] = ()
-    """Constructor arguments on top of the model's own, as dropout for a noised student."""
+    """Constructor arguments on top of the model's own, where it takes them, as dropout for a noised student."""
 
     @property
     def name(self) -> str:

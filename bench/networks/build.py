@@ -17,6 +17,15 @@ from bench.spec import ModelSpec
 from methods.base import Unsupported
 
 
+class Refused(Unsupported):
+    """A model does not take arguments that it was given on top of its own."""
+
+    def __init__(self, model: str, arguments: list[str]) -> None:
+        """Says which model, and which arguments."""
+        super().__init__(f"{model} does not take {', '.join(arguments)}.")
+        self.arguments = arguments
+
+
 def check_model(name: str) -> None:
     """Checks that timm knows a model.
 
@@ -38,7 +47,7 @@ def build(spec: ModelSpec, data: ImageSplits, model_args: dict[str, Any] | None 
 
     Raises:
         InputError: if timm cannot build it.
-        Unsupported: if the model does not know one of `model_args`.
+        Refused: if the model does not take one of `model_args`.
     """
     network = backbone(spec, data, data.train.classes, model_args)
     _probe(network, spec.name, data)
@@ -56,7 +65,7 @@ def backbone(spec: ModelSpec, data: ImageSplits, classes: int, model_args: dict[
 
     Raises:
         InputError: if timm cannot build it.
-        Unsupported: if the model does not know one of `model_args`.
+        Refused: if the model does not take one of `model_args`.
     """
     check_model(spec.name)
     pretrained = spec.weights == "pretrained"
@@ -100,7 +109,7 @@ def _create(name: str, pretrained: bool, args: dict[str, Any], size: int, option
             if "'img_size'" in str(error) and "img_size" in tried and "img_size" not in args:
                 continue
             if refused := [argument for argument in optional if f"'{argument}'" in str(error)]:
-                raise Unsupported(f"{name} does not take {', '.join(refused)}.") from None
+                raise Refused(name, refused) from None
             raise InputError(f"timm cannot build {name} with {tried}: {error}") from None
         except Exception as error:  # constructors raise what they like for a size that they cannot take
             first_line = str(error).splitlines()[0] if str(error) else type(error).__name__

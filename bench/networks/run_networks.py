@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.data.splits import EVALUATION_BATCH, Splits
+from bench.networks.build import Refused
 from bench.networks.checkpoints import load_weights
 from bench.networks.network import Network
 from bench.seeds import generator, seed_of
@@ -64,6 +65,8 @@ class RunNetworks:
         self._weights, self.recall = weights, recall
         self.built: dict[str, Network] = {}
         self.trained: list[str] = []
+        self.left_out: dict[str, list[str]] = {}
+        """Arguments that a network was to be given and does not take, by the network's name."""
         self.asked, self.cached, self.seconds = 0, 0, 0.0
         """Samples that predictions were asked for, those of them that were at hand, and the time that the rest took."""
 
@@ -71,10 +74,7 @@ class RunNetworks:
         """A network to train."""
         if net.name not in self.trained:
             self.trained.append(net.name)
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed_of(self.seed, "weights", net.name))
-                built = self.task.build(self._model(net), self.data, dict(net.model_args))
-                self.built[net.name] = built.to(self.device)
+            self.built[net.name] = self._seeded(net, dict(net.model_args)).to(self.device)
         return self.built[net.name].requires_grad_(True)
 
     def teacher(self, net: Net) -> Network:
@@ -123,6 +123,16 @@ class RunNetworks:
     def generator(self, name: str) -> torch.Generator:
         """Random numbers that depend on the run's seed and this name alone."""
         return generator(self.seed, name)
+
+    def _seeded(self, net: Net, model_args: dict[str, object]) -> Network:
+        """A network with these arguments, without those that it does not take, from weights seeded by its name."""
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed_of(self.seed, "weights", net.name))
+                return self.task.build(self._model(net), self.data, model_args)
+        except Refused as refused:
+            self.left_out.setdefault(net.name, []).extend(refused.arguments)
+            return self._seeded(net, {key: v for key, v in model_args.items() if key not in refused.arguments})
 
     def _model(self, net: Net) -> ModelSpec:
         if net.model not in self.models:

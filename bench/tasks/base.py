@@ -90,7 +90,7 @@ class Task(ABC):
 
         Raises:
             InputError: if it cannot be built.
-            Unsupported: if the model does not know one of `model_args`.
+            Refused: if the model does not take one of `model_args`.
         """
 
     @abstractmethod

@@ -72,6 +72,7 @@ class Scorer:
             },
             confusion=confusion(headline[counted], decided[counted]),
             combined=tuple(name for name in predictions if setup.method.combines_exits(name)),
+            notes=tuple(f"{net} does not take {', '.join(names)}" for net, names in networks.left_out.items()),
         )
         return outcome, files
 

@@ -42,6 +42,7 @@ def _lines(run: StoredRun, outcome: Outcome) -> list[str]:
                 lines.append(f"{part}, {which} epoch ({scores.epoch}), {student}, {name}: {_metrics(metrics)}")
     lines += [f"{part}, teacher: {_metrics(metrics)}" for part, metrics in list(outcome.teacher.items())[-1:]]
     lines += _cost(outcome)
+    lines += [f"Left out: {note}" for note in outcome.notes]
     return [*lines, f"Run {run.key} is in {run.folder.parent}"] if run.folder else lines
 
 

@@ -107,6 +107,17 @@ def test_noise_that_a_model_does_not_take_is_unsupported(digits: Splits) -> None
         build(ModelSpec(name="mlp_800_800"), digits, {"drop_path_rate": 0.1})
 
 
+def test_student_goes_without_what_its_model_does_not_take_from_the_weights_it_would_have(digits: Splits) -> None:
+    nets = networks(digits)
+    nets.models = {"student": ModelSpec(name="mlp_800_800")}
+    noise = {"drop_path_rate": 0.1, "drop_rate": 0.3, "colour": 1}
+    student: Any = nets.student(Net("student", model_args=tuple(noise.items())))
+    assert nets.left_out == {"student": ["drop_path_rate", "colour"]} and student.model.head_drop.p == 0.3
+    plain = networks(digits)
+    plain.models = nets.models
+    assert equal(student, plain.student(Net())) and plain.left_out == {}
+
+
 @pytest.mark.parametrize("form", ["bare", "state_dict", "module", "safetensors", "ours"])
 def test_users_checkpoint_is_imported(digits: Splits, tmp_path: Path, form: str) -> None:
     torch.manual_seed(5)

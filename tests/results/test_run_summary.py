@@ -55,6 +55,11 @@ def test_summary_says_what_teachers_cost(store: RunStore, finish: Finish) -> Non
     assert TeacherCost() + TeacherCost(1, 1, 0) == TeacherCost(1, 1, 0)
 
 
+def test_summary_says_what_a_network_went_without(store: RunStore, finish: Finish) -> None:
+    finish("abcd", outcome(0.85).model_copy(update={"notes": ("student does not take drop_path_rate",)}))
+    assert "\nLeft out: student does not take drop_path_rate\n" in render(run_summary_report(store.find("abcd")))
+
+
 def test_summary_of_a_run_without_a_result_says_why(store: RunStore, finish: Finish) -> None:
     finish("abcd", outcome(0, status="unsupported", reason="no stages"))
     report = run_summary_report(store.find("abcd"))
