@@ -50,6 +50,8 @@ class Signals:
     """(B, C, H, W), the gradient of each image's cross-entropy with respect to its pixels in [0, 1]."""
     mirrored_grad: Tensor | None = None
     """(B, C, H, W), the same for the horizontally mirrored image, mirrored back."""
+    stem: int = 0
+    """How many `features` of a student come before its first stage: 1 where the first is the bare stem's."""
 
     def detached(self) -> Signals:
         """The same values without their history, as a fellow student may use them."""
@@ -64,7 +66,7 @@ def _detached(value: Any) -> Any:
     return value
 
 
-SIGNALS = frozenset(each.name for each in dataclasses.fields(Signals)) - {"logits", "mask"}
+SIGNALS = frozenset(each.name for each in dataclasses.fields(Signals)) - {"logits", "mask", "stem"}
 """The signals that a method may name in `needs`."""
 SAMPLES = frozenset({"pixels", "class_targets"})
 """What a method may name in `needs` of the samples themselves, which it then edits or makes: inputs that are images

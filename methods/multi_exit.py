@@ -87,14 +87,16 @@ class MultiExit(Method):
 
     The temperature starts at 1 and is multiplied by 1.05 whenever the teacher exit's mean confidence passes the limit
     mu = 0.5 (the authors' code). Departures: the paper's networks are MSDNets with 11 exits (on CIFAR); here an exit
-    stands on every inner stage of any network with stages. `weight` is the paper's 1; the authors' code sums over exits
-    under one scale, so its distillation is lighter than this mean by (n - 1) / n for n exits; at 0 labels alone teach
-    exits. `exit_width` gives inner exits the two convolutions that MSDNet's have (128 channels on CIFAR). `unlabelled`
-    is the paper's semi-supervised setting: images without labels take part in distillation alone, mixed into batches.
+    stands on every inner stage of any network with stages, and none on a bare stem. `weight` is the paper's 1; the
+    authors' code sums over exits under one scale, so its distillation is lighter than this mean by (n - 1) / n for n
+    exits; at 0 labels alone teach exits. `exit_width` gives inner exits the two convolutions that MSDNet's have (128
+    channels on CIFAR). `unlabelled` is the paper's semi-supervised setting: images without labels take part in
+    distillation alone, mixed into batches.
 
-    The headline is the last exit, which is the student as every other method deploys it. Each inner exit is scored and
-    costed beside it by the stages that it runs (the anytime curve), and the ensemble (mean probability of all); with
-    `anytime`, so is the ensemble of the first 2, 3, ... exits.
+    The headline is the last exit, which is the student as every other method deploys it. Beside it are scored, and
+    costed by what they run: each inner exit, "stage_i" on the network's i-th feature map (a stem's counts, so a
+    ResNet's first exit is "stage_2"); the ensemble of all (mean probability); with `anytime`, that of the exits so far,
+    "upto_stage_i", from the second exit on.
     """
 
     paper = Paper(
@@ -107,6 +109,7 @@ class MultiExit(Method):
     needs_teacher = False
     needs = frozenset({"features", "class_targets"})
     weight: float = tuned(1.0, FloatDistribution(0.1, 5.0, log=True))
+    """Searched as it is: untrained exits agree, so there is nothing to calibrate by."""
     confidence_limit: float = tuned(0.5, FloatDistribution(0.1, 0.9))
     annealing: float = 1.05
     teacher_exit: str = "last"
@@ -122,14 +125,18 @@ class MultiExit(Method):
         if not 1 <= self.annealing < math.inf:
             raise ValueError(f"annealing must be finite and at least 1, but got annealing={self.annealing}.")
 
+    def uses_unlabelled(self) -> bool:
+        """They take part in distillation, if so asked."""
+        return self.unlabelled
+
     def stages_run(self, prediction: str) -> int:
         """Of an exit or an ensemble of the first exits: as many stages as its last exit stands on."""
-        kind, _, number = prediction.partition("_")
-        return int(number) if kind in ("stage", "first") else 0
+        kind, _, number = prediction.rpartition("_")
+        return int(number) if kind in ("stage", "upto_stage") else 0
 
     def combines_exits(self, prediction: str) -> bool:
         """Whether a prediction is an ensemble."""
-        return prediction == "ensemble" or prediction.startswith("first_")
+        return prediction == "ensemble" or prediction.startswith("upto_")
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage; no teacher but the student's own exit."""
@@ -137,10 +144,10 @@ class MultiExit(Method):
 
     def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
         """An exit for every stage but the last, and the temperature."""
-        inner, classes = features_of(student)[:-1], student.logits.shape[1]
+        inner, classes = _inner(student), student.logits.shape[1]
         if not inner:
             raise Unsupported("the student has one stage alone, so there is no place for an earlier exit.")
-        exits = {f"stage_{i + 1}": Exit(f.shape[1], classes, self.exit_width) for i, f in enumerate(inner)}
+        exits = {name: Exit(feature.shape[1], classes, self.exit_width) for name, feature in inner.items()}
         return nn.ModuleDict({**exits, "temperature": Temperature(1.0)})
 
     def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
@@ -148,9 +155,9 @@ class MultiExit(Method):
         exits = self._exits(student, auxiliary)
         inner = {name: logits for name, logits in exits.items() if name != "last"}
         probabilities = torch.stack([F.softmax(logits, dim=1) for logits in (*inner.values(), student.logits)])
-        some = range(2, len(probabilities)) if self.anytime else ()
-        first = {f"first_{count}": _logarithm(probabilities[:count].mean(dim=0)) for count in some}
-        return exits | first | {"ensemble": _logarithm(probabilities.mean(dim=0))}
+        some = list(enumerate(inner, start=1))[1:] if self.anytime else ()
+        so_far = {f"upto_{name}": _logarithm(probabilities[:count].mean(dim=0)) for count, name in some}
+        return exits | so_far | {"ensemble": _logarithm(probabilities.mean(dim=0))}
 
     def fine_tuning_loss(self, step: Step) -> Losses:
         """Labels at every exit, as all are deployed."""
@@ -170,8 +177,12 @@ class MultiExit(Method):
 
     def _exits(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Logits (B, K) of the last exit, then of each inner one."""
-        inner = {f"stage_{i + 1}": auxiliary[f"stage_{i + 1}"](f) for i, f in enumerate(features_of(student)[:-1])}
-        return {"last": student.logits, **inner}
+        return {"last": student.logits} | {name: auxiliary[name](feature) for name, feature in _inner(student).items()}
+
+
+def _inner(student: Signals) -> dict[str, Tensor]:
+    """The feature maps (B, C, H, W) on which inner exits stand, by the exit's name: not a bare stem's, nor the last."""
+    return {f"stage_{i + 1}": feature for i, feature in enumerate(features_of(student)[:-1]) if i >= student.stem}
 
 
 def _mean_task_loss(step: Step, exits: Iterable[Tensor]) -> Losses:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,9 @@ GRADIENTS = frozenset({"input_grad", "mirrored_grad"})
 
 SMALL = frozenset({"pooled", "classifier"})
 """Signals of so few numbers that copying them out of inference mode costs less than the mode saves."""
+
+STEM = re.compile(r"(features\.)?(stem|conv|act|bn|norm|layer0|level0|$)", re.IGNORECASE)
+"""How timm names the part of a network whose feature map comes before its first stage."""
 
 UNTAPPED = frozenset({"features", "classifier"})
 """Signals that are taken without hooks or second passes, so that the network may be compiled."""
@@ -91,6 +95,7 @@ def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals
         model.get_classifier().weight.flatten(1) if "classifier" in needs else None,
         tuple(taps.tokens) if "tokens" in needs else None,
         tuple(taps.qkv) if "qkv" in needs else None,
+        stem=stem_maps(model) if "features" in needs else 0,
     )
 
 
@@ -106,6 +111,11 @@ def _staged(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     stages = list(range(len(model.feature_info)))
     final, maps = model.forward_intermediates(images, indices=stages)
     return model.forward_head(final), maps
+
+
+def stem_maps(model: Any) -> int:
+    """How many feature maps come before a model's first stage: 1 where timm names the first one as a stem's, else 0."""
+    return int(bool(STEM.match(model.feature_info[0]["module"])))
 
 
 @dataclass

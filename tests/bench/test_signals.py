@@ -270,6 +270,19 @@ def test_attention_over_channels_is_refused(digits32: Splits) -> None:
         see(network, digits32, "qkv")
 
 
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        *(("cifar_resnet8", 1), ("wrn_16_1", 1), ("cifar_shufflenetv1", 1), ("cifar_mobilenetv2", 1), ("resnet10t", 1)),
+        *(("regnetx_002", 1), ("cifar_vgg8", 0), ("cifar_msdnet", 0), ("convnext_atto", 0), ("mini_vit_3", 0)),
+    ],
+)
+def test_a_bare_stem_is_told_from_a_first_stage(name: str, stem: int, digits32: Splits) -> None:
+    network = build(ModelSpec(name=name), digits32).eval()
+    assert see(network, digits32, "features").stem == stem
+    assert see(network, digits32).stem == 0
+
+
 def test_pooled_is_what_the_classifier_saw_with_its_dropout(digits32: Splits) -> None:
     network = build(ModelSpec(name="resnet10t", args={"drop_rate": 0.5}), digits32).train()
     signals = see(network, digits32, "pooled", "features", training=True)

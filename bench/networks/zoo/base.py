@@ -22,6 +22,7 @@ class Staged(nn.Module):
         drop_rate: float,
         neck: nn.Module | None = None,
         num_features: int = 0,
+        stem: bool = False,
     ) -> None:
         """Joins the stages.
 
@@ -32,6 +33,7 @@ class Staged(nn.Module):
             drop_rate: dropout before the classifier.
             neck: changes the last map before it is pooled, where the network does so.
             num_features: channels after the neck; by default those of the last stage.
+            stem: whether the first of the stages is a bare stem.
         """
         super().__init__()
         self.num_classes, self.num_features = num_classes, num_features or widths[-1]
@@ -39,7 +41,8 @@ class Staged(nn.Module):
         self.neck = neck or nn.Identity()
         self.head_drop = nn.Dropout(drop_rate)
         self.fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
-        self.feature_info = [{"num_chs": width, "module": f"stages.{i}"} for i, width in enumerate(widths)]
+        names = ["stem" if stem and not i else f"stages.{i}" for i in range(len(widths))]
+        self.feature_info = [{"num_chs": width, "module": name} for width, name in zip(widths, names, strict=True)]
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

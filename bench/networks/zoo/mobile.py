@@ -55,7 +55,7 @@ def mobilenetv1(in_chans: int = 3, num_classes: int = 1000, drop_rate: float = 0
             inputs = width
         stages.append(nn.Sequential(*layers))
         widths.append(inputs)
-    network = Staged(stages, widths, num_classes, drop_rate)
+    network = Staged(stages, widths, num_classes, drop_rate, stem=True)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
@@ -118,7 +118,7 @@ class ShuffleNetV1(Staged):
             shuffled = 1 if inputs == widths[0] else groups
             rest = [ShuffleUnit(outputs, outputs, groups, groups) for _ in range(units - 1)]
             stages.append(nn.Sequential(ShuffleUnit(inputs, outputs, groups, shuffled), *rest))
-        super().__init__(stages, widths, num_classes, drop_rate)
+        super().__init__(stages, widths, num_classes, drop_rate, stem=True)
 
 
 class ShuffleNetV2(Staged):
@@ -138,7 +138,7 @@ class ShuffleNetV2(Staged):
             rest = [InvertedResidual(outputs, outputs, stride=1) for _ in range(units - 1)]
             stages.append(nn.Sequential(InvertedResidual(inputs, outputs, stride=2), *rest))
         neck = nn.Sequential(nn.Conv2d(widths[-1], last, 1, bias=False), nn.BatchNorm2d(last), nn.ReLU())
-        super().__init__(stages, widths, num_classes, drop_rate, neck, last)
+        super().__init__(stages, widths, num_classes, drop_rate, neck, last, stem=True)
 
 
 register("cifar_mobilenetv1", mobilenetv1)
