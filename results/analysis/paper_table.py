@@ -39,6 +39,8 @@ class Wanted:
     """The classes whose errors are counted; by default all."""
     incomparable: str = ""
     """The reason if it cannot be compared, else empty."""
+    best_of: tuple[str, ...] = ()
+    """Predictions of which, in each run, the one that is best on validation is the number's."""
 
     @property
     def unit(self) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InputError
+from bench.record import EpochScores, Metrics
 from results.analysis.paper_table import Table, Wanted
 from results.analysis.statistics import Interval, interval, paired
 from results.analysis.verdict import Verdict, judge
@@ -163,12 +164,14 @@ def measured(want: Wanted, run: StoredRun, epoch: str) -> float | None:
     if run.outcome is None:
         return None
     scores = run.outcome.scores.get(epoch)
-    students = scores.part("test") if scores else {}
-    predictions = students.get(want.student or next(iter(students), ""), {})
-    metrics = predictions.get(want.prediction or next(iter(predictions), ""), {})
-    if want.phase == "taught":
-        metrics = run.outcome.teacher.get("test", {})
-    share = metrics.get(want.share or ("top5" if want.metric.endswith("top5") else "accuracy"))
+    name = want.share or ("top5" if want.metric.endswith("top5") else "accuracy")
+    predictions, validated = (_predictions(want, scores, part) for part in ("test", "validation"))
+    if want.best_of:
+        chosen = max(want.best_of, key=lambda each: validated.get(each, {}).get(name, -math.inf))
+    else:
+        chosen = want.prediction or next(iter(predictions), "")
+    metrics = run.outcome.teacher.get("test", {}) if want.phase == "taught" else predictions.get(chosen, {})
+    share = metrics.get(name)
     if share is None or not math.isfinite(share):
         return None
     if want.unit == "errors":
@@ -178,13 +181,19 @@ def measured(want: Wanted, run: StoredRun, epoch: str) -> float | None:
     return float(100 * (1 - share if want.lower else share))
 
 
+def _predictions(want: Wanted, scores: EpochScores | None, part: str) -> dict[str, Metrics]:
+    """The metrics of each prediction of the student that a number is of."""
+    students = scores.part(part) if scores else {}
+    return students.get(want.student or next(iter(students), ""), {})
+
+
 def _ranked(rows: list[Reproduced]) -> list[Reproduced]:
     """Marks the best of our students for each pair, measure and exit, and what seeds do not tell apart from it."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for index, row in enumerate(rows):
         want = row.wanted
         if row.interval and want.phase == "seed":
-            compared = (want.pair, want.part, want.metric, want.classes, want.prediction, want.student)
+            compared = (want.pair, want.part, want.metric, want.classes, want.prediction, want.best_of, want.student)
             groups.setdefault(compared, []).append(index)
     marked = list(rows)
     for indices in groups.values():

@@ -77,6 +77,8 @@ class Number(Frozen):
     """Fields of published.csv in which its row differs from the usual; {teacher} and {student} are the pair's."""
     prediction: str = ""
     """The prediction of ours that is compared; by default the headline."""
+    best_of: tuple[str, ...] = ()
+    """In the place of `prediction`: those of which, in each run, the one that is best on validation is compared."""
     student: str = ""
     """The student of ours that is compared; by default the first."""
     share: str = ""

@@ -161,6 +161,7 @@ class TableRequest:
                         number.share,
                         number.classes,
                         number.incomparable,
+                        number.best_of,
                     )
                 )
         return found

@@ -130,6 +130,24 @@ def test_measured_counts_errors_of_all_and_of_classes(store: RunStore, runs: lis
     assert measured(wanted(metric="accuracy_top5"), run, "last") == pytest.approx(100.0)
 
 
+def test_measured_takes_the_prediction_that_is_best_on_validation(store: RunStore, finish: Finish) -> None:
+    shares = {"stage_1": (0.6, 0.5), "stage_2": (0.8, 0.4), "last": (0.7, 0.9)}
+    parts = {
+        part: {"student": {name: {"accuracy": 0.0, "top5": pair[i]} for name, pair in shares.items()}}
+        for i, part in enumerate(("validation", "test"))
+    }
+    finish("exits", Outcome(status="done", scores={"best": {"epoch": 1, **parts}}))
+    run = store.get("exits")
+    assert run is not None
+
+    def best_of(*names: str) -> float | None:
+        return measured(wanted(metric="accuracy_top5", best_of=names), run, "best")
+
+    assert best_of("stage_1") == pytest.approx(50.0)
+    assert best_of("stage_1", "stage_2") == best_of("stage_1", "stage_2", "last") == pytest.approx(40.0)
+    assert best_of("stage_1", "last") == pytest.approx(90.0) and best_of("stage_9") is None
+
+
 def test_rows_hold_mean_interval_difference_and_the_best(store: RunStore, runs: list[Planned]) -> None:
     teacher, student, kd, hot = rows_of(WANTED, runs, store)
     assert teacher.value == 7.0 and teacher.difference == -60.0 and teacher.verdict == "above"
