@@ -48,7 +48,7 @@ class Hooks:
         return self.needs
 
     def uses_unlabelled(self) -> bool:
-        """Whether a stage takes the unlabelled samples."""
+        """Whether it is given the samples without labels: a stage's data have some of them."""
         return False
 
     def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from methods.base import (
@@ -25,7 +25,7 @@ from methods.base import (
     tuned,
 )
 from methods.checks import fraction, one_of, positive, same_shape
-from methods.functional import class_targets, kd_loss
+from methods.functional import class_targets, kd_loss, with_unlabelled
 from methods.rows import take
 
 
@@ -58,6 +58,9 @@ class KD(Method):
     in the paper's experiment with the digit 3: accuracy on omitted and on seen classes is then reported apart, also
     with `omit_bias` added to the omitted logits ("bias_corrected"). Its 3.5 is the paper's, who chose it on the test
     set; it is a constant here and nothing is chosen.
+
+    `unlabelled` adds the images without a label, which take part in the soft loss alone: the control for methods that
+    are given them. It keeps all classes, so it does not go with `omit`.
     """
 
     paper = Paper(
@@ -72,16 +75,27 @@ class KD(Method):
     form: str = "kl"
     omit: tuple[int, ...] = ()
     omit_bias: float = 3.5
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
         positive(temperature=self.temperature)
         fraction(alpha=self.alpha)
         one_of(("kl", "mse"), form=self.form)
+        if self.omit and self.unlabelled:
+            raise ValueError("unlabelled images are of all classes, so there must be none where omit names some.")
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """The temperature has a range where it is used."""
+        return {name: own for name, own in super().space().items() if (name, self.form) != ("temperature", "mse")}
 
     def needed(self) -> frozenset[str]:
-        """Targets that can be left out, if some are."""
-        return frozenset({"class_targets"}) if self.omit else self.needs
+        """Targets that can be left out, or lacking, if some are."""
+        return frozenset({"class_targets"}) if self.omit or self.unlabelled else self.needs
+
+    def uses_unlabelled(self) -> bool:
+        """They take part in the soft loss, if so asked."""
+        return self.unlabelled
 
     def class_groups(self, classes: int) -> dict[str, tuple[int, ...]]:
         """The classes that the student has seen, and those that were left out."""
@@ -90,8 +104,9 @@ class KD(Method):
         return {"seen": tuple(label for label in range(classes) if label not in self.omit), "omitted": self.omit}
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
-        """One stage, on a transfer set without the omitted classes."""
-        return (Stage("train", self.loss, teachers=teachers, data=self.transfer_set if self.omit else as_given),)
+        """One stage, on a transfer set without the omitted classes, or with images that have no label."""
+        data = self.transfer_set if self.omit else with_unlabelled if self.unlabelled else as_given
+        return (Stage("train", self.loss, teachers=teachers, data=data),)
 
     def fine_tuning_data(self, data: Data, networks: Networks) -> Data:
         """Fine-tuning sees no omitted class either."""

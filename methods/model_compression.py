@@ -125,6 +125,10 @@ class ModelCompression(Method):
         positive(local_variance=self.local_variance, block=self.block, copies=self.copies)
         one_of(("logits", "probabilities"), target=self.target)
 
+    def uses_unlabelled(self) -> bool:
+        """The transfer set is made of all images."""
+        return True
+
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage on the transfer set."""
         return (Stage("mimic", self.loss, teachers=(), data=self.transfer_set(teachers)),)

@@ -91,6 +91,10 @@ class NoisyStudent(Method):
         if self.rounds < 1:
             raise ValueError(f"rounds must be at least 1, but got rounds={self.rounds}.")
 
+    def uses_unlabelled(self) -> bool:
+        """They get pseudo-labels."""
+        return True
+
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage a round; the last round's student is the run's result."""
         noise = {"drop_rate": self.dropout, "drop_path_rate": self.stochastic_depth}

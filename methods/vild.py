@@ -97,6 +97,10 @@ class ViLD(Method):
         positive(temperature=self.temperature)
         fraction(novel_share=self.novel_share)
 
+    def uses_unlabelled(self) -> bool:
+        """They align embeddings, if so asked."""
+        return self.unlabelled
+
     def class_groups(self, classes: int) -> dict[str, tuple[int, ...]]:
         """The base classes and the novel ones; at least two are base."""
         base = max(2, classes - round(self.novel_share * classes))

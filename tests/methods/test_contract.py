@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+from torch import Tensor
 
 import bench.training.engine
 from bench.configure import configure
@@ -22,7 +23,7 @@ from bench.teachers.cache import TeacherCache
 from bench.training.engine import updates
 from bench.training.interleave import interleave
 from methods import REGISTRY
-from methods.base import KNOWLEDGE, SAMPLES, SIGNALS, Method, Net, as_given
+from methods.base import KNOWLEDGE, SAMPLES, SIGNALS, Data, Method, Net, as_given
 from methods.hooks import nothing
 from tests.conftest import DATA, Memory
 from tests.harness import OpenRun
@@ -84,16 +85,43 @@ def test_method_says_where_it_comes_from_and_what_it_needs(name: str) -> None:
 
 @every_method
 def test_defaults_lie_in_the_search_space(name: str) -> None:
-    parameters = configure(name, {}).hyperparameters()
-    for field, space in REGISTRY[name].space().items():
+    method = configure(name, {})
+    parameters = method.hyperparameters()
+    for field, space in method.space().items():
         assert space._contains(space.to_internal_repr(parameters[field])), field
+
+
+@every_method
+def test_method_that_is_given_unlabelled_samples_says_so(name: str) -> None:
+    data = Data(inputs=dark(6), targets=torch.arange(6) % 3, unlabelled=dark(9) + 200, classes=3)
+    options = [{"unlabelled": value} for value in (True, False)]
+    for params in options if "unlabelled" in configure(name, {}).hyperparameters() else [{}]:
+        method = configure(name, params)
+        stages = method.stages((Net("teacher"),))
+        given = [stage.data(data, Oracle()).inputs for stage in stages]
+        assert any(bool((images > 200).any()) for images in given) == method.uses_unlabelled(), params
+
+
+def dark(count: int) -> Tensor:
+    """Images of at most 50, all of them different."""
+    return torch.randint(0, 50, (count, 1, 8, 8), generator=torch.Generator().manual_seed(count), dtype=torch.uint8)
+
+
+class Oracle:
+    """The networks of a run as a stage's data may use them: each is sure of class 0."""
+
+    def predict(self, net: Net, inputs: Any) -> Tensor:
+        return torch.tensor([9.0, 0.0, 0.0]).expand(len(inputs), 3)
+
+    def generator(self, name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(0)
 
 
 @every_method
 def test_run_has_finite_losses_and_scores(name: str, whole: Callable[..., Any]) -> None:
     outcome, files, memory = whole(name)
     assert outcome.status == "done", outcome.reason
-    assert len(memory.epochs) == outcome.cost["epochs"] == RECIPE.epochs
+    assert len(memory.epochs) == outcome.cost["epochs"] == memory.epochs[0].of >= RECIPE.epochs
     assert all(math.isfinite(value) for epoch in memory.epochs for value in epoch.losses.values())
     modules = torch.load(io.BytesIO(memory.state), weights_only=True)["auxiliary"]["student"]
     predicts = REGISTRY[name].predictions is not Method.predictions

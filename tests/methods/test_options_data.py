@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from bench.configure import configure
 from bench.data.splits import Splits
+from bench.errors import InputError
 from bench.spec import ModelSpec
 from methods.base import Net
-from tests.methods.options import CNN, LARGE, SMALL, carried_out, spec_of, started
+from methods.functional import kd_loss
+from methods.kd import logit_loss
+from tests.methods.options import CNN, LARGE, SMALL, carried_out, spec_of, started, values
 
 MLP = ModelSpec(name="mlp_800_800")
 
@@ -63,3 +67,33 @@ def test_noisy_student_learns_labels_and_what_the_teacher_says_of_the_rest(digit
     said = run.networks.predict(Net("teacher"), given.unlabelled).softmax(dim=1)
     order = said.amax(dim=1).argsort(descending=True, stable=True)
     assert torch.equal(data.targets[labelled:], said[order])
+
+
+@pytest.mark.parametrize("form", ["kl", "mse"])
+def test_kd_on_unlabelled_images_learns_the_teachers_logits_of_all_and_the_labels_of_some(
+    form: str, digits: Splits
+) -> None:
+    run = started(spec_of("kd", *CNN, unlabelled=True, form=form, alpha=0.4), digits)
+    data = run.trainer.batches().data
+    assert len(data.inputs) == len(digits.train.targets) + len(digits.train.unlabelled)
+    seen = run.watch()
+    run.train()
+    mixed = 0
+    for _, step, losses in seen:
+        has_label = step.targets.sum(dim=1) > 0
+        mine, theirs = step.student.logits, step.teacher.logits
+        soft = kd_loss(mine, theirs, 4.0) if form == "kl" else logit_loss(mine, theirs)
+        assert values(losses)["kd"] == pytest.approx(0.4 * soft.item(), rel=1e-5)
+        if has_label.any():
+            hard = F.cross_entropy(mine[has_label], step.targets[has_label].argmax(dim=1))
+            assert values(losses)["ce"] == pytest.approx(0.6 * hard.item(), rel=1e-5)
+        mixed += bool(has_label.any() and not has_label.all())
+    assert mixed
+
+
+def test_kd_on_unlabelled_images_needs_targets_of_one_class_and_keeps_every_class() -> None:
+    assert configure("kd", {"unlabelled": True}).needed() == {"class_targets"} and not configure("kd", {}).needed()
+    with pytest.raises(InputError, match="unlabelled images are of all classes"):
+        configure("kd", {"unlabelled": True, "omit": [3]})
+    assert "temperature" in configure("kd", {}).space()
+    assert set(configure("kd", {"form": "mse"}).space()) == {"alpha"}
