@@ -236,10 +236,9 @@ class Method(Hooks):
         """Every hyperparameter and its value, by name."""
         return {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}  # type: ignore[arg-type]
 
-    @classmethod
-    def space(cls) -> dict[str, BaseDistribution]:
-        """What is searched in a range of its own: the distribution of every `tuned` field, by name."""
-        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    def space(self) -> dict[str, BaseDistribution]:
+        """What is searched in a range of its own: the distribution of every `tuned` field that is in play, by name."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]
         return {each.name: each.metadata["space"] for each in fields if "space" in each.metadata}
 
     def loss_weights(self) -> dict[str, tuple[str, ...]]:

@@ -26,8 +26,9 @@ class ESKD(Method):
     - `stop` below 1 ends distillation early; at 1 the loss is that of KD throughout.
     - `teacher_epochs` above 0 trains a teacher of the pair's architecture from random weights, by a schedule shortened
       to this share of the run's epochs, and distills from it (the paper's "15/50" in place of "60/200" is 0.25). It
-      learns from the run's own labelled part, and its cost is counted with the run's. At 0 the pair's teacher is taken
-      as it is, for its training is shared by all methods of a suite.
+      learns from the run's own labelled part alone, even where the pair's teacher was given more labels, and its cost
+      is counted with the run's. At 0 the pair's teacher is taken as it is, for its training is shared by all methods of
+      a suite.
 
     Choices: the point where distillation ends is read off curves in the paper; 0.5 is ours, and it is searched. Alpha
     and T are those of KD.

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
+from torch import Tensor
+
 from methods.base import Losses, Method, Paper, Step, method
+from methods.checks import fraction
+
+
+def smoothing_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy with the uniform distribution, mean over decisions.
+
+    Args:
+        logits: (M, K)
+    """
+    return -F.log_softmax(logits, dim=1).mean()
 
 
 @method
@@ -11,6 +24,9 @@ class Student(Method):
 
     It is tuned under the same budget as every method (learning rate and weight decay, as the suite says), so that a
     gain over it is a gain over a tuned baseline.
+
+    `label_smoothing` = e above 0 is the control for methods whose teacher does no more than soften the labels (Szegedy
+    et al. 2016, section 7): (1 - e) * cross-entropy + e * `smoothing_loss`.
     """
 
     paper = Paper(
@@ -22,7 +38,15 @@ class Student(Method):
     role = "control"
     knowledge = "none"
     needs_teacher = False
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Checks the range."""
+        fraction(label_smoothing=self.label_smoothing)
 
     def loss(self, step: Step) -> Losses:
-        """Cross-entropy of the student's logits (B, K) with the labels."""
-        return step.task_loss()
+        """Cross-entropy of the student's logits (B, K) with the labels, and with all classes alike if so asked."""
+        losses = step.task_loss(1 - self.label_smoothing)
+        if self.label_smoothing:
+            losses["smoothing"] = self.label_smoothing * smoothing_loss(step.student.logits)
+        return losses

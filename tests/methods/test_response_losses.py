@@ -13,7 +13,7 @@ from methods.eskd import still_distilling
 from methods.functional import kd_loss, labelled_cross_entropy
 from methods.model_compression import munge, munge_images
 from methods.multi_teacher import averaged_kd_loss, relative_dissimilarity_loss
-from methods.scheduled_kd import alpha_at, temperature_at
+from methods.scheduled_kd import alpha_at, annealed_loss, rising_temperature, temperature_at
 from methods.tolerant_teacher import top_gap
 from methods.vild import embedding_loss, similarity_logits
 from tests.methods.losses import (
@@ -58,6 +58,11 @@ def votes(others: list[Tensor], margin: float, student_shape: Shape = (5, 3), te
     )
 
 
+def loop_annealed(student: Tensor, teacher: Tensor, share: float) -> float:
+    pairs = zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True)
+    return sum((s - share * t) ** 2 for s, t in pairs) / student.numel()
+
+
 CASES: dict[str, Case] = {
     "labelled": Case(
         lambda s, t: labelled_cross_entropy(s, t.softmax(dim=1)),
@@ -84,6 +89,11 @@ CASES: dict[str, Case] = {
     "two_votes": votes(FEATURES[:1], 0.4, (5, 3, 2, 2), (5, 4, 1, 2)),
     "three_votes": votes(FEATURES, 0.1),
     "embedding": Case(embedding_loss, loop_embedding),
+    "annealed": Case(
+        lambda s, t: annealed_loss(s, t, 3, 4),
+        lambda s, t: loop_annealed(s, t, 0.75),
+        zero=False,
+    ),
 }
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -116,7 +126,7 @@ def test_response_loss_is_zero_for_equal_inputs_with_a_finite_gradient(case: Cas
 
 
 @pytest.mark.parametrize("other", [(1, 4), (7, 4), (5, 1), (5, 6)], ids=str)
-@pytest.mark.parametrize("name", ["labelled", "one_teacher", "three_teachers", "embedding"])
+@pytest.mark.parametrize("name", ["labelled", "one_teacher", "three_teachers", "embedding", "annealed"])
 def test_response_loss_names_both_shapes_when_they_differ(name: str, other: tuple[int, int]) -> None:
     refuses(lambda: CASES[name].loss(draw(5, 4), draw(*other)), (5, 4), other)
 
@@ -223,9 +233,13 @@ def test_vild_by_hand_and_against_the_loop() -> None:
 
 
 def test_schedules_by_hand() -> None:
-    # From 8 by halves every ten epochs, not below 0.75: 8, 8, 4, 2, 1 and then 0.5, which is too low.
-    temperatures = [temperature_at(epoch, 8.0, 0.5, 10, 0.75) for epoch in (0, 9.99, 10, 25.5, 30, 40, 1000)]
+    # From 8 by halves at every tenth, not below 0.75: 8, 8, 4, 2, 1 and then 0.5, which is too low.
+    temperatures = [temperature_at(progress, 8.0, 0.5, 0.1, 0.75) for progress in (0, 0.0999, 0.1, 0.255, 0.3, 0.4, 1)]
     assert temperatures == pytest.approx([8, 8, 4, 2, 1, 0.75, 0.75])
+    assert [rising_temperature(progress, 4) for progress in (0, 0.24, 0.25, 0.5, 0.75, 0.999, 1)] == [
+        *(1, 1, 2, 3, 4, 4, 4)
+    ]
+    assert [rising_temperature(epoch / 200, 10) for epoch in range(200)] == [1 + epoch // 20 for epoch in range(200)]
     # Low 0.2, high 0.8: a quarter of progress is half of the way to a peak at a half.
     progress = (0, 0.25, 0.5, 0.75, 1)
     for peak, expected in {

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from bench.configure import method_of
 from bench.errors import InputError
+from bench.spec import Recipe
+from bench.training.stage_plan import StagePlan
 from methods import REGISTRY
+from methods.base import Net
 from sweeps.suites.files import bundled, load_suite
 
 
@@ -115,6 +119,21 @@ def test_settings_are_fixed_and_leave_the_search_space(tiny: Path) -> None:
     assert suite.space("kd").keys() == suite.defaults("kd").keys() == {"alpha", "recipe.lr"}
     spec = suite.spec(suite.resolve(suite.pairs[0]), "kd", {"alpha": 0.5}, 1, True)
     assert (spec.params["temperature"], spec.params["alpha"], spec.params["form"]) == (9.0, 0.5, "mse")
+
+
+def test_early_stopped_teacher_is_a_row_of_its_own(tiny: Path) -> None:
+    suite = load_suite(str(write(tiny, end='[settings."eskd early"]\nmethod = "eskd"\nteacher_epochs = 0.25')))
+    spec = suite.spec(suite.resolve(suite.pairs[0]), "eskd early", {"stop": 0.7}, seed=1, test=True)
+    assert (spec.method, spec.params["teacher_epochs"], spec.params["stop"]) == ("eskd", 0.25, 0.7)
+    assert (
+        "teacher_epochs" not in suite.space("eskd early")
+        and suite.spec(suite.resolve(suite.pairs[0]), "eskd", {}, seed=1, test=True).params["teacher_epochs"] == 0.0
+    )
+    plan = StagePlan.of(method_of(spec), Recipe(epochs=200), (Net("teacher"),))
+    assert [(stage.name, stage.students, epochs) for stage, epochs in zip(plan.stages, plan.epochs, strict=True)] == [
+        ("teacher", (Net("teacher", "early"),), 50),
+        ("train", (Net("student"),), 200),
+    ]
 
 
 def test_settings_that_say_their_method_are_a_row_of_their_own(tiny: Path) -> None:
