@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, method, tuned
+from methods.base import Losses, Method, Paper, Step, loss_weight, method
 from methods.checks import non_negative, require, same_shape
 
 
@@ -41,9 +40,9 @@ class ATGrad(Method):
     """Loss = cross-entropy + beta * `gradient_attention_loss`; training differentiates twice.
 
     The paper prints beta / 2 times the norm, and its gradient in equation 5 shows the squared form: half the square is
-    inside the loss here. The paper gives no beta for gradients; 1 is our choice for pixels in [0, 1], searched over
-    four decades. The gradient is of each image's own cross-entropy, not of the batch mean, so that beta does not depend
-    on the batch size; batch normalisation still couples the images of a batch.
+    inside the loss here. The paper gives no beta for gradients; 1 is our choice for pixels in [0, 1]. The gradient is
+    of each image's own cross-entropy, not of the batch mean, so that beta does not depend on the batch size; batch
+    normalisation still couples the images of a batch.
 
     `symmetry` is the weight of `symmetry_loss` (equation 6), the paper's other use of input gradients, which needs no
     teacher: the student's gradient should mirror with the image. It costs another forward and backward pass, and is 0
@@ -59,7 +58,7 @@ class ATGrad(Method):
     )
     knowledge = "feature"
     needs = frozenset({"input_grad"})
-    beta: float = tuned(1.0, FloatDistribution(0.01, 100.0, log=True))
+    beta: float = loss_weight(1.0, "at_grad")
     symmetry: float = 0.0
 
     def __post_init__(self) -> None:

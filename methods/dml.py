@@ -37,8 +37,9 @@ class DML(Method):
     one learns. `in_turn` = false updates all together on one set of predictions, as many programs do; it saves a
     forward pass a peer. (Batch-norm statistics move at both predictions.)
 
-    `weight` is fixed at 1 in the paper; it is searched here, as every method has something to search. `peer_models` are
-    the architectures of the peers: "student", or "teacher" for that of the pair's teacher, from random weights; as many
+    `weight` is fixed at 1 in the paper; it is searched here, as every method has something to search, in a range: peers
+    that know nothing agree, so its term cannot be measured against cross-entropy before training. `peer_models` are the
+    architectures of the peers: "student", or "teacher" for that of the pair's teacher, from random weights; as many
     as there are peers. The result is the first student, which starts from the weights that every method starts from.
     """
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, features_of, method, tuned
+from methods.base import Losses, Method, Paper, Step, features_of, loss_weight, method, tuned
 from methods.checks import fraction, non_negative, positive, same_batch, same_shape
 from methods.functional import at_depth
 
@@ -84,7 +84,8 @@ class MultiTeacher(Method):
 
     Choices, as the paper's text was not at hand beyond its abstract: the form of the triplet loss above, all triplets
     of a batch in place of sampled ones, distances of normalised features so that networks of all widths vote alike,
-    and every weight. With one teacher this is distillation with that teacher's triplets.
+    and every weight. With one teacher this is distillation with that teacher's triplets; with `beta` = 0 it is the part
+    that the abstract says in full, the mean of the teachers' softened outputs, and no features are read.
     """
 
     paper = Paper(
@@ -94,7 +95,7 @@ class MultiTeacher(Method):
     several_teachers = True
     temperature: float = tuned(4.0, FloatDistribution(1.0, 20.0, log=True))
     alpha: float = tuned(0.9, FloatDistribution(0.1, 1.0))
-    beta: float = tuned(1.0, FloatDistribution(0.01, 100.0, log=True))
+    beta: float = loss_weight(1.0, "triplets")
     margin: float = 0.1
     depth: float = 1.0
 
@@ -105,13 +106,16 @@ class MultiTeacher(Method):
         non_negative(beta=self.beta, margin=self.margin)
         at_depth(2, self.depth)
 
+    def needed(self) -> frozenset[str]:
+        """Features, if their triplets count."""
+        return self.needs if self.beta else frozenset()
+
     def loss(self, step: Step) -> Losses:
         """Labels, the teachers' mean probabilities (B, K), and their votes on triplets of features (B, C, H, W)."""
-        logits = step.student.logits
-        features = [features_of(signals) for signals in (step.student, *step.teachers)]
-        student, *teachers = [layers[at_depth(len(layers), self.depth)] for layers in features]
-        return {
-            **step.task_loss(1 - self.alpha),
-            "kd": self.alpha * averaged_kd_loss(logits, [t.logits for t in step.teachers], self.temperature),
-            "triplets": self.beta * relative_dissimilarity_loss(student, teachers, self.margin),
-        }
+        soft = averaged_kd_loss(step.student.logits, [t.logits for t in step.teachers], self.temperature)
+        losses = {**step.task_loss(1 - self.alpha), "kd": self.alpha * soft}
+        if self.beta:
+            features = [features_of(signals) for signals in (step.student, *step.teachers)]
+            student, *teachers = [layers[at_depth(len(layers), self.depth)] for layers in features]
+            losses["triplets"] = self.beta * relative_dissimilarity_loss(student, teachers, self.margin)
+        return losses

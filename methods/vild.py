@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Data, Losses, Method, Net, Networks, Paper, Signals, Stage, Step, method, tuned
+from methods.base import Data, Losses, Method, Net, Networks, Paper, Signals, Stage, Step, loss_weight, method, tuned
 from methods.checks import fraction, non_negative, positive, require, same_shape
 from methods.functional import class_targets, with_unlabelled
 from methods.rows import take, whole
@@ -74,8 +74,8 @@ class ViLD(Method):
 
     Departures: the teacher's classifier stands for the text encoder of the paper, so unless it is a zero-shot one, the
     teacher has seen labels of the novel classes, which only the student has not. Whole images in place of detected
-    regions, so there is no background class. A share of 0.28 is that of
-    LVIS's rare classes (337 of 1203). The temperature of 0.01 is the paper's; its weight of the L1 loss is 0.5.
+    regions, so there is no background class. A share of 0.28 is that of LVIS's rare classes (337 of 1203). The
+    temperature of 0.01 is the paper's; its weight of the L1 loss is 0.5.
     """
 
     paper = Paper(
@@ -86,7 +86,7 @@ class ViLD(Method):
     )
     knowledge = "cross-modal"
     needs = frozenset({"pooled", "classifier", "class_targets"})
-    weight: float = tuned(0.5, FloatDistribution(0.05, 50.0, log=True))
+    weight: float = loss_weight(0.5, "embedding")
     temperature: float = tuned(0.01, FloatDistribution(0.005, 0.5, log=True))
     novel_share: float = 0.28
     unlabelled: bool = True

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from bench.configure import configure
 from bench.data.splits import Splits
 from bench.errors import InputError
-from methods.base import Net
-from tests.methods.options import CNN, carried_out, signals, spec_of, started, step_of, values
+from methods.base import Net, Signals
+from methods.multi_teacher import averaged_kd_loss
+from tests.methods.options import CNN, LARGE, SMALL, carried_out, signals, spec_of, started, step_of, values, vit
 
 
 def test_annealing_follows_growing_logits_and_then_the_labels(digits: Splits) -> None:
@@ -79,3 +80,41 @@ def test_student_with_smoothed_labels_learns_torchs_smoothed_cross_entropy(smoot
     assert set(losses) == {"ce", "smoothing"}
     torch.testing.assert_close(losses["ce"] + losses["smoothing"], expected)
     assert set(configure("student", {}).loss(step)) == {"ce"} and not configure("student", {}).space()
+
+
+def test_multi_teacher_without_triplets_reads_no_features(digits: Splits) -> None:
+    method = configure("multi_teacher", {"beta": 0.0})
+    assert method.needed() == frozenset() and configure("multi_teacher", {}).needed() == {"features"}
+    step = step_of(Signals(signals(0).logits), Signals(signals(1).logits), Signals(signals(2).logits))
+    losses = method.loss(step)
+    soft = averaged_kd_loss(step.student.logits, [each.logits for each in step.teachers], 4.0)
+    assert set(losses) == {"ce", "kd"}
+    torch.testing.assert_close(losses["kd"], 0.9 * soft)
+    outcome, _, _ = carried_out(spec_of("multi_teacher", SMALL, LARGE, vit(), beta=0.0), digits)
+    assert outcome.status == "done"
+
+
+@pytest.mark.parametrize(
+    ("name", "weights"),
+    [
+        ("at_grad", {"beta": ("at_grad",)}),
+        ("vild", {"weight": ("embedding",)}),
+        ("multi_teacher", {"beta": ("triplets",)}),
+        *((name, {}) for name in ("kd", "eskd", "dml", "tolerant_teacher", "multi_exit", "student", "scheduled_kd")),
+    ],
+)
+def test_weights_of_terms_that_an_untrained_student_has_are_searched_in_their_own_unit(
+    name: str, weights: dict[str, tuple[str, ...]]
+) -> None:
+    method = configure(name, {})
+    assert method.loss_weights() == weights and not set(weights) & set(method.space())
+
+
+@pytest.mark.parametrize("name", ["at_grad", "vild", "multi_teacher"])
+def test_terms_are_proportional_to_their_weights(name: str, digits: Splits) -> None:
+    ((weight, (term,)),) = configure(name, {}).loss_weights().items()
+    own = configure(name, {}).hyperparameters()[weight]
+    losses = [
+        values(started(spec_of(name, *CNN, **{weight: factor * own}), digits).one_update().losses) for factor in (1, 8)
+    ]
+    assert losses[1].pop(term) == pytest.approx(8 * losses[0].pop(term)) and losses[0] == losses[1]
