@@ -91,8 +91,6 @@ class Step:
     """The task's own losses of signals on hard targets; methods call `task_loss`."""
     progress: float
     """Through the stage, 0 to 1."""
-    epoch: float = 0.0
-    """Epochs of the stage so far."""
 
     @property
     def teacher(self) -> Signals:

@@ -59,8 +59,8 @@ class NoisyStudent(Method):
     last of three; more are a matter of compute, so their number is not searched.
 
     Departures: the first teacher is the pair's, where the paper's first teacher is an EfficientNet of the student's
-    size or smaller; the student here is as a rule smaller, as this is a benchmark of compression. Labelled and
-    pseudo-labelled images are mixed in one shuffled set.
+    size or smaller; the student here is as a rule smaller, as this is a benchmark of compression. A batch has as many
+    pseudo-labelled images as the recipe gives every method of unlabelled ones.
 
     Pseudo-labels are soft by default, as the paper recommends for out-of-domain images; `soft` = false gives hard ones.
     """
@@ -125,6 +125,7 @@ class NoisyStudent(Method):
                 data,
                 inputs=join([data.inputs, take(data.unlabelled, chosen)]),
                 targets=torch.cat([labels, probabilities[chosen]]),
+                additional=len(chosen),
                 augment=with_randaugment(data.augment) if self.magnitude else data.augment,
                 magnitude=self.magnitude,
             )

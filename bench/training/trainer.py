@@ -149,10 +149,9 @@ class Trainer:
         self, batch: Batch, student: Signals, teachers: tuple[Signals, ...], position: int = 0, update: int = 0
     ) -> Step:
         """What the loss of one student sees."""
-        steps, auxiliary = self.setup.steps, self.entered.students[position].auxiliary
-        progress = update / (self.entered.epochs * steps)
-        loss = self.setup.task.loss
-        return Step(batch.inputs, batch.targets, student, teachers, auxiliary, loss, progress, update / steps)
+        auxiliary, hard_loss = self.entered.students[position].auxiliary, self.setup.task.loss
+        progress = update / (self.entered.epochs * self.setup.steps)
+        return Step(batch.inputs, batch.targets, student, teachers, auxiliary, hard_loss, progress)
 
     @torch.no_grad()
     def _headline(self, student: Signals) -> Tensor:
