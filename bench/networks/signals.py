@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,8 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from bench.networks.network import Network
 from methods.base import Signals, Unsupported
@@ -28,6 +31,8 @@ STEM = re.compile(r"(features\.)?(stem|conv|act|bn|norm|layer0|level0|$)", re.IG
 
 UNTAPPED = frozenset({"features", "classifier"})
 """Signals that are taken without hooks or second passes, so that the network may be compiled."""
+
+QKV = tuple[Tensor, Tensor, Tensor]
 
 
 def observe(
@@ -120,62 +125,42 @@ def stem_maps(model: Any) -> int:
 
 @dataclass
 class _Taps:
-    """What hooks have seen in a forward pass."""
+    """What has been seen in a forward pass."""
 
     pooled: Tensor | None = None
     tokens: list[Tensor] = field(default_factory=list)
-    qkv: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
+    normed: Tensor | None = None
+    """Tokens after the final norm."""
+    qkv: list[QKV] = field(default_factory=list)
 
 
 @contextlib.contextmanager
 def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
-    """Hooks on the blocks' outputs and on the projections of attention, for one forward pass.
+    """Watches one forward pass: the blocks' outputs, the classifier's input, and attention.
 
     Raises:
         Unsupported: if the model has no such parts, or does not call them; the message names what is missing.
     """
-    taps, name = _Taps(), type(model).__name__
-    blocks = list(getattr(model, "blocks", ()))
-    modules = model.modules() if "qkv" in needs else ()
-    attentions = [module for module in modules if isinstance(getattr(module, "qkv", None), nn.Linear)]
+    taps, name, blocks = _Taps(), type(model).__name__, len(getattr(model, "blocks", ()))
     if needs & {"classifier", "pooled"} and not _linear(model.get_classifier()):
         raise Unsupported(f"{name} has no linear classifier, whose input and rows could be used.")
     if "tokens" in needs and not blocks:
         raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
-    if "qkv" in needs and not attentions:
-        raise Unsupported(f"{name} has no self-attention, so it has no queries, keys and values.")
-
-    def token(output: Any) -> None:
-        if not isinstance(output, Tensor) or output.dim() != 3:
-            raise Unsupported(f"{name} has blocks of feature maps, not of tokens (B, N, D).")
-        taps.tokens.append(output.float())
-
-    def pooled(output: Tensor) -> None:
-        if output.shape[2:] == (1, 1):
-            output = output.flatten(1)
-        if output.dim() != 2:
-            raise Unsupported(f"{name} classifies something else than one pooled vector (B, D) an image.")
-        taps.pooled = output.float()
-
-    with contextlib.ExitStack() as hooks:
+    with contextlib.ExitStack() as watches:
         if "pooled" in needs:
-            classifier = model.get_classifier()
-            hooks.callback(classifier.register_forward_pre_hook(lambda _, inputs: pooled(inputs[0])).remove)
+            _watch_pooled(model, taps, watches)
         if "tokens" in needs:
-            hooks.callback(blocks[0].register_forward_pre_hook(lambda _, inputs: token(inputs[0])).remove)
-            for block in blocks:
-                hooks.callback(block.register_forward_hook(lambda _, inputs, output: token(output)).remove)
-        for attention in attentions:
-
-            def split(_: nn.Module, inputs: Any, output: Tensor, attention: Any = attention) -> None:
-                taps.qkv.append(_split(attention, output))
-
-            hooks.callback(attention.qkv.register_forward_hook(split).remove)
+            _watch_tokens(model, taps, watches)
+        if "qkv" in needs:
+            _watch_attention(model, taps, watches)
         yield taps
-    if "tokens" in needs and len(taps.tokens) != len(blocks) + 1:
-        raise Unsupported(f"{name} does not run its blocks one after another, so it has no tokens of each.")
-    if "qkv" in needs and (len(taps.qkv) != len(attentions) or (blocks and len(taps.qkv) != len(blocks))):
-        raise Unsupported(f"{name} does not compute all its attention from one projection that can be tapped.")
+    if "tokens" in needs:
+        if len(taps.tokens) != blocks + 1:
+            raise Unsupported(f"{name} does not run its blocks one after another, so it has no tokens of each.")
+        if taps.normed is not None and taps.normed.shape == taps.tokens[-1].shape:
+            taps.tokens[-1] = taps.normed
+    if "qkv" in needs:
+        taps.qkv = _between_tokens(name, taps.qkv, blocks)
 
 
 def _linear(classifier: nn.Module) -> bool:
@@ -183,21 +168,102 @@ def _linear(classifier: nn.Module) -> bool:
     return isinstance(classifier, nn.Linear) or (isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1))
 
 
-def _split(attention: Any, output: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values (B, heads, N, d) from the joint projection (B, N, 3 heads d)."""
-    heads = getattr(attention, "num_heads", 0)
-    if not hasattr(attention, "scale"):
-        raise Unsupported(f"{type(attention).__name__} does not relate tokens by scaled products of queries and keys.")
-    if output.dim() != 3 or not heads or output.shape[2] % (3 * heads):
-        raise Unsupported(f"{type(attention).__name__} does not lay queries, keys and values out as (B, N, 3 heads d).")
-    batch, tokens, _ = output.shape
-    parts = output.reshape(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
-    query, key, value = parts.unbind(0)
-    query, key = (
-        norm(each) if norm is not None else each
-        for norm, each in ((getattr(attention, "q_norm", None), query), (getattr(attention, "k_norm", None), key))
-    )
-    return query.float(), key.float(), value.float()
+def _watch_pooled(model: Any, taps: _Taps, watches: contextlib.ExitStack) -> None:
+    """Takes what the classifier sees."""
+
+    def pooled(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        output = inputs[0].flatten(1) if inputs[0].shape[2:] == (1, 1) else inputs[0]
+        if output.dim() != 2:
+            raise Unsupported(
+                f"{type(model).__name__} classifies something else than one pooled vector (B, D) an image."
+            )
+        taps.pooled = output.float()
+
+    watches.callback(model.get_classifier().register_forward_pre_hook(pooled).remove)
+
+
+def _watch_tokens(model: Any, taps: _Taps, watches: contextlib.ExitStack) -> None:
+    """Takes the first block's input, every block's output, and what the final norm makes of the last."""
+
+    def token(output: Any) -> None:
+        if not isinstance(output, Tensor) or output.dim() != 3:
+            raise Unsupported(f"{type(model).__name__} has blocks of feature maps, not of tokens (B, N, D).")
+        taps.tokens.append(output.float())
+
+    def normed(_: nn.Module, inputs: Any, output: Tensor) -> None:
+        taps.normed = output.float()
+
+    watches.callback(model.blocks[0].register_forward_pre_hook(lambda _, inputs: token(inputs[0])).remove)
+    for block in model.blocks:
+        watches.callback(block.register_forward_hook(lambda _, inputs, output: token(output)).remove)
+    if isinstance(getattr(model, "norm", None), nn.Module):
+        watches.callback(model.norm.register_forward_hook(normed).remove)
+
+
+class Products(TorchFunctionMode):
+    """Notes queries, keys and values where they meet: normed, rotated or pooled, whatever a network does before."""
+
+    def __init__(self, seen: list[QKV]) -> None:
+        """Notes them in a list."""
+        super().__init__()
+        self.seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called in place of every function of torch."""
+        if func is F.scaled_dot_product_attention:
+            self.note(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def note(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, scale: float | None = None, **__: Any) -> None:
+        """Takes the arguments of a fused product, whose scale is 1 / sqrt d if none is given."""
+        query = query if scale is None else query * (scale * math.sqrt(query.shape[-1]))
+        self.seen.append((query.float(), key.float(), value.float()))
+
+
+def _watch_attention(model: Any, taps: _Taps, watches: contextlib.ExitStack) -> None:
+    """Takes queries, keys and values; every module that projects to all three must bring them together once."""
+    before: list[int] = []
+
+    def check(attention: nn.Module, inputs: Any, output: Any) -> None:
+        if len(taps.qkv) != before.pop() + 1:
+            raise Unsupported(
+                f"{type(attention).__name__} does not relate tokens by the softmax of queries times keys and no more, "
+                "as attention over channels or between heads does not."
+            )
+
+    def split(attention: Any, output: Tensor) -> None:
+        parts = output.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        taps.qkv.append((parts[0], parts[1], parts[2]))
+
+    watches.enter_context(Products(taps.qkv))
+    for module in model.modules():
+        if isinstance(module, WindowAttention) and not module.fused_attn:  # nothing is between projection and product
+            watches.callback(module.qkv.register_forward_hook(lambda _, __, out, m=module: split(m, out)).remove)
+        if isinstance(getattr(module, "qkv", None), nn.Linear):
+            watches.callback(module.register_forward_pre_hook(lambda *_: before.append(len(taps.qkv))).remove)
+            watches.callback(module.register_forward_hook(check).remove)
+
+
+def _between_tokens(name: str, seen: list[QKV], blocks: int) -> list[QKV]:
+    """The attention of each block, or of a network without a chain of blocks all of it.
+
+    Raises:
+        Unsupported: if it is not between each token and every other one.
+    """
+    if not seen:
+        raise Unsupported(f"{name} has no self-attention whose queries, keys and values could be taken.")
+    if shapes := [tuple(query.shape) for query, _, _ in seen if query.dim() != 4]:
+        raise Unsupported(f"{name} does not lay queries out as (B, heads, N, d), but as {shapes[0]}.")
+    own = [each for each in seen if each[0].shape == each[1].shape]
+    if len(own) == (blocks or len(seen)):
+        return own
+    for query, key, _ in seen:
+        if query.shape != key.shape:
+            raise Unsupported(
+                f"{name} has attention of {query.shape[2]} queries to {key.shape[2]} keys, as where keys are pooled or "
+                "a class token asks alone: no relation between each token and every other one."
+            )
+    raise Unsupported(f"{name} has {len(own)} attentions in {blocks} blocks, not one in each.")
 
 
 @contextlib.contextmanager

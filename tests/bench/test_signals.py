@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.data.splits import Splits
 from bench.networks.build import build
 from bench.networks.network import Network
-from bench.networks.signals import observe
+from bench.networks.signals import Products, observe
 from bench.spec import Compute, DataSpec, ModelSpec
 from bench.tasks import load
 from methods.base import Signals, Unsupported
@@ -34,6 +34,19 @@ MODELS = {
     "repvit": ModelSpec(name="repvit_m0_9"),
 }
 VITS = [name for name in MODELS if name.startswith("vit")]
+PLAIN = {
+    **{name: MODELS[name] for name in VITS},
+    "rotary, added bias": ModelSpec(name="eva02_tiny_patch14_224", args={**TINY, "img_size": 32}),
+    "rotary, one projection each": ModelSpec(
+        name="eva02_tiny_patch14_224", args={**TINY, "img_size": 32, "qkv_fused": False}
+    ),
+    "rotary": ModelSpec(name="vit_small_patch16_rope_224", args={**TINY, "img_size": 32}),
+    "rotary for each head": ModelSpec(name="vit_small_patch16_rope_mixed_224", args={**TINY, "img_size": 32}),
+    "pooled by attention": ModelSpec(
+        name="vit_base_patch16_siglip_224", args={**TINY, "img_size": 32, "global_pool": "map", "class_token": False}
+    ),
+}
+"""Chains of blocks whose attention is the softmax of queries times keys, and no more."""
 EVERY = frozenset({"features", "pooled", "classifier", "tokens", "qkv", "input_grad", "mirrored_grad"})
 
 
@@ -99,32 +112,54 @@ def test_classifier_of_the_pooled_output_gives_the_logits(network: Network, digi
 
 
 @pytest.mark.parametrize("name", [*VITS, "mixer"])
-def test_tokens_are_the_embedding_and_every_blocks_output(name: str, digits32: Splits) -> None:
+def test_tokens_are_the_embedding_and_every_blocks_output_the_last_one_normed(name: str, digits32: Splits) -> None:
     network = network_of(MODELS[name], digits32)
     model: Any = network.model
     signals = see(network, digits32, "tokens")
     assert signals.tokens is not None and len(signals.tokens) == len(model.blocks) + 1
     assert len({tuple(tokens.shape) for tokens in signals.tokens}) == 1
     with torch.no_grad():
-        for block, before, after in zip(model.blocks, signals.tokens[:-1], signals.tokens[1:], strict=True):
-            torch.testing.assert_close(block(before), after)
-        logits = model.forward_head(model.norm(signals.tokens[-1]))
+        outputs = [block(before) for block, before in zip(model.blocks, signals.tokens[:-1], strict=True)]
+        outputs[-1] = model.norm(outputs[-1])
+        logits = model.forward_head(signals.tokens[-1])
+    for output, after in zip(outputs, signals.tokens[1:], strict=True):
+        torch.testing.assert_close(output, after)
     torch.testing.assert_close(logits, signals.logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", VITS)
+@pytest.mark.parametrize("name", PLAIN)
 def test_attention_recomputed_from_queries_keys_and_values_is_the_modules_own(name: str, digits32: Splits) -> None:
-    network, outputs = network_of(MODELS[name], digits32), []
-    handles = [a.register_forward_hook(lambda _, __, output: outputs.append(output)) for a in attentions(network)]
+    network, outputs = network_of(PLAIN[name], digits32), []
+    model: Any = network.model
+    own = [block.attn for block in model.blocks]
+    handles = [each.register_forward_hook(lambda _, __, output: outputs.append(output)) for each in own]
     signals = see(network, digits32, "qkv")
     for handle in handles:
         handle.remove()
     assert signals.qkv is not None and len(signals.qkv) == len(outputs) == 2
-    for attention, (query, key, value), output in zip(attentions(network), signals.qkv, outputs, strict=True):
+    for attention, (query, key, value), output in zip(own, signals.qkv, outputs, strict=True):
         assert query.shape == key.shape == value.shape and query.shape[:2] == (6, 2) and query.shape[3] == 12
         weights = (query @ key.transpose(-2, -1) / 12**0.5).softmax(dim=-1)
-        mixed = attention.proj((weights @ value).transpose(1, 2).flatten(2))
+        mixed = attention.proj(attention.norm((weights @ value).transpose(1, 2).flatten(2)))
         torch.testing.assert_close(mixed, output, rtol=1e-4, atol=1e-5)
+
+
+def test_rotation_matters_to_the_attention(digits32: Splits) -> None:
+    network = network_of(PLAIN["rotary"], digits32)
+    attention: Any = network.model.blocks[1].attn  # type: ignore[index, union-attr]
+    projected: list[Tensor] = []
+    handle = attention.qkv.register_forward_hook(lambda _, __, output: projected.append(output))
+    signals = see(network, digits32, "qkv")
+    handle.remove()
+    assert signals.qkv is not None
+    query, key, value = signals.qkv[1]
+    before = projected[0].unflatten(2, (3, 2, 12)).permute(2, 0, 3, 1, 4)
+    torch.testing.assert_close(value, before[2])
+    first = attention.num_prefix_tokens
+    for rotated, plain in ((query, before[0]), (key, before[1])):
+        torch.testing.assert_close(rotated[:, :, :first], plain[:, :, :first])
+        torch.testing.assert_close(rotated.norm(dim=-1), plain.norm(dim=-1))
+        assert (rotated - plain)[:, :, first + 1 :].norm() > 0.1 * plain[:, :, first + 1 :].norm()
 
 
 def test_attention_in_windows_is_recomputed_with_its_position_bias(digits32: Splits) -> None:
@@ -248,26 +283,38 @@ def flat(value: Any) -> list[Tensor]:
     return [tensor for item in value for tensor in flat(item)] if isinstance(value, tuple) else [value]
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        ModelSpec(name="beit_base_patch16_224", args=TINY),
-        ModelSpec(name="swinv2_tiny_window8_256", args={**MODELS["swin"].args, "window_size": 4}),
-    ],
-)
-def test_attention_that_hooks_do_not_see_is_refused(model: ModelSpec, digits32: Splits) -> None:
-    network = network_of(model, digits32)
-    try:
-        signals = see(network, digits32, "qkv")
-    except Unsupported:
-        return
-    assert signals.qkv is not None and len(signals.qkv) == len(attentions(network))
+def test_a_scale_of_its_own_is_part_of_the_queries() -> None:
+    query, key, value = torch.randn(3, 2, 2, 5, 12, generator=torch.Generator().manual_seed(0))
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    with Products(seen):
+        output = F.scaled_dot_product_attention(query, key, value, scale=0.7)
+        F.scaled_dot_product_attention(query=query, key=key, value=value)
+    (scaled, same, _), (plain, _, _) = seen
+    assert torch.equal(plain, query) and torch.equal(same, key)
+    weights = (scaled @ same.transpose(-2, -1) / 12**0.5).softmax(dim=-1)
+    torch.testing.assert_close(weights @ value, output)
 
 
-def test_attention_over_channels_is_refused(digits32: Splits) -> None:
-    network = build(ModelSpec(name="xcit_nano_12_p8_224", args={"depth": 2}), digits32).eval()
-    with pytest.raises(Unsupported, match="XCA does not relate tokens"):
+OTHER_ATTENTION = [
+    ("xcit_nano_12_p8_224", {"depth": 2}, "XCA does not relate tokens"),
+    ("cait_xxs24_224", {"depth": 2, "patch_size": 4, "img_size": 32}, "TalkingHeadAttn does not relate tokens"),
+    ("coat_tiny", {"img_size": 32}, "FactorAttnConvRelPosEnc does not relate tokens"),
+    ("davit_tiny", {"depths": (1, 1, 1, 1)}, "ChannelAttention does not relate tokens"),
+    ("swinv2_tiny_window8_256", {**MODELS["swin"].args, "window_size": 4}, "WindowAttention does not relate tokens"),
+    ("mvitv2_tiny", {"img_size": 32}, "MultiScaleAttention does not relate tokens"),
+    ("pvt_v2_b0", {}, "attention of 64 queries to 1 keys, as where keys are pooled"),
+    ("nest_tiny", {"img_size": 32, "patch_size": 2}, r"does not lay queries out as \(B, heads, N, d\)"),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "message"), OTHER_ATTENTION, ids=lambda value: str(value)[:12])
+def test_attention_that_is_no_relation_between_all_tokens_is_refused(
+    name: str, args: dict[str, Any], message: str, digits32: Splits
+) -> None:
+    network = build(ModelSpec(name=name, args=args), digits32).eval()
+    with pytest.raises(Unsupported, match=message):
         see(network, digits32, "qkv")
+    assert hooks(network) == 0
 
 
 @pytest.mark.parametrize(
