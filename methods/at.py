@@ -6,10 +6,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Paper, Signals, Step, features_of, method, tuned
+from methods.base import Losses, Method, Paper, Signals, Step, features_of, loss_weight, method
 from methods.checks import fraction, non_negative, one_of, positive, same_shape
 from methods.functional import check_depths, kd_loss, matched, pooled_alike
 
@@ -74,12 +73,13 @@ def attention_loss(
 class AT(Method):
     """Loss = (1 - alpha) * cross-entropy + alpha * T^2 * KL + beta * sum over stages of `attention_loss`.
 
-    alpha = 0, the default, is attention transfer alone; alpha = 0.9 with T = 4 is the paper's AT+KD, where beta decays
-    "to simplify learning"; neither paper nor program says how, so `decay` = "linear" goes to 0 at the end. beta = 1000
-    is the program's, with its mean; with `normalisation` = "paper" the norm is not squared and beta must be set anew.
+    alpha = 0, the default, is attention transfer alone; alpha = 0.9 with T = 4 is the paper's AT+KD between ResNets,
+    where beta falls during training (section 4.1.1); neither paper nor program says how, so `decay` = "linear" goes to
+    0 at the end. beta = 1000 is the program's, with its mean, for 32x32 images: a smaller map weighs more, so it says
+    little elsewhere. With `normalisation` = "paper" the norm is not squared and beta must be set anew.
 
-    `form` = "full" is the paper's full-activation transfer (F-ActT): whole activations instead of maps, the student's
-    through a 1x1 convolution where it has other channels. Its beta is not given; it decays as in AT+KD.
+    `form` = "full" is the paper's full-activation transfer (F-ActT, section 4.1.2): whole activations instead of maps,
+    the student's through a 1x1 convolution where it has other channels. Its beta falls too, and is not given.
 
     Choices: the maps of the paper's three residual groups are those at relative depths 1/3, 2/3 and 1 of networks
     whose first stage is the stem.
@@ -94,7 +94,7 @@ class AT(Method):
     )
     knowledge = "feature"
     needs = frozenset({"features"})
-    beta: float = tuned(1000.0, FloatDistribution(10.0, 10000.0, log=True))
+    beta: float = loss_weight(1000.0, "at")
     alpha: float = 0.0
     temperature: float = 4.0
     decay: str = "constant"

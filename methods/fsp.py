@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, method, tuned
+from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, loss_weight, method, tuned
 from methods.checks import non_negative, one_of, same_shape
 from methods.functional import check_depths, matched, pooled_alike
 from methods.hooks import StageOptions
@@ -52,15 +52,17 @@ def fsp_loss(student_pair: Maps, teacher_pair: Maps, pool: str = "avg") -> Tenso
 
 @method
 class FSP(Method):
-    """Stage "fsp": weight * mean of `fsp_loss` over consecutive `depths`; stage "task": cross-entropy alone.
+    """Stage "fsp": weight * mean or sum of `fsp_loss` over consecutive `depths`; stage "task": cross-entropy alone.
 
     Departures: the paper relates the first and the last layer inside each section of equal resolution; stages are
     tapped at their ends here, so the layer before a stage and its last one are related, as in Tian et al. (2020). Where
     the student's and the teacher's channels differ, which the paper excludes, a learned 1x1 convolution on the
     student's map makes them equal. Stages share the run's epochs: the first has a quarter, as the paper's 21k
     iterations before 64k for small students. The paper trains the first at a hundredth of the learning rate on a sum of
-    squares; here the loss is a mean, smaller by the number of entries, so the rate is the recipe's and `weight` is
-    searched. `one_stage` adds both losses up, so that they can be composed with others.
+    squares; here the loss is a mean over entries, smaller by their number, and the rate is the recipe's.
+
+    `pool` = "max" is the paper's where sizes differ. With "avg" and `reduce` = "sum", over the pairs of layers, this is
+    Tian et al.'s program. `one_stage` adds both losses up, so that they can be composed with others.
     """
 
     paper = Paper(
@@ -71,10 +73,11 @@ class FSP(Method):
     )
     knowledge = "relation"
     needs = frozenset({"features"})
-    weight: float = tuned(1.0, FloatDistribution(0.1, 100.0, log=True))
-    fsp_epochs: float = 0.25
+    weight: float = loss_weight(1.0, "fsp")
+    fsp_epochs: float = tuned(0.25, FloatDistribution(0.1, 0.6))
     one_stage: bool = False
     pool: str = "max"
+    reduce: str = "mean"
     depths: tuple[float, ...] = (0.0, 0.33, 0.67, 1.0)
     teacher_depths: tuple[float, ...] = ()
 
@@ -82,6 +85,7 @@ class FSP(Method):
         """Checks the ranges."""
         non_negative(weight=self.weight)
         one_of(POOLS, pool=self.pool)
+        one_of(("mean", "sum"), reduce=self.reduce)
         check_depths(self.depths, self.teacher_depths)
         if len(self.depths) < 2:
             raise ValueError(f"depths must name at least two layers, but got depths={self.depths}.")
@@ -116,11 +120,13 @@ class FSP(Method):
             for index, (mine, _) in enumerate(layers)
         ]
         theirs = [teacher for _, teacher in layers]
-        flows = [
-            fsp_loss((adapted[i], adapted[i + 1]), (theirs[i], theirs[i + 1]), self.pool)
-            for i in range(len(layers) - 1)
-        ]
-        return {"fsp": self.weight * torch.stack(flows).mean()}
+        flows = torch.stack(
+            [
+                fsp_loss((adapted[i], adapted[i + 1]), (theirs[i], theirs[i + 1]), self.pool)
+                for i in range(len(layers) - 1)
+            ]
+        )
+        return {"fsp": self.weight * (flows.sum() if self.reduce == "sum" else flows.mean())}
 
     def task(self, step: Step) -> Losses:
         """Cross-entropy of the logits (B, K)."""

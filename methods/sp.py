@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, features_of, method, tuned
+from methods.base import Losses, Method, Paper, Step, features_of, loss_weight, method
 from methods.checks import non_negative
 from methods.functional import check_depths, matched
 
@@ -46,7 +45,7 @@ class SP(Method):
     )
     knowledge = "relation"
     needs = frozenset({"features"})
-    weight: float = tuned(3000.0, FloatDistribution(10.0, 10000.0, log=True))
+    weight: float = loss_weight(3000.0, "sp")
     depths: tuple[float, ...] = (1.0,)
     teacher_depths: tuple[float, ...] = ()
 

@@ -6,14 +6,14 @@ import math
 
 import torch
 import torch.nn.functional as F
-from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Paper, Signals, Step, features_of, method, tuned
-from methods.checks import non_negative, positive, require, same_shape
-from methods.functional import check_depths, matched, pooled_alike
+from methods.base import Losses, Method, Paper, Signals, Step, features_of, loss_weight, method
+from methods.checks import non_negative, one_of, positive, require, same_shape
+from methods.functional import check_depths, kd_loss, matched, pooled_alike
 
 SMALLEST_VARIANCE = 1e-5
+HEADS = ("tian", "authors")
 
 
 def variational_loss(mean: Tensor, variance: Tensor, teacher_feature: Tensor) -> Tensor:
@@ -55,25 +55,33 @@ class Variational(nn.Module):
         return variational_loss(self.mean(student), F.softplus(self.raw) + SMALLEST_VARIANCE, teacher)
 
 
-def convolutions(inputs: int, outputs: int) -> nn.Module:
-    """Three 1x1 convolutions with ReLUs between, (B, inputs, H, W) to (B, outputs, H, W)."""
-    widths = (inputs, outputs, outputs, outputs)
-    layers: list[nn.Module] = []
-    for before, after in zip(widths, widths[1:], strict=False):
-        layers += [nn.Conv2d(before, after, kernel_size=1), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def convolutions(inputs: int, outputs: int, form: str) -> nn.Module:
+    """1x1 convolutions without biases, (B, inputs, H, W) to (B, outputs, H, W).
+
+    Args:
+        inputs: channels of the student's map.
+        outputs: channels of the teacher's.
+        form: tian, three with ReLUs between; or authors, two with nothing between.
+    """
+    first = nn.Conv2d(inputs, outputs, kernel_size=1, bias=False)
+    others = [nn.Conv2d(outputs, outputs, kernel_size=1, bias=False) for _ in range(2 if form == "tian" else 1)]
+    if form == "authors":
+        return nn.Sequential(first, *others)
+    return nn.Sequential(first, nn.ReLU(), others[0], nn.ReLU(), others[1])
 
 
 @method
 class VID(Method):
     """Loss = cross-entropy + weight * (sum over stages of `variational_loss` + logit_weight * the same on logits).
 
-    The variance of a channel is softplus of a parameter plus 1e-5, starts at `variance` = 5, and does not depend on
-    the image. On logits the mean is linear in the student's pooled output, as in the paper's VID-LP.
+    The variance of a channel is softplus of a parameter plus 1e-5, starts at `variance`, and does not depend on the
+    image. `head` is the form of the means, which both have no biases: "tian", the default, three 1x1 convolutions with
+    ReLUs between and weight 1 (Tian et al. 2020); "authors", the released program's two with nothing between, where the
+    weight is 0.1 on CIFAR-10 and KD at T = 2 stands beside it: `kd_weight` = 1 adds kd_weight * T^2 * KL.
 
-    Choices: weight = 1 is Tian et al.'s (2020) for this same mean; the authors' released program has 0.1 for CIFAR-10.
-    Heads are three 1x1 convolutions, as there; the paper's CIFAR networks also use transposed convolutions where sizes
-    differ, and here the larger map is average-pooled to the smaller.
+    Choices: `logit_weight` = 0, as neither program has a term on logits; with one the mean is linear in the student's
+    pooled output, as in the paper's VID-LP. Where sizes differ the larger map is average-pooled, as in Tian et al.'s;
+    the paper's CIFAR networks also use transposed convolutions.
     """
 
     paper = Paper(
@@ -83,27 +91,39 @@ class VID(Method):
         "https://arxiv.org/abs/1904.05835",
     )
     knowledge = "feature"
-    needs = frozenset({"features", "pooled"})
-    weight: float = tuned(1.0, FloatDistribution(0.01, 10.0, log=True))
-    logit_weight: float = 1.0
+    needs = frozenset({"features"})
+    weight: float = loss_weight(1.0, "vid", "vid_logits")
+    logit_weight: float = 0.0
+    kd_weight: float = 0.0
+    temperature: float = 2.0
+    head: str = "tian"
     variance: float = 5.0
     depths: tuple[float, ...] = (0.33, 0.67, 1.0)
     teacher_depths: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
-        non_negative(weight=self.weight, logit_weight=self.logit_weight)
-        positive(variance=self.variance)
+        non_negative(weight=self.weight, logit_weight=self.logit_weight, kd_weight=self.kd_weight)
+        positive(variance=self.variance, temperature=self.temperature)
+        one_of(HEADS, head=self.head)
         check_depths(self.depths, self.teacher_depths)
         if self.variance <= SMALLEST_VARIANCE:
             raise ValueError(f"variance must be above {SMALLEST_VARIANCE}, but got variance={self.variance}.")
 
+    def needed(self) -> frozenset[str]:
+        """Feature maps, and what the classifier sees if logits have a term."""
+        return self.needs | {"pooled"} if self.logit_weight else self.needs
+
+    def loss_weights(self) -> dict[str, tuple[str, ...]]:
+        """The weight of all terms that are likelihoods."""
+        return {"weight": ("vid", "vid_logits") if self.logit_weight else ("vid",)}
+
     def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
-        """A head for each of `depths`, and one for the logits."""
+        """A head for each of `depths`, and one for the logits if they have a term."""
         pairs = matched(features_of(student), features_of(teachers[0]), self.depths, self.teacher_depths)
         heads: dict[str, nn.Module] = {
-            f"head_{index}": Variational(convolutions(mine.shape[1], theirs.shape[1]), theirs.shape[1], self.variance)
-            for index, (mine, theirs) in enumerate(pairs)
+            f"head_{index}": Variational(convolutions(*channels, self.head), channels[1], self.variance)
+            for index, channels in enumerate((mine.shape[1], theirs.shape[1]) for mine, theirs in pairs)
         }
         if self.logit_weight:
             classes, width = teachers[0].logits.shape[1], require("pooled", student.pooled).shape[1]
@@ -111,7 +131,7 @@ class VID(Method):
         return nn.ModuleDict(heads)
 
     def loss(self, step: Step) -> Losses:
-        """Labels, and the heads' likelihood of the teacher's maps (B, C, H, W) and logits (B, K)."""
+        """Labels, the heads' likelihood of the teacher's maps (B, C, H, W) and logits (B, K), and soft targets."""
         pairs = matched(features_of(step.student), features_of(step.teacher), self.depths, self.teacher_depths)
         terms = [
             step.auxiliary[f"head_{index}"].loss(*pooled_alike(mine, theirs))  # type: ignore[operator]
@@ -125,4 +145,6 @@ class VID(Method):
             pooled = require("pooled", step.student.pooled)
             likelihood = step.auxiliary["logits"].loss(pooled, step.teacher.logits)  # type: ignore[operator]
             losses["vid_logits"] = self.weight * self.logit_weight * likelihood
+        if self.kd_weight:
+            losses["kd"] = self.kd_weight * kd_loss(step.student.logits, step.teacher.logits, self.temperature)
         return losses

@@ -120,7 +120,7 @@ def test_miou_is_the_mean_over_classes_that_occur() -> None:
     assert scores["mIoU"] == pytest.approx((1 / 2 + 2 / 3) / 2) and scores["accuracy"] == 0.75
 
 
-@pytest.mark.parametrize("method", ["student", "kd", "at", "sp", "fitnets", "dml", "textbrewer"])
+@pytest.mark.parametrize("method", ["student", "kd", "at", "sp", "fitnets", "vid", "dml", "textbrewer"])
 def test_methods_train_without_knowing_the_task(method: str, carried_out: Callable[..., Any]) -> None:
     outcome, _, memory = carried_out(method)
     assert outcome.status == "done" and outcome.metric.name == "mIoU"
@@ -154,7 +154,6 @@ def test_answers_of_teachers_are_kept_by_sample_to_the_bit(method: str, carried_
 @pytest.mark.parametrize(
     ("method", "lacking"),
     [
-        ("vid", "pooled"),
         ("minilm", "class_targets and qkv"),
         ("noisy_student", "class_targets"),
         ("multi_exit", "class_targets"),

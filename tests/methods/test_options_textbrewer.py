@@ -149,7 +149,7 @@ def test_two_teachers_are_averaged_unless_the_method_takes_several() -> None:
 
 
 def test_each_teacher_has_modules_of_its_own(digits: Splits) -> None:
-    run = started(spec_of("textbrewer", SMALL, LARGE, vit(), losses="kd+vid+2*vid(logit_weight=0)"), digits)
+    run = started(spec_of("textbrewer", SMALL, LARGE, vit(), losses="kd+vid(logit_weight=1)+2*vid"), digits)
     auxiliary = copy.deepcopy(run.auxiliary)
     assert set(auxiliary) == {f"term_{term}_teacher_{teacher}" for term in (2, 3) for teacher in (1, 2)}
     assert ["logits" in auxiliary[f"term_{term}_teacher_1"] for term in (2, 3)] == [True, False]
@@ -157,14 +157,15 @@ def test_each_teacher_has_modules_of_its_own(digits: Splits) -> None:
     channels = [auxiliary[f"term_2_teacher_{teacher}"]["head_2"].raw.shape[0] for teacher in (1, 2)]
     assert channels == [64, 24]
     _, step, losses = run.one_update()
-    parts = [own_with(step, "vid", auxiliary[f"term_2_teacher_{i + 1}"], i) for i in (0, 1)]
+    parts = [own_with(step, "vid", auxiliary[f"term_2_teacher_{i + 1}"], i, logit_weight=1.0) for i in (0, 1)]
     assert values(losses)["vid"] == pytest.approx(sum(parts) / 2, rel=1e-5)
     touched = [p.grad is not None and bool(p.grad.any()) for p in run.auxiliary.parameters()]
     assert touched and all(touched)
 
 
-def own_with(step: Step, method: str, auxiliary: nn.ModuleDict, teacher: int) -> float:
-    return own(dataclasses.replace(step, auxiliary=auxiliary, teachers=(step.teachers[teacher],)), method).item()
+def own_with(step: Step, method: str, auxiliary: nn.ModuleDict, teacher: int, **params: Any) -> float:
+    seen = dataclasses.replace(step, auxiliary=auxiliary, teachers=(step.teachers[teacher],))
+    return own(seen, method, **params).item()
 
 
 @pytest.mark.parametrize("stop", [1, 3])
