@@ -9,7 +9,21 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import STUDENT, Losses, Method, Net, Networks, Paper, Signals, Stage, Step, Unsupported, method, tuned
+from methods.base import (
+    STUDENT,
+    Losses,
+    Method,
+    Net,
+    Networks,
+    Paper,
+    Signals,
+    Stage,
+    Step,
+    Unsupported,
+    loss_weight,
+    method,
+    tuned,
+)
 from methods.checks import non_negative, positive, require, same_shape
 from methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map
 from methods.hooks import StageOptions, nothing
@@ -61,7 +75,7 @@ def copy_blocks(student: nn.Module, teacher: nn.Module) -> None:
 
 @method
 class DistilBERT(Method):
-    """Loss = soft_weight * T^2 * KL + hard_weight * cross-entropy + cosine_weight * `cosine_loss` of the last block.
+    """Loss = soft_weight * T^2 * KL + hard_weight * cross-entropy + cosine_weight * `cosine_loss` of the last states.
 
     Weights 5, 2, 1 and T = 2 are those of the command in the authors' description of their program, whose hard loss is
     masked language modelling; here it is cross-entropy with the labels. The student has the teacher's width and fewer
@@ -70,7 +84,9 @@ class DistilBERT(Method):
 
     `copy` = false starts from random weights, which makes this a sum of losses that can be composed with others.
 
-    Departures: vision transformers of timm in place of BERT. The authors' script takes blocks 0, 2, 4, 7, 9, 11 of 12.
+    Departures: vision transformers of timm in place of BERT, whose blocks norm what they put out: the last states are
+    taken after the network's final norm, where it does not norm what it has pooled instead. The authors' script takes
+    blocks 0, 2, 4, 7, 9, 11 of 12.
     """
 
     paper = Paper(
@@ -82,9 +98,9 @@ class DistilBERT(Method):
     knowledge = "self-attention"
     needs = frozenset({"tokens"})
     temperature: float = tuned(2.0, FloatDistribution(1.0, 20.0, log=True))
-    soft_weight: float = tuned(5.0, FloatDistribution(0.1, 10.0, log=True))
+    soft_weight: float = loss_weight(5.0, "kd")
     hard_weight: float = 2.0
-    cosine_weight: float = tuned(1.0, FloatDistribution(0.01, 10.0, log=True))
+    cosine_weight: float = loss_weight(1.0, "cosine")
     copy: bool = True
 
     def __post_init__(self) -> None:

@@ -81,8 +81,10 @@ class MiniLM(Method):
     `one_stage` adds the relations to cross-entropy, so that they can be composed with others.
 
     Departures: vision transformers of timm in place of BERT. Stages share the run's epochs, half each by default; the
-    paper's 400,000 updates on text say nothing of images. Attention that works in windows is compared window by window,
-    and relative-position biases are left out of the relations.
+    paper's 400,000 updates on text say nothing of images. Queries and keys are taken as they meet, rotated and normed
+    where a network does so; biases of the scores, as of relative positions and between shifted windows, are left out of
+    the relations. Attention that works in windows is compared window by window; where it does not relate each token
+    with every other one (pooled keys, class attention, talking heads) the network is refused.
     """
 
     paper = Paper(
@@ -108,7 +110,11 @@ class MiniLM(Method):
 
     def needed(self) -> frozenset[str]:
         """Queries, keys and values; targets that can be empty too, where unlabelled samples take part."""
-        return self.needs | {"class_targets"} if self.unlabelled and not self.one_stage else self.needs
+        return self.needs | {"class_targets"} if self.uses_unlabelled() else self.needs
+
+    def uses_unlabelled(self) -> bool:
+        """In the first stage, unless it is told not to; labels and images go together where both stages are one."""
+        return self.unlabelled and not self.one_stage
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """Relations, then the task; or both at once, on labelled images."""

@@ -9,9 +9,9 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, method, tuned
+from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, as_given, loss_weight, method, tuned
 from methods.checks import non_negative, one_of, positive, require, same_shape
-from methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map
+from methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map, with_unlabelled
 
 
 def attention_score_loss(student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -63,9 +63,15 @@ class TinyBERT(Method):
 
     `one_stage` adds both stages' losses up in one, so that they can be composed with others.
 
+    No stage reads a label, and the paper augments the task's text: `unlabelled` = true lets the unlabelled images take
+    part in both stages.
+
     Departures: vision transformers of timm in place of BERT, one task-specific round (the paper has a general one on
-    plain text before it, and augments the task's text). With unequal numbers of heads, which the paper excludes, scores
-    are compared as means over heads. The stages share the run's epochs; the paper's 20 and 3 are for text.
+    plain text before it). BERT norms every block's output; these networks norm what enters a block, and their residual
+    stream once at the end: the last states are taken after that norm, those before it and the embedding as they are. A
+    network that norms only what it has pooled has no such norm, and its last states are as they are too. With
+    unequal numbers of heads, which the paper excludes, scores are compared as means over heads. The stages share the
+    run's epochs; the paper's 20 and 3 are for text.
     """
 
     paper = Paper(
@@ -77,11 +83,12 @@ class TinyBERT(Method):
     knowledge = "self-attention"
     needs = frozenset({"tokens", "qkv"})
     temperature: float = tuned(1.0, FloatDistribution(1.0, 10.0, log=True))
-    attention_weight: float = tuned(1.0, FloatDistribution(0.01, 10.0, log=True))
-    hidden_weight: float = tuned(1.0, FloatDistribution(0.01, 10.0, log=True))
+    attention_weight: float = loss_weight(1.0, "attention")
+    hidden_weight: float = loss_weight(1.0, "hidden", "embedding")
     intermediate_epochs: float = 0.5
     projection: str = "paper"
     one_stage: bool = False
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -91,13 +98,22 @@ class TinyBERT(Method):
         if not 0 < self.intermediate_epochs < 1:
             raise ValueError(f"intermediate_epochs must lie between 0 and 1, but got {self.intermediate_epochs}.")
 
+    def needed(self) -> frozenset[str]:
+        """Tokens and attention; targets that can be empty too, where unlabelled samples take part."""
+        return self.needs | {"class_targets"} if self.unlabelled else self.needs
+
+    def uses_unlabelled(self) -> bool:
+        """Both stages do, if they are told to."""
+        return self.unlabelled
+
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """Layers, then predictions; or both at once."""
+        data, first = with_unlabelled if self.unlabelled else as_given, self.intermediate_epochs
         if self.one_stage:
-            return (Stage("joint", self.joint, teachers=teachers),)
+            return (Stage("joint", self.joint, teachers=teachers, data=data),)
         return (
-            Stage("intermediate", self.intermediate, teachers=teachers, epochs=self.intermediate_epochs),
-            Stage("prediction", self.prediction, teachers=teachers, epochs=1 - self.intermediate_epochs),
+            Stage("intermediate", self.intermediate, teachers=teachers, epochs=first, data=data),
+            Stage("prediction", self.prediction, teachers=teachers, epochs=1 - first, data=data),
         )
 
     def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:

@@ -95,6 +95,51 @@ def test_tinybert_projections_are_one_or_two_and_heads_may_differ(
     assert outcome.status == "done" and [epoch.stage for epoch in memory.epochs] == ["intermediate", "prediction"]
 
 
+@pytest.mark.parametrize("one_stage", [False, True])
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_tinybert_and_minilm_may_learn_from_images_without_labels(
+    unlabelled: bool, one_stage: bool, digits: Splits
+) -> None:
+    for name in ("tinybert", "minilm"):
+        params = {"unlabelled": unlabelled, "one_stage": one_stage}
+        run = started(spec_of(name, vit(2), vit(4), **params), digits)
+        uses = unlabelled and not (name == "minilm" and one_stage)
+        assert run.method.uses_unlabelled() == uses
+        assert ("class_targets" in run.method.needed()) == uses
+        labelled = len(digits.train.targets)
+        whole = labelled + uses * len(digits.train.unlabelled)
+        counts = [len(stage.data(digits.train, run.networks).targets) for stage in run.stages]
+        assert counts == {"tinybert": [whole, whole], "minilm": [whole, labelled]}[name][: len(counts)]
+    assert not configure("kd", {}).uses_unlabelled()
+
+
+def test_tinybert_gives_no_label_to_any_stage(digits: Splits) -> None:
+    run = started(spec_of("tinybert", vit(2), vit(4), unlabelled=True, recipe={"epochs": 2}), digits)
+    seen = run.watch()
+    outcome, _ = run.finish()
+    assert outcome.status == "done"
+    rows = {
+        stage: [bool(row.any()) for step_stage, step, _ in seen if step_stage == stage for row in step.targets]
+        for stage in ("intermediate", "prediction")
+    }
+    assert all(set(each) == {False, True} for each in rows.values())
+    assert all("ce" not in losses for _, _, losses in seen)
+
+
+def test_last_states_are_taken_after_the_final_norm(digits: Splits) -> None:
+    for name, params in (("distilbert", {"copy": False}), ("tinybert", {"one_stage": True})):
+        run = started(spec_of(name, vit(2), vit(4), **params), digits)
+        teacher: Any = run.networks.model(TEACHER)
+        _, step, losses = run.one_update()
+        tokens = require("tokens", step.teacher.tokens)
+        with torch.no_grad():
+            torch.testing.assert_close(tokens[-1], teacher.norm(teacher.blocks[-1](tokens[-2])))
+        mine = require("tokens", step.student.tokens)
+        if name == "distilbert":
+            by_hand = (1 - F.cosine_similarity(mine[-1], tokens[-1], dim=-1)).mean()
+            assert values(losses)["cosine"] == pytest.approx(by_hand.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("student", "teacher", "heads"),
     [((2, 24, 2), (4, 36, 3), 1), ((3, 24, 2), (2, 32, 4), 2), ((2, 36, 3), (2, 24, 3), 3)],
