@@ -40,7 +40,7 @@ def composed(name: str, params: Mapping[str, Any]) -> tuple[str, Mapping[str, An
     if not set("+*(") & set(name):
         return name, params
     composer = next(method for method in REGISTRY.values() if method.composition)
-    return composer.id, {**params, composer.composition: name}
+    return composer.id, {**composer.composed_with, **params, composer.composition: name}
 
 
 def by_role(role: Literal["control", "baseline"]) -> str:

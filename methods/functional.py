@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,9 @@ from torch import Tensor
 from methods.base import Data, Networks, Unsupported
 from methods.checks import same_batch, same_shape
 from methods.rows import count, join
+
+L = TypeVar("L")
+"""What stands for a layer: its map, its states, its queries and keys."""
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -74,8 +78,8 @@ def pooled_alike(first: Tensor, second: Tensor, pool: str = "avg") -> tuple[Tens
 
 
 def matched(
-    student: Sequence[Tensor], teacher: Sequence[Tensor], depths: Sequence[float], teacher_depths: Sequence[float] = ()
-) -> list[tuple[Tensor, Tensor]]:
+    student: Sequence[L], teacher: Sequence[L], depths: Sequence[float], teacher_depths: Sequence[float] = ()
+) -> list[tuple[L, L]]:
     """Pairs of a student's and a teacher's layers, by relative depth, 0 the first and 1 the last.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -41,6 +41,8 @@ class Hooks:
     """Whether it takes more than one teacher."""
     composition: ClassVar[str] = ""
     """The hyperparameter that takes a composition such as "kd+at", of the method that composes others."""
+    composed_with: ClassVar[dict[str, Any]] = {}
+    """Hyperparameters that it has beside, unless they are given, where a composition stands for a method."""
     needs: ClassVar[frozenset[str]]
 
     def needed(self) -> frozenset[str]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import functools
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from optuna.distributions import FloatDistribution
@@ -32,6 +31,7 @@ from methods.base import (
 )
 from methods.checks import non_negative, one_of, positive
 from methods.hooks import StageOptions, nothing
+from methods.matches import MATCHES
 from methods.rows import Rows
 
 TERM = re.compile(r"(?:(?P<weight>[0-9.eE-]+)\*)?(?P<id>\w+)(?:\((?P<values>.*)\))?")
@@ -42,6 +42,8 @@ SCHEDULES = ("constant", "linear_decay", "linear_growth")
 class Term:
     """A method of a composition, and its weight."""
 
+    name: str
+    """The method's, with the place in the composition where it is not the first of that name."""
     weight: float
     method: Method
     given: frozenset[str]
@@ -55,7 +57,12 @@ def terms_of(losses: str) -> tuple[Term, ...]:
     Raises:
         ValueError: if it cannot be read, or names what is no composable method; the message says which term.
     """
-    return tuple(_term(text.strip()) for text in _split(losses, "+"))
+    found: dict[str, Term] = {}
+    for place, text in enumerate(_split(losses, "+"), start=1):
+        term = _term(text.strip())
+        name = term.name if term.name not in found else f"{term.name}_{place}"
+        found[name] = replace(term, name=name)
+    return tuple(found.values())
 
 
 def schedule_at(progress: float, schedule: str) -> float:
@@ -67,21 +74,30 @@ def schedule_at(progress: float, schedule: str) -> float:
 class TextBrewer(Method):
     """Loss = hard_weight * cross-entropy + weight * sum over terms of (its weight * that method's own losses).
 
-    `losses` names the terms: methods of the registry that train in one stage, joined by "+", each with an optional
-    weight and hyperparameters, as "kd+0.5*at(beta=500,depths=[0.5,1])". A term's layers are its own `depths` and
-    `teacher_depths`. `kdbench run --method "kd+at"` is short for this method with those losses.
+    `losses` names the terms, joined by "+", each with an optional weight and hyperparameters, as in
+    "kd+0.5*at(beta=500,depths=[0.5,1])": methods of the registry that train in one stage; and TextBrewer's own, its
+    soft losses (kd_ce, kd_mse) and its matches of transformers' layers (hidden_mse, cos, pkd, gram, nst, attention_mse,
+    attention_mse_sum, attention_ce, attention_ce_mean), with a `projection` of states where widths differ. A term's
+    layers are its own `depths` and `teacher_depths`. `weights` has factors on terms by name, as {"kd": 2, "at_3": 0.5}
+    (a name's later terms have their place behind it), and is what tuning searches, one by one.
 
-    `temperature` holds for every term that has one and does not set it; it goes linearly
-    to `temperature_end` if that is given; `schedule` and `hard_schedule` scale the distillation losses and the hard one
-    during training; with several teachers a term is the mean over teachers, unless its method takes several itself.
+    Defaults are TextBrewer's: temperature 4, the soft loss at weight 1 without T^2, no labels (`hard_weight` = 0), and
+    an intermediate match that works on every pair, FSP. `probability_shift` swaps a teacher's largest logit with that
+    of the label, so that it is never wrong. `kdbench run --method "kd+at"` is short for this method with those losses
+    and `hard_weight` = 1, as other programs add them up.
+
+    `temperature` holds for every term that has one and does not set it; it goes linearly to `temperature_end` if that
+    is given; `schedule` and `hard_schedule` scale the distillation losses and the hard one during training; with
+    several teachers a term is the mean over teachers, unless its method takes several itself.
 
     Methods of several stages have an option that adds their losses up: `fitnets(one_stage=true)`, likewise `fsp`,
     `tinybert`, `minilm`; `distilbert(copy=false)`. A `scheduled_kd` term goes on to halve the temperature given here.
 
-    Departures: for image classifiers of timm, and intermediate losses are those of the registry's methods rather than
-    TextBrewer's own list (hidden_mse, cos, mmd, pkd, fsp, nst). TextBrewer averages the logits of several teachers and
-    matches no layers then; here every teacher has its term. Its weights of intermediate matches are constant, its soft
-    loss has no T^2, and its temperatures depend on each example (flsw, cwsm) where ours is linear.
+    Departures: for image classifiers of timm. Layers are named by relative depth, of hidden states the embedding is the
+    first; gram and nst relate a layer to itself, as in its examples; a cross-entropy of distributions is a divergence,
+    of equal gradient. TextBrewer averages the logits of several teachers and matches no layers then; here every teacher
+    has its term. Its weights of intermediate matches are constant, and its temperatures depend on each example (flsw,
+    cwsm) where ours is linear.
     """
 
     paper = Paper(
@@ -92,13 +108,16 @@ class TextBrewer(Method):
     )
     several_teachers = True
     composition = "losses"
-    losses: str = "kd+at"
-    weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
-    hard_weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
+    composed_with: ClassVar[dict[str, Any]] = {"hard_weight": 1.0}
+    losses: str = "kd_ce+fsp(one_stage=true)"
+    weights: dict[str, float] = field(default_factory=dict)
+    weight: float = 1.0
+    hard_weight: float = 0.0
     temperature: float = tuned(4.0, FloatDistribution(1.0, 20.0, log=True))
     temperature_end: float = 0.0
     schedule: str = "constant"
     hard_schedule: str = "constant"
+    probability_shift: bool = False
 
     def __post_init__(self) -> None:
         """Checks the ranges and reads the terms."""
@@ -106,11 +125,19 @@ class TextBrewer(Method):
         positive(temperature=self.temperature)
         one_of(SCHEDULES, schedule=self.schedule)
         one_of(SCHEDULES, hard_schedule=self.hard_schedule)
-        terms_of(self.losses)
+        names = [term.name for term in terms_of(self.losses)]
+        if unknown := sorted(set(self.weights) - set(names)):
+            raise ValueError(f"weights names {', '.join(unknown)}, but the terms of losses are {', '.join(names)}.")
+        non_negative(**{f"weights.{name}": factor for name, factor in self.weights.items()})
+
+    def loss_weights(self) -> dict[str, tuple[str, ...]]:
+        """The factor on each term."""
+        return {f"weights.{term.name}": (term.name,) for term in terms_of(self.losses)}
 
     def needed(self) -> frozenset[str]:
-        """What any of the terms needs."""
-        return frozenset().union(*(term.method.needed() for term in terms_of(self.losses)))
+        """What any of the terms needs, and labels that a teacher can be shifted to."""
+        shift = frozenset({"class_targets"}) if self.probability_shift else frozenset()
+        return shift.union(*(term.method.needed() for term in terms_of(self.losses)))
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """One stage, with the strictest gradient clipping of any term."""
@@ -128,32 +155,50 @@ class TextBrewer(Method):
         return nn.ModuleDict({name: module for name, module in modules.items() if len(module)})
 
     def loss(self, step: Step) -> Losses:
-        """Labels, and each term by its method's id."""
+        """Labels, and each term by its name."""
         scale = self.weight * schedule_at(step.progress, self.schedule)
         hard = self.hard_weight * schedule_at(step.progress, self.hard_schedule)
         losses = step.task_loss(hard)
+        if self.probability_shift:
+            shifted = [replace(each, logits=shift_to_labels(each.logits, step.targets)) for each in step.teachers]
+            step = replace(step, teachers=tuple(shifted))
         for place, term in enumerate(terms_of(self.losses)):
-            name = term.method.id if term.method.id not in losses else f"{term.method.id}_{place + 1}"
-            losses[name] = scale * term.weight * self._value(step, place, term)
+            factor = scale * term.weight * self.weights.get(term.name, 1.0)
+            losses[term.name] = factor * self._value(step, place, term)
         return losses
 
     def _value(self, step: Step, place: int, term: Term) -> Tensor:
         """A term's losses but the hard one, mean over the teachers."""
         learner = term.method
         if "temperature" in learner.hyperparameters() and "temperature" not in term.given:
-            learner = dataclasses.replace(learner, temperature=self._temperature(step.progress))  # type: ignore[type-var]
+            learner = replace(learner, temperature=self._temperature(step.progress))  # type: ignore[type-var]
         values = []
         for group, taught in enumerate(_groups(term, step.teachers)):
             name = _name(place, group)
             auxiliary = step.auxiliary[name] if name in step.auxiliary else nn.ModuleDict()
             assert isinstance(auxiliary, nn.ModuleDict)
-            seen = dataclasses.replace(step, teachers=taught, auxiliary=auxiliary, hard_loss=no_hard_loss)
+            seen = replace(step, teachers=taught, auxiliary=auxiliary, hard_loss=no_hard_loss)
             values += [torch.stack(list(_only_stage(learner).loss(seen).values())).sum()]
         return torch.stack(values).mean()
 
     def _temperature(self, progress: float) -> float:
         end = self.temperature_end or self.temperature
         return self.temperature + (end - self.temperature) * progress
+
+
+def shift_to_labels(logits: Tensor, targets: Rows) -> Tensor:
+    """Logits in which the largest and that of the label have changed places, where there is a label.
+
+    Args:
+        logits: (B, K)
+        targets: (B,) classes, or (B, K) probabilities, of which a row of zeros is a sample without a label.
+    """
+    assert isinstance(targets, Tensor), "needed() names class_targets"
+    top, rows = logits.argmax(dim=1), torch.arange(len(logits), device=logits.device)
+    labels = targets if targets.dim() == 1 else torch.where(targets.any(dim=1), targets.argmax(dim=1), top)
+    shifted = logits.clone()
+    shifted[rows, top], shifted[rows, labels] = logits[rows, labels], logits[rows, top]
+    return shifted
 
 
 def no_hard_loss(student: Signals, targets: Rows) -> Losses:
@@ -175,20 +220,21 @@ def _term(text: str) -> Term:
     if not match:
         raise ValueError(f"a term of losses reads [WEIGHT*]METHOD[(NAME=VALUE,...)], but got {text!r}.")
     name = match["id"]
-    if name not in REGISTRY:
-        near = ", ".join(difflib.get_close_matches(name, REGISTRY, n=3, cutoff=0.5) or sorted(REGISTRY))
+    if name not in (known := {**REGISTRY, **MATCHES}):
+        near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known))
         raise ValueError(f"losses name methods, and there is no {name!r}; near: {near}.")
     try:
         weight = float(match["weight"] or 1)
-        values = dict(_value(item, name) for item in _split(match["values"], ",")) if match["values"] else {}
-        learner = REGISTRY[name](**values)
+        items = _split(match["values"], ",") if match["values"] else []
+        values = dict(_value(item, name, known[name]) for item in items)
+        learner = known[name](**values, **({"kind": name} if name in MATCHES else {}))
         if not learner.needs_teacher or learner.composition:
             raise ValueError(f"{name} has no loss on one teacher's signals and cannot be added.")
         _only_stage(learner)
         non_negative(weight=weight)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the term {text!r} of losses: {error}") from None
-    return Term(weight, learner, frozenset(values))
+    return Term(name, weight, learner, frozenset(values))
 
 
 def _only_stage(learner: Method) -> Stage:
@@ -203,17 +249,17 @@ def _only_stage(learner: Method) -> Stage:
     return stage
 
 
-def _value(item: str, name: str) -> tuple[str, Any]:
+def _value(item: str, name: str, learner: type[Method]) -> tuple[str, Any]:
     """A hyperparameter as NAME=VALUE; the value is JSON, or text."""
-    field, equals, text = (part.strip() for part in item.partition("="))
-    fields = REGISTRY[name].__dataclass_fields__  # type: ignore[attr-defined]
-    if not equals or field not in fields:
+    key, equals, text = (part.strip() for part in item.partition("="))
+    fields = [each for each in learner.__dataclass_fields__ if each != "kind"]  # type: ignore[attr-defined]
+    if not equals or key not in fields:
         raise ValueError(f"{name} takes NAME=VALUE of {', '.join(fields)}, but got {item.strip()!r}.")
     try:
         value = json.loads(text)
     except json.JSONDecodeError:
         value = text
-    return field, tuple(value) if isinstance(value, list) else value
+    return key, tuple(value) if isinstance(value, list) else value
 
 
 def _split(text: str, separator: str) -> list[str]:

@@ -38,7 +38,7 @@ SEVERAL = {"epochs": 4, "lr": 0.01}
 
 
 def brewed(step: Step, losses: str, **params: Any) -> dict[str, Tensor]:
-    return configure("textbrewer", {"losses": losses, **params}).loss(step)
+    return configure("textbrewer", {"losses": losses, "hard_weight": 1.0, **params}).loss(step)
 
 
 def own(step: Step, method: str, **params: Any) -> Tensor:
@@ -56,7 +56,8 @@ def step() -> Step:
 def test_composition_on_the_command_line_is_the_composing_method() -> None:
     composed = configure("kd+0.5*at", {})
     assert composed.id == "textbrewer" and composed.hyperparameters()["losses"] == "kd+0.5*at"
-    assert composed == configure("textbrewer", {"losses": "kd+0.5*at"})
+    assert composed == configure("textbrewer", {"losses": "kd+0.5*at", "hard_weight": 1.0})
+    assert configure("kd+0.5*at", {"hard_weight": "0"}) == configure("textbrewer", {"losses": "kd+0.5*at"})
     assert configure("kd+at", {"weight": "2"}).hyperparameters()["weight"] == 2
     assert configure("at(beta=3)", {}).id == "textbrewer" and configure("at", {}).id == "at"
 
