@@ -180,7 +180,7 @@ def test_pairs_of_the_same_networks_differ_by_note_and_teaching(tiny: Path) -> N
 def test_a_composition_is_a_method_of_a_suite(tiny: Path) -> None:
     tiny.write_text(tiny.read_text().replace('"sp"]', '"kd+0.5*sp"]'))
     suite = load_suite(str(tiny))
-    assert "weight" in suite.space("kd+0.5*sp") and "losses" not in suite.space("kd+0.5*sp")
+    assert "temperature" in suite.space("kd+0.5*sp") and "losses" not in suite.space("kd+0.5*sp")
     spec = suite.spec(suite.resolve(suite.pairs[0]), "kd+0.5*sp", {}, 1, True)
     assert spec.method == "textbrewer" and spec.params["losses"] == "kd+0.5*sp"
 
