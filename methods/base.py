@@ -40,11 +40,9 @@ class Signals:
     classifier: Tensor | None = None
     """(K, D), the weights of the classifier: one vector a class, in the space of `pooled`."""
     tokens: tuple[Tensor, ...] | None = None
-    """The embedding, then the output of each transformer block, the last one after the network's final norm:
-    (B, N, D) each, so blocks + 1 of them."""
+    """The embedding, then each block's output, the last after the final norm: blocks + 1 of them, (B, N, D) each."""
     qkv: tuple[tuple[Tensor, Tensor, Tensor], ...] | None = None
-    """Queries, keys and values of each attention as they meet, (B, heads, N, d) each, without biases of the scores; B
-    counts windows where attention has them."""
+    """Queries, keys and values of each attention as they meet, (B, heads, N, d) each; B counts windows if there are."""
     mask: Tensor | None = None
     """(B, N), true where a token is real and not padding; None where all are. It comes with a student's `tokens` or
     `qkv`, and is its teachers' too, as they see the same inputs."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch.nn.functional as F
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, loss_weight, method, tuned
@@ -91,6 +91,10 @@ class FitNets(Method):
         at_depth(2, self.depth)
         if not 0 < self.hint_epochs < 1:
             raise ValueError(f"hint_epochs must lie between 0 and 1, both excluded, but got {self.hint_epochs}.")
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """Temperature and length of the first stage, where there are two."""
+        return {} if self.one_stage else super().space()
 
     def loss_weights(self) -> dict[str, tuple[str, ...]]:
         """That of the soft targets, or at once that of the hint, which has the first stage to itself otherwise."""

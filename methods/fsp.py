@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, loss_weight, method, tuned
@@ -91,6 +91,10 @@ class FSP(Method):
             raise ValueError(f"depths must name at least two layers, but got depths={self.depths}.")
         if not 0 < self.fsp_epochs < 1:
             raise ValueError(f"fsp_epochs must lie between 0 and 1, both excluded, but got {self.fsp_epochs}.")
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """The length of the first stage, where there are two."""
+        return {} if self.one_stage else super().space()
 
     def stages(self, teachers: tuple[Net, ...]) -> Iterable[Stage]:
         """The flow, then the task; or both at once."""

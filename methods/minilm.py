@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, as_given, method, tuned
@@ -107,6 +107,11 @@ class MiniLM(Method):
             raise ValueError(
                 f"transfer_epochs must lie between 0 and 1, both excluded, but got {self.transfer_epochs}."
             )
+
+    def space(self) -> dict[str, BaseDistribution]:
+        """The first stage has a length where there are two."""
+        own = super().space()
+        return {name: own[name] for name in own if not (self.one_stage and name == "transfer_epochs")}
 
     def needed(self) -> frozenset[str]:
         """Queries, keys and values; targets that can be empty too, where unlabelled samples take part."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from methods.base import (
@@ -130,6 +130,10 @@ class TextBrewer(Method):
             raise ValueError(f"weights names {', '.join(unknown)}, but the terms of losses are {', '.join(names)}.")
         non_negative(**{f"weights.{name}": factor for name, factor in self.weights.items()})
 
+    def space(self) -> dict[str, BaseDistribution]:
+        """The temperature, if any term has this one."""
+        return super().space() if any(_tempered(term) for term in terms_of(self.losses)) else {}
+
     def loss_weights(self) -> dict[str, tuple[str, ...]]:
         """The factor on each term."""
         return {f"weights.{term.name}": (term.name,) for term in terms_of(self.losses)}
@@ -170,7 +174,7 @@ class TextBrewer(Method):
     def _value(self, step: Step, place: int, term: Term) -> Tensor:
         """A term's losses but the hard one, mean over the teachers."""
         learner = term.method
-        if "temperature" in learner.hyperparameters() and "temperature" not in term.given:
+        if _tempered(term):
             learner = replace(learner, temperature=self._temperature(step.progress))  # type: ignore[type-var]
         values = []
         for group, taught in enumerate(_groups(term, step.teachers)):
@@ -204,6 +208,11 @@ def shift_to_labels(logits: Tensor, targets: Rows) -> Tensor:
 def no_hard_loss(student: Signals, targets: Rows) -> Losses:
     """What a term's loss is given for the task's own, which is counted once, beside the terms."""
     return {}
+
+
+def _tempered(term: Term) -> bool:
+    """Whether a term has the composition's temperature."""
+    return "temperature" in term.method.hyperparameters() and "temperature" not in term.given
 
 
 def _name(place: int, group: int) -> str:

@@ -77,13 +77,11 @@ def started(spec: Spec, digits: Splits, cache: TeacherCache | None = None, **rec
     return OpenRun(spec, digits, memory_of(spec, digits, **recorder), cache)
 
 
-def step_of(
-    student: Signals, *teachers: Signals, labels: Tensor | None = None, progress: float = 0.0, epoch: float = 0.0
-) -> Step:
+def step_of(student: Signals, *teachers: Signals, labels: Tensor | None = None, progress: float = 0.0) -> Step:
     """A step made by hand; all images are of class 0 without labels."""
     labels = torch.zeros(len(student.logits), dtype=torch.long) if labels is None else labels
     images, hard_loss = torch.zeros(len(labels), 1, 8, 8), task_of("image").loss
-    return Step(images, labels, student, teachers, nn.ModuleDict(), hard_loss, progress, epoch)
+    return Step(images, labels, student, teachers, nn.ModuleDict(), hard_loss, progress)
 
 
 def signals(seed: int, *channels: int, batch: int = 6, classes: int = 5) -> Signals:

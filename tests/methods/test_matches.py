@@ -241,7 +241,7 @@ def test_weights_of_terms_are_searched_one_by_one() -> None:
     step = step_of(signals(0, 2, 3), signals(1, 4, 5))
     plain: Any = configure("textbrewer", {"losses": losses})
     assert plain.loss_weights() == {"weights.kd": ("kd",), "weights.at": ("at",), "weights.at_3": ("at_3",)}
-    assert set(type(plain).space()) == {"temperature"}
+    assert set(plain.space()) == {"temperature"} and not configure("kd(temperature=2)+sp", {}).space()
     weighed = configure("textbrewer", {"losses": losses, "weights": '{"kd": 3, "at_3": 0.5}'})
     before, after = plain.loss(step), weighed.loss(step)
     for name, factor in {"kd": 3.0, "at": 1.0, "at_3": 0.5}.items():
