@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from bench.errors import InputError, unknown
 from bench.record import Metric
 from results.analysis.statistics import (
+    FEWEST,
     LEVEL,
     Interval,
     Ranking,
@@ -190,7 +191,7 @@ def comparisons(scores: Scores, against: Iterable[str]) -> list[Comparison]:
                 for method, seeds in methods.items()
                 if method != control and (gain := differences(seeds, methods.get(control, {})))
             }
-            p_values = [t_test(gain) for gain in gains.values()]
+            p_values = [t_test(gain) if len(gain) >= FEWEST else None for gain in gains.values()]
             family = [
                 Comparison(
                     pair=pair,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from bench.record import Environment, Metric
-from results.analysis.statistics import Interval, gain, interval
+from results.analysis.comparison import Comparison, comparisons
+from results.analysis.statistics import Interval, could_be_best, interval
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 
@@ -32,8 +33,12 @@ class Row:
     """By how much it is better than the suite's control, paired by seed."""
     gain_baseline: Interval | None
     """By how much it is better than the suite's baseline, paired by seed."""
+    p_control: float | None
+    """P value of `gain_control`, corrected for all rows of the pair, as `kdbench compare` has it."""
+    p_baseline: float | None
+    """That of `gain_baseline`."""
     tied: bool
-    """Whether the paired difference to the best row of the pair has an interval that includes zero."""
+    """Whether it may be the best of the pair as well as the one that leads, by comparisons with the best."""
     agreement: float | None
     """Share of the test decisions that student and teacher make alike."""
     parameters: int | None
@@ -136,11 +141,17 @@ def _rows(plan: SweepPlan, pair: str, known: list[Run]) -> list[Row]:
     """Rows of a pair, best first, then those without a score."""
     sign = plan.suite.metric.sign
     methods = {method: _runs(plan, [run for run in known if run[0].method == method]) for method in plan.methods(pair)}
-    scores = {method: runs.scores for method, runs in methods.items()}
-    means = {method: sign * statistics.fmean(values.values()) for method, values in scores.items() if values}
+    scores = {name: {seed: sign * value for seed, value in runs.scores.items()} for name, runs in methods.items()}
+    means = {method: statistics.fmean(values.values()) for method, values in scores.items() if values}
     order = sorted(methods, key=lambda method: (method not in means, -means.get(method, 0.0)))
-    best = scores[order[0]] if order else {}
-    return [_row(plan, pair, method, methods[method], scores, best) for method in order]
+    possible = could_be_best({method: scores[method] for method in means})
+    controls = (plan.suite.control, plan.suite.baseline)
+    gains = {(each.control, each.method): each for each in comparisons({pair: scores}, dict.fromkeys(controls))}
+    rows = []
+    for method in order:
+        over = [gains.get((control, method)) for control in controls]
+        rows.append(_row(plan, pair, method, methods[method], over, method in possible and method != order[0]))
+    return rows
 
 
 def _runs(plan: SweepPlan, known: list[Run]) -> _Runs:
@@ -160,20 +171,17 @@ def _row(
     pair: str,
     method: str,
     runs: _Runs,
-    scores: Mapping[str, Mapping[int, float]],
-    best: Mapping[int, float],
+    over: Sequence[Comparison | None],
+    tied: bool,
 ) -> Row:
+    """A method's row, from its runs and its comparisons with control and baseline."""
     suite, mine = plan.suite, runs.scores
     status, reason = _status(runs, suite.seeds)
-    lead = gain(best, mine, suite.metric.sign) if mine is not best else None
     done = [run.outcome for _, run in runs.seeds if run.outcome and run.outcome.status == "done"]
     agreements = [value for run in done if (value := run.headline(suite.show, "test", "agreement")) is not None]
     parameters = next((int(run.cost["parameters"]) for run in done), None)
     teacher = next((int(run.cost["teacher_parameters"]) for run in done if "teacher_parameters" in run.cost), None)
-
-    def over(reference: str) -> Interval | None:
-        return None if method == reference else gain(mine, scores.get(reference, {}), suite.metric.sign)
-
+    control, baseline = over
     return Row(
         pair=pair,
         method=method,
@@ -181,9 +189,11 @@ def _row(
         reason=reason,
         seeds=len(mine),
         score=interval(list(mine.values())) if mine else None,
-        gain_control=over(suite.control),
-        gain_baseline=over(suite.baseline),
-        tied=lead is not None and lead.includes_zero,
+        gain_control=control.difference if control else None,
+        gain_baseline=baseline.difference if baseline else None,
+        p_control=control.p_holm if control else None,
+        p_baseline=baseline.p_holm if baseline else None,
+        tied=tied,
         agreement=statistics.fmean(agreements) if agreements else None,
         parameters=parameters,
         compression=teacher / parameters if teacher and parameters else None,

@@ -15,6 +15,11 @@ Measure = Literal[
 """The values of published.csv's column `metric` that a run of ours can be measured by."""
 
 
+def unit_of(metric: str) -> str:
+    """% or errors."""
+    return "errors" if metric.startswith("test_errors") else "%"
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A number of a paper's table, and where ours is found."""
@@ -37,6 +42,10 @@ class Wanted:
     """The score that is read, if it is not the one that the measure names, as "accuracy_omitted"."""
     classes: tuple[int, ...] = ()
     """The classes whose errors are counted; by default all."""
+    network: str = ""
+    """The paper's name of the network that is trained."""
+    alone: bool = False
+    """Whether it learns from labels alone, so that other rows gain over it."""
     incomparable: str = ""
     """The reason if it cannot be compared, else empty."""
     best_of: tuple[str, ...] = ()
@@ -45,7 +54,12 @@ class Wanted:
     @property
     def unit(self) -> str:
         """% or errors."""
-        return "errors" if self.metric.startswith("test_errors") else "%"
+        return unit_of(self.metric)
+
+    @property
+    def quantity(self) -> tuple[object, ...]:
+        """What rows must share for one to be a gain over another: the network, its data, and what is measured."""
+        return (self.network, self.part, self.metric, self.prediction, self.best_of, self.share, self.classes)
 
     @property
     def lower(self) -> bool:
@@ -69,6 +83,8 @@ class Table:
     """The number of seeds that each row is run with."""
     incomparable: str
     """The reason if nothing of it can be compared, else empty."""
+    margins: dict[str, float]
+    """By measure, in its unit: a smaller difference from the published does not matter."""
     wanted: list[Wanted]
     departures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

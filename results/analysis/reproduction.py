@@ -5,46 +5,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InputError
 from bench.record import EpochScores, Metrics
+from results.analysis.order import Order
 from results.analysis.paper_table import Table, Wanted
-from results.analysis.statistics import Interval, interval, paired
-from results.analysis.verdict import Verdict, judge
+from results.analysis.reproduced import Reproduced, orders, ranked, with_gains, with_verdicts
+from results.analysis.statistics import interval
+from results.analysis.verdict import Judgement
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 
 BAD = ("diverged", "unsupported", "failed")
-
-
-@dataclass(frozen=True)
-class Reproduced:
-    """A number of the paper's table beside ours, in the published unit."""
-
-    wanted: Wanted
-    value: float | None
-    """Ours, by the paper's statistic."""
-    interval: Interval | None
-    """The 95 % interval of our mean over seeds."""
-    seeds: dict[int, float]
-    """Ours by seed."""
-    difference: float | None
-    """Ours less the published."""
-    verdict: Verdict
-    reason: str
-    best: bool = False
-    """Whether ours is the best of its pair, or cannot be told apart from it."""
-    tied: bool = False
-
-    @property
-    def judged(self) -> str:
-        """The verdict with its reason."""
-        if self.verdict in ("below", "above"):
-            return f"{self.verdict}: {self.reason}"
-        return f"{self.verdict} ({self.reason})" if self.reason else self.verdict
 
 
 @dataclass(frozen=True)
@@ -61,7 +36,11 @@ class Reproduction:
     epoch: str
     asked: int
     """The number of seeds that each row is run with."""
+    margins: dict[str, float]
+    """By measure, in its unit: a smaller difference from the published does not matter."""
     rows: list[Reproduced]
+    orders: list[Order] = field(default_factory=list)
+    """How far ours have the paper's order: for each student and share of the data, then for all together."""
     departures: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -76,6 +55,7 @@ def reproduction_of(table: Table, plan: SweepPlan | None, store: RunStore | None
     """
     started: Sequence[Planned] = plan.started() if plan else ()
     planned = [each for each in started if each.phase == "teacher" or each.number <= table.seeds]
+    rows = reproduced(table, planned, store)
     return Reproduction(
         table=table.name,
         about=table.about,
@@ -85,7 +65,9 @@ def reproduction_of(table: Table, plan: SweepPlan | None, store: RunStore | None
         statistic=table.statistic,
         epoch=table.epoch,
         asked=table.seeds,
-        rows=reproduced(table, planned, store),
+        margins=table.margins,
+        rows=rows,
+        orders=orders(rows),
         departures=table.departures,
         notes=table.notes,
     )
@@ -130,24 +112,20 @@ def reproduced(table: Table, planned: Sequence[Planned], store: RunStore | None)
             runs = {p.number: run for p, run in known if (p.pair, p.method, p.phase) == (want.pair, name, want.phase)}
             teacher = next((run for p, run in known if (p.pair, p.phase, p.number) == (want.pair, "teacher", 0)), None)
         rows.append(_row(table, want, runs, teacher))
-    return _ranked(rows)
+    return ranked(with_gains(table, with_verdicts(table, rows)))
 
 
 def _row(table: Table, want: Wanted, runs: Mapping[int, StoredRun], teacher: StoredRun | None) -> Reproduced:
-    """A number beside ours, from its runs by seed; without any, it depends on the teacher why there are none."""
+    """A number of ours, from its runs by seed, not yet judged; without any, it depends on the teacher why."""
     found = {number: measured(want, run, table.epoch) for number, run in sorted(runs.items())}
     seeds = {number: value for number, value in found.items() if value is not None}
     if not seeds:
         return _without_a_number(want, runs, teacher)
     values = list(seeds.values())
     value = statistics.median(values) if table.statistic == "median" else statistics.fmean(values)
-    ours = interval(values)
-    difference = None if want.published is None else value - want.published.value
-    verdict, reason = judge(want, ours, table.incomparable or want.incomparable)
-    if lost := [run.status for number, run in runs.items() if number not in seeds and run.status in BAD]:
-        said = f"of {len(runs)} seeds, {len(lost)} {' and '.join(sorted(set(lost)))}"
-        reason = "; ".join(filter(None, (reason, said)))
-    return Reproduced(want, value, ours, seeds, difference, verdict, reason)
+    lost = [run.status for number, run in runs.items() if number not in seeds and run.status in BAD]
+    said = f"of {len(runs)} seeds, {len(lost)} {' and '.join(sorted(set(lost)))}" if lost else ""
+    return Reproduced(want, value, interval(values), seeds, Judgement("not published", said))
 
 
 def _without_a_number(want: Wanted, runs: Mapping[int, StoredRun], teacher: StoredRun | None) -> Reproduced:
@@ -156,7 +134,7 @@ def _without_a_number(want: Wanted, runs: Mapping[int, StoredRun], teacher: Stor
     reason = f"{bad[0].status}: {bad[0].reason}" if bad else "under way" if runs else ""
     if not runs and teacher and teacher.status in BAD:
         reason = f"its teacher {teacher.status}: {teacher.reason}"
-    return Reproduced(want, None, None, {}, None, "not comparable" if bad else "not run", reason)
+    return Reproduced(want, None, None, {}, Judgement("not comparable" if bad else "not run", reason))
 
 
 def measured(want: Wanted, run: StoredRun, epoch: str) -> float | None:
@@ -185,23 +163,3 @@ def _predictions(want: Wanted, scores: EpochScores | None, part: str) -> dict[st
     """The metrics of each prediction of the student that a number is of."""
     students = scores.part(part) if scores else {}
     return students.get(want.student or next(iter(students), ""), {})
-
-
-def _ranked(rows: list[Reproduced]) -> list[Reproduced]:
-    """Marks the best of our students for each pair, measure and exit, and what seeds do not tell apart from it."""
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for index, row in enumerate(rows):
-        want = row.wanted
-        if row.interval and want.phase == "seed":
-            compared = (want.pair, want.part, want.metric, want.classes, want.prediction, want.best_of, want.student)
-            groups.setdefault(compared, []).append(index)
-    marked = list(rows)
-    for indices in groups.values():
-        sign = -1 if rows[indices[0]].wanted.lower else 1
-        lead = max(indices, key=lambda index: sign * (rows[index].value or 0.0))
-        for index in indices if len(indices) > 1 else ():
-            gap = paired(rows[lead].seeds, rows[index].seeds)
-            tied = index != lead and gap is not None and gap.half_width is not None and gap.includes_zero
-            if index == lead or tied:
-                marked[index] = replace(rows[index], best=True, tied=tied)
-    return marked

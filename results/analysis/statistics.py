@@ -1,9 +1,16 @@
 """Statistics of compared methods: over seeds of one pair, paired by seed, and over pairs, by ranks.
 
-Everything here takes plain numbers; higher is better, unless a function takes the sign of a metric.
+How marks are corrected for their number, on every page: a gain over a control is marked by the paired t-test with
+Holm's correction over the rows that are compared with it; rows tied with the best are those that no other row beats, by
+Hsu's comparisons with the best. Seeds are blocks, and each comparison has the spread of its own paired differences:
+rows of one board differ in theirs up to fifteenfold, so the common one that Dunnett (1955) and Hsu assume would let the
+worst rows decide about the best.
+
+Everything here takes plain numbers; higher is better.
 
 Student (1908), The probable error of a mean. Wilcoxon (1945), Individual comparisons by ranking methods. Holm (1979),
-A simple sequentially rejective multiple test procedure. Friedman (1937), The use of ranks to avoid the assumption of
+A simple sequentially rejective multiple test procedure. Hsu (1984), Constrained simultaneous confidence intervals for
+multiple comparisons with the best. Friedman (1937), The use of ranks to avoid the assumption of
 normality. Iman and Davenport (1980), Approximations of the critical region of the Friedman statistic. Nemenyi (1963),
 Distribution-free multiple comparisons. Demšar (2006), Statistical comparisons of classifiers over multiple data sets.
 """
@@ -23,6 +30,8 @@ LEVEL = 0.05
 """The significance level of every test here: the chance to find a difference that is not there."""
 ROUNDING = 1e-6
 """Scores closer than this are equal: they come from 32-bit floats, and no test part has a million samples."""
+FEWEST = 3
+"""Seeds from which anything is concluded: two are often equal by chance, as if they had no spread."""
 WILCOXON_SEEDS = 6
 """The signed-rank test of fewer seeds cannot fall below LEVEL: the least p value of n differences is 2 / 2^n."""
 
@@ -34,11 +43,6 @@ class Interval:
     mean: float
     half_width: float | None
     count: int
-
-    @property
-    def includes_zero(self) -> bool:
-        """Whether zero lies in the interval; true when there is no interval to exclude it."""
-        return self.half_width is None or abs(self.mean) <= self.half_width
 
 
 def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
@@ -54,23 +58,6 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
         return Interval(mean, None, count)
     quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
     return Interval(mean, quantile * statistics.stdev(values) / count**0.5, count)
-
-
-def paired(first: Mapping[int, float], second: Mapping[int, float], confidence: float = 0.95) -> Interval | None:
-    """Interval of first - second over the seeds that both have; None if they share none."""
-    shared = differences(first, second)
-    return interval(shared, confidence) if shared else None
-
-
-def gain(first: Mapping[int, float], second: Mapping[int, float], sign: int) -> Interval | None:
-    """Interval of by how much the first is better than the second, over the seeds that both have.
-
-    Args:
-        first: scores by seed.
-        second: scores by seed.
-        sign: 1 if a higher score is better, -1 if a lower one is.
-    """
-    return paired(first, second) if sign > 0 else paired(second, first)
 
 
 def differences(first: Mapping[int, float], second: Mapping[int, float]) -> list[float]:
@@ -138,6 +125,25 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         least = max(least, min(1.0, value * (len(order) - place)))
         corrected[index] = least
     return corrected
+
+
+def could_be_best(scores: Mapping[str, Mapping[int, float]]) -> set[str]:
+    """The rows that may be the best: with 95 % probability the truly best one is among them (Hsu 1984).
+
+    A row is out if any other beats it by a one-sided paired t-test at LEVEL over the number of others (Bonferroni). The
+    truly best row alone must survive, so the rows need no further correction. Fewer than FEWEST shared seeds beat none.
+
+    Args:
+        scores: by row and seed; higher is better.
+    """
+    found = set()
+    for name, mine in scores.items():
+        gaps = [differences(theirs, mine) for other, theirs in scores.items() if other != name]
+        ahead = [gap for gap in gaps if len(gap) >= FEWEST and statistics.fmean(gap) > 0]
+        p_values = [p / 2 for gap in ahead if (p := t_test(gap)) is not None]
+        if not p_values or min(p_values) * len(gaps) >= LEVEL:
+            found.add(name)
+    return found
 
 
 @dataclass(frozen=True)

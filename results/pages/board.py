@@ -6,8 +6,8 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from results.analysis.leaderboard import Board, Row
-from results.analysis.statistics import Interval
-from results.pages.numbers import count_text, printed, score_text, setting_text
+from results.analysis.statistics import LEVEL, Interval
+from results.pages.numbers import DIFFERS, count_text, printed, score_text, setting_text
 from results.pages.report import TIE, Block, Column, Number, Report, Sheet
 
 
@@ -50,8 +50,8 @@ def _cells(board: Board, row: Row) -> list[str]:
     return [
         row.method,
         (score_text(row.score, board.metric) or row.status) + (f" {TIE}" if row.tied else ""),
-        score_text(row.gain_control, board.metric, signed=True),
-        score_text(row.gain_baseline, board.metric, signed=True),
+        _gain(row.gain_control, row.p_control, board),
+        _gain(row.gain_baseline, row.p_baseline, board),
         "" if row.agreement is None else f"{100 * row.agreement:.1f}",
         "" if row.parameters is None else count_text(row.parameters),
         "" if row.compression is None else f"{row.compression:.1f}x",
@@ -64,6 +64,12 @@ def _cells(board: Board, row: Row) -> list[str]:
     ]
 
 
+def _gain(value: Interval | None, p_value: float | None, board: Board) -> str:
+    """A gain with its interval, marked if the corrected test finds it."""
+    found = p_value is not None and p_value < LEVEL
+    return score_text(value, board.metric, signed=True) + (f" {DIFFERS}" if found else "")
+
+
 def _notes(board: Board) -> list[str]:
     budget, labels, metric = board.budget, board.labels, board.metric
     tuned = "its default setting, not tuned"
@@ -73,7 +79,8 @@ def _notes(board: Board) -> list[str]:
         f"Test {metric.phrase}, {board.shows} epoch, mean and 95 % interval (Student's t) over {budget.seeds} seeds; "
         f"gains are paired by seed{', in points' if metric.unit == '%' else ''}"
         f"{'.' if metric.higher_is_better else '; lower is better, and a gain is by how much it is lower.'}",
-        f"{TIE} tied with the best row: the 95 % interval of the paired difference includes zero.",
+        f"{TIE} tied with the best: no other row beats it by comparisons with the best (Hsu 1984), paired by seed. "
+        f"{DIFFERS} a gain or loss after correction for all rows of the table (paired t-tests, Holm 1979).",
         f"Every method: {tuned}, {budget.epochs} epochs a run.",
     ]
     if min(labels.student, labels.teacher) < 1:
@@ -101,16 +108,21 @@ def _names(board: Board) -> dict[str, str]:
     }
 
 
+def _p_names(board: Board) -> dict[str, str]:
+    """The names under which the p values of a row's gains are written."""
+    return {"p_control": f"p_holm_{board.control}", "p_baseline": f"p_holm_{board.baseline}"}
+
+
 def _named(board: Board, row: Row) -> dict[str, Any]:
     """A row as JSON values."""
-    names = _names(board)
+    names = _names(board) | _p_names(board)
     return {names.get(field, field): value for field, value in asdict(row).items()}
 
 
 def _sheet(board: Board) -> Sheet:
     """Plain numbers, a line for each method and pair; the half-widths of intervals are the last columns."""
     names = _names(board)
-    columns = [names.get(each.name, each.name) for each in fields(Row)]
+    columns = [(names | _p_names(board)).get(each.name, each.name) for each in fields(Row)]
     rows = []
     for row in board.rows:
         numbers = _named(board, row) | {"setting": setting_text(row.setting)}

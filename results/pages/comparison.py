@@ -8,15 +8,13 @@ from typing import Any
 
 from bench.errors import InputError
 from results.analysis.comparison import Compared, Comparison, Ranked
-from results.analysis.statistics import LEVEL, WILCOXON_SEEDS, Ranking
+from results.analysis.statistics import FEWEST, LEVEL, WILCOXON_SEEDS, Ranking
 from results.pages.diagram import critical_difference_diagram
-from results.pages.numbers import score_text
+from results.pages.numbers import DIFFERS, score_text
 from results.pages.report import Block, Column, Number, Report, Sheet
 
 COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
 RANK_COLUMNS = ("mean rank", "group")
-MARK = "*"
-"""Marks a corrected p value that finds a difference."""
 
 
 def comparison_report(compared: Compared) -> Report:
@@ -84,8 +82,8 @@ def _notes(compared: Compared) -> list[str]:
         lines += [
             f"difference: {minus} in {points} {metric.name}{lower}, {compared.shows} epoch, paired by "
             "seed; mean and 95 % interval (Student's t).",
-            "p: paired t-test, two-sided; below 0.05 just where the interval excludes zero.",
-            f"p Holm: p corrected for the number of rows of its table (Holm 1979); {MARK} below {LEVEL}.",
+            f"p: paired t-test, two-sided; below 0.05 just where the interval excludes zero. From {FEWEST} seeds up.",
+            f"p Holm: p corrected for the number of rows of its table (Holm 1979); {DIFFERS} below {LEVEL}.",
             f"Wilcoxon: p of the signed-rank test, not corrected, from {WILCOXON_SEEDS} seeds up: a check that does "
             "not ask for normal differences.",
             f"won: share of the seeds in which the {compared.noun} is better, a tie counts half. again: probability "
@@ -114,7 +112,7 @@ def _cells(compared: Compared, each: Comparison) -> list[str]:
         score_text(each.difference, compared.metric, signed=True),
         str(each.difference.count),
         p_text(each.p),
-        p_text(each.p_holm) + (f" {MARK}" if each.differs else ""),
+        p_text(each.p_holm) + (f" {DIFFERS}" if each.differs else ""),
         p_text(each.p_wilcoxon),
         f"{each.won:.2f}",
         "" if each.probability is None else f"{each.probability:.2f}",

@@ -7,6 +7,9 @@ from typing import Any
 from bench.record import Metric
 from results.analysis.statistics import Interval
 
+DIFFERS = "*"
+"""Marks a difference that a test finds after correction."""
+
 
 def score_text(value: Interval | None, metric: Metric, signed: bool = False) -> str:
     """A mean with the half-width of its interval, as "97.8 ± 0.3" for a metric in %; empty if there is none.

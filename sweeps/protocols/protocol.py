@@ -26,9 +26,8 @@ TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""
 OWN = "our choice"
 """How the source of a value starts that the paper does not say."""
-UNDECISIVE: Any = dict.fromkeys(
-    ("name", "about", "paper", "table", "statistic", "seeds", "teacher_seeds", "short", "departures", "sources"), True
-) | {"cells": {"__all__": {"printed", "numbers"}}}
+DESCRIBING = ("name", "about", "paper", "table", "statistic", "margin", "seeds", "teacher_seeds", "short", "departures")
+UNDECISIVE: Any = dict.fromkeys((*DESCRIBING, "sources"), True) | {"cells": {"__all__": {"printed", "numbers"}}}
 """Fields of a protocol that decide which runs there are and what is said of them, but no run's result."""
 
 
@@ -86,7 +85,7 @@ class Number(Frozen):
     classes: tuple[int, ...] = ()
     """The classes whose images are counted; by default all."""
     incomparable: str = ""
-    """Why the number cannot be compared, if so."""
+    """Why the number cannot be compared, if so, as one that the paper selected on the test part."""
 
 
 class Row(Frozen):
@@ -146,6 +145,8 @@ class Protocol(Frozen):
     statistic: Literal["mean", "median"]
     epoch: Literal["last", "best"]
     """Which epoch the numbers are of; the best is chosen on validation, never on test."""
+    margin: dict[Measure, Annotated[float, Field(gt=0)]]
+    """By measure, in its unit: a difference from the paper that does not matter, declared before it is run."""
     seeds: Annotated[int, Field(ge=1)]
     teacher_seeds: Annotated[int, Field(ge=1)] = 1
     """Runs behind a teacher's own number; the first one teaches."""
@@ -189,6 +190,8 @@ class Protocol(Frozen):
         for pair, subset, row in self.rows():
             for number in row.numbers if row.printed else ():
                 self.published(pair, subset, row, number)
+                if (metric := number.metric or self.metric) not in self.margin:
+                    raise ValueError(f"there is no margin for {metric}.")
         return self
 
     def _check_names(self, kind: str, named: tuple[str, ...], there: tuple[Pairing | Subset, ...]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.configure import by_role
 from bench.data.info import check_stand_in
 from bench.errors import InputError, unknown
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec
@@ -122,7 +123,9 @@ class TableRequest:
         if len(wanted) < whole:
             notes.append(f"{len(wanted)} of the table's {whole} numbers are shown.")
         if self.scale == "short":
-            notes.append("Short scale: fewer epochs or images than the paper's, so no number is comparable.")
+            notes.append(
+                "Short scale, fewer epochs or images than the paper's: gains and order are shown, sizes not judged."
+            )
         own = [name for name, text in protocol.sources.items() if text.startswith(OWN)]
         if own:
             says = f"kdbench tables {protocol.name} says what and why"
@@ -136,6 +139,7 @@ class TableRequest:
             protocol.epoch,
             self.seeds,
             self.incomparable,
+            {name: value for name, value in protocol.margin.items()},
             wanted,
             list(protocol.departures),
             notes,
@@ -143,23 +147,26 @@ class TableRequest:
 
     def wanted(self) -> list[Wanted]:
         """The paper's numbers of these rows, and where ours will be."""
-        found = []
+        found, control = [], by_role("control")
         for pair, subset, row in self.rows():
             own = "taught" if self.protocol.networks[pair.teacher].pretrained else "teacher"
             for number in row.numbers:
+                published = self.protocol.published(pair, subset, row, number) if row.printed else None
                 found.append(
                     Wanted(
                         pair.name,
                         row_name(subset, row),
                         " ".join(filter(None, (row_name(subset, row), number.name))),
                         number.metric or self.protocol.metric,
-                        self.protocol.published(pair, subset, row, number) if row.printed else None,
+                        published,
                         subset.name,
                         own if row.method == TEACHER else "seed",
                         number.prediction,
                         number.student,
                         number.share,
                         number.classes,
+                        (published.student if published else "") or pair.student,
+                        control in (row.method, published.method if published else ""),
                         number.incomparable,
                         number.best_of,
                     )

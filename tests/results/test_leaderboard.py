@@ -6,6 +6,7 @@ import json
 import pytest
 
 from bench.errors import InputError
+from results.analysis.comparison import compare
 from results.analysis.leaderboard import leaderboard
 from results.pages.board import board_report, columns_of
 from results.pages.report import FORMATS, render
@@ -31,9 +32,24 @@ def test_rows_are_sorted_by_mean_with_paired_gains(full: SweepPlan, store: RunSt
     assert sp.gain_baseline is not None and sp.gain_baseline.mean == pytest.approx((-0.01 + 0.02 - 0.02) / 3)
 
 
-def test_ties_are_those_whose_paired_interval_includes_zero(full: SweepPlan, store: RunStore) -> None:
+def test_ties_are_those_that_no_other_row_beats(full: SweepPlan, store: RunStore) -> None:
     tied = {row.method: row.tied for row in leaderboard(full, store).rows}
     assert tied == {"kd": False, "sp": True, "student": False}
+
+
+def test_gains_are_marked_as_compare_marks_them(full: SweepPlan, store: RunStore) -> None:
+    board, compared = leaderboard(full, store), compare(full, store)
+    corrected = {(each.control, each.method): each.p_holm for each in compared.comparisons}
+    for row in board.rows:
+        assert row.p_control == corrected.get(("student", row.method))
+        assert row.p_baseline == corrected.get(("kd", row.method))
+    text = shown(full, store, "markdown")
+    assert r"+5.0 ± 2.5 \*" in text and "Holm 1979" in text and "Hsu 1984" in text
+
+
+def test_two_seeds_mark_nothing_and_tie_all(full: SweepPlan, store: RunStore) -> None:
+    kd, sp, student = leaderboard(replanned(full, store, seeds=2), store).rows
+    assert kd.p_control is None and sp.tied and student.tied and " *" not in shown(full, store, "csv")
 
 
 def test_cost_counts_trials_and_seeds(full: SweepPlan, store: RunStore) -> None:
@@ -96,7 +112,8 @@ def test_latex_is_a_booktabs_table_with_special_characters_escaped(full: SweepPl
 
 def test_csv_and_json_hold_plain_numbers(full: SweepPlan, store: RunStore) -> None:
     lines = shown(full, store, "csv").splitlines()
-    assert lines[0].startswith("pair,method,status,reason,seeds,accuracy,gain_student,gain_kd,tied")
+    gains = "gain_student,gain_kd,p_holm_student,p_holm_kd,tied"
+    assert lines[0].startswith(f"pair,method,status,reason,seeds,accuracy,{gains}")
     assert lines[0].endswith("setting,accuracy_half_width,gain_student_half_width,gain_kd_half_width")
     first, _, student = csv.DictReader(lines)
     assert float(first["accuracy"]) == pytest.approx(0.86) and first["setting"] == "lr=0.1"

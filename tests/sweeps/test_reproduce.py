@@ -6,6 +6,7 @@ import json
 import os
 import posixpath
 import shutil
+import statistics
 import subprocess
 import sys
 import time
@@ -26,9 +27,11 @@ from bench.errors import InputError
 from bench.spec import ModelSpec
 from methods.rows import count
 from results.analysis.paper_table import Table
-from results.analysis.reproduction import Reproduced, reproduction_of_plan
+from results.analysis.reproduced import Reproduced
 from results.analysis.reproduction import reproduction_of as reproduction_of_table
+from results.analysis.reproduction import reproduction_of_plan
 from results.analysis.status import status_of
+from results.analysis.verdict import Judgement
 from results.pages.reproduction import reproduction_report
 from results.store.export import export
 from results.store.plan import SweepPlan
@@ -50,6 +53,7 @@ about = "A tiny table."
 table = "hinton2015_mnist"
 metric = "test_errors"
 statistic = "mean"
+margin = { test_errors = 10 }
 epoch = "last"
 seeds = 2
 departures = ["Digits are no MNIST."]
@@ -162,6 +166,22 @@ def test_bundled_protocols_find_their_published_rows(name: str) -> None:
     assert said.digest() == protocol.digest() != other.digest()
 
 
+@pytest.mark.parametrize("name", bundled())
+def test_margins_are_at_most_half_of_what_a_table_claims(name: str) -> None:
+    """Half of the median gain over the student, to a tenth; and never more than half a point or ten images."""
+    protocol = load_protocol(name)
+    wanted = [want for want in table_request(protocol).wanted() if want.published and want.phase == "seed"]
+    alone = {want.quantity: want.published for want in wanted if want.alone}
+    claimed: dict[str, list[float]] = {}
+    for want in wanted:
+        if want.published and not want.alone and (student := alone.get(want.quantity)):
+            claimed.setdefault(want.metric, []).append(abs(want.published.value - student.value))
+    for metric, margin in protocol.margin.items():
+        assert margin <= (10 if metric.startswith("test_errors") else 0.5)
+        if metric in claimed:
+            assert margin <= max(0.1, round(statistics.median(claimed[metric]) / 2, 1))
+
+
 def test_published_numbers_stand_where_the_papers_have_them() -> None:
     found = {want.label: want.published for want in table_request(load_protocol("hinton2015_mnist_omit")).wanted()}
     values = {label: published.value for label, published in found.items() if published}
@@ -207,7 +227,11 @@ def test_exits_learn_of_the_papers_images_at_rates_that_are_the_programs(name: s
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"*" = "our choice: a test"', 'metric = "here"', "there is no source for statistic, epoch, seeds, data.name"),
+        (
+            '"*" = "our choice: a test"',
+            'metric = "here"',
+            "no source for statistic, margin.test_errors, epoch, seeds",
+        ),
         ("momentum = 0.9\n", "", "the recipe must write out momentum"),
         ('method = "kd"\nparams = { temperature = 20.0 }', 'method = "kdd"', "unknown method 'kdd': did you mean kd"),
         ("temperature = 20.0", "temperature = -1", "temperature must be positive"),
@@ -216,6 +240,8 @@ def test_exits_learn_of_the_papers_images_at_rates_that_are_the_programs(name: s
         ('name = "cifar_resnet8_quarter"', 'name = "cifar_resnet9"', "unknown model 'cifar_resnet9'"),
         ('table = "hinton2015_mnist"', 'table = "vid2019_cifar10"', "published.csv has no row where"),
         ('name = "digits"', 'name = "digitz"', "unknown data set of a protocol 'digitz': did you mean digits"),
+        ("{ test_errors = 10 }", "{ error_top1 = 1 }", "there is no margin for test_errors"),
+        ("{ test_errors = 10 }", "{ test_errors = 0 }", "Input should be greater than 0"),
         ("seeds = 2", "seeds = 0", "seeds: Input should be greater than or equal to 1"),
         ("seeds = 2", "seeds =", "is not TOML"),
     ],
@@ -350,7 +376,7 @@ def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Pa
     metrics, tags, files = logged(store)
     name = "MLP 784-1200-1200-10 to MLP 784-800-800-10/{}/test_errors"
     assert metrics["verdict/not run"] == 2 and "ours/" + name.format("kd T_20") not in metrics
-    assert metrics["published/" + name.format("kd T_20")] == 74 and metrics["verdict/within"] == 0
+    assert metrics["published/" + name.format("kd T_20")] == 74 and metrics["verdict/equivalent"] == 0
     values = json.loads(reproduce(tmp_path, str(table), "--json")[0])
     metrics, tags, files = logged(store)
     for row in values["rows"]:
@@ -361,12 +387,12 @@ def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Pa
             assert metrics[f"difference/{label}"] == row["difference"]
     assert "published/" + name.format("kd T_1") not in metrics
     verdicts = [row["verdict"] for row in values["rows"]]
-    for verdict in ("within", "below", "above", "not comparable", "not run", "not published"):
+    for verdict in ("equivalent", "different", "inconclusive", "not comparable", "not run", "not published"):
         assert metrics[f"verdict/{verdict}"] == verdicts.count(verdict)
     assert files.keys() == {f"reproduction.{suffix}" for suffix in ("json", "md", "tex", "csv", "png")}
     assert files["reproduction.md"].decode() == shown(store, table, "markdown")
     assert files["reproduction.csv"].decode() == shown(store, table, "csv")
-    assert len(json.loads(files["reproduction.json"])["data"]) == 4
+    assert len(json.loads(files["reproduction.json"])["data"]) == 2 + 4, "gains, then numbers"
     assert json.loads(tags["mlflow.loggedArtifacts"]) == [{"path": "reproduction.json", "type": "table"}]
     assert (tags["table"], tags["scale"], tags["data"]) == ("tiny", "full", "digits")
     lost = shutil.copytree(store, tmp_path / "lost", ignore=shutil.ignore_patterns("mlflow*"))
@@ -393,7 +419,7 @@ def test_mlflow_that_cannot_be_written_is_a_warning(tmp_path: Path, table: Path)
 @pytest.mark.parametrize("name", bundled())
 def test_every_number_of_a_table_has_a_metric_of_its_own(name: str) -> None:
     table = table_request(load_protocol(name)).table()
-    rows = [Reproduced(want, 1.0, None, {1: 1.0}, 0.0, "within", "") for want in table.wanted]
+    rows = [Reproduced(want, 1.0, None, {1: 1.0}, Judgement("inconclusive", difference=0.0)) for want in table.wanted]
     shown = replace(reproduction_of_table(table, None, None), rows=rows)
     names = [metric_name(number.name) for number in reproduction_report(shown).metrics]
     assert len(set(names)) == len(names) and max(map(len, names)) < 250
