@@ -54,7 +54,7 @@ def method_of(spec: Spec) -> Method:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters by name, where a name such as "weights.kd" is an entry of one that is a dictionary."""
+    """Hyperparameters by name, where a name such as "weights.first" is an entry of one that is a dictionary."""
     params: dict[str, Any] = {}
     for name, value in values.items():
         outer, dot, entry = name.partition(".")
@@ -63,7 +63,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def flat(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters with the entries of those that are dictionaries by names such as "weights.kd"."""
+    """Hyperparameters with the entries of those that are dictionaries by names such as "weights.first"."""
     values: dict[str, Any] = {}
     for name, value in params.items():
         values |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}

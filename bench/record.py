@@ -138,7 +138,7 @@ class Outcome(Frozen):
     """Counts of the headline's decisions of the last epoch on the last part: rows are classes."""
     combined: tuple[str, ...] = ()
     """Predictions that are of several exits together."""
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = Field(default=(), exclude_if=lambda notes: not notes)
     """What was done otherwise than the method asked for, as noise that a network does not take."""
 
     @model_validator(mode="before")

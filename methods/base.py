@@ -147,15 +147,15 @@ class Data:
     unlabelled: Rows
     """Inputs of the rest of the training part, its targets withheld; there may be none."""
     classes: int
+    augment: str = "none"
+    """Names of the task's augmentations joined by "+", as crop+flip; or none."""
+    magnitude: int = 9
+    """Strength of randaugment, 0 to 30."""
     additional: int = 0
     """How many of the samples, the last ones, are drawn on top of a batch: those that the run has no label of. So every
     batch has as many of the others, whatever else a method is given."""
     additional_ratio: float = 1.0
     """Additional samples of a batch for each of the others."""
-    augment: str = "none"
-    """Names of the task's augmentations joined by "+", as crop+flip; or none."""
-    magnitude: int = 9
-    """Strength of randaugment, 0 to 30."""
 
 
 class Networks(Protocol):

@@ -122,7 +122,7 @@ def compare(plan: SweepPlan, store: RunStore, against: Sequence[str] = ()) -> Co
         for control in controls
         if control not in plan.methods(pair)
     ]
-    found = comparisons(scores, controls)
+    found = comparisons(scores, controls) if against else within_groups(plan, scores)
     return Compared(plan.name, plan.suite.metric, plan.suite.show, found, rankings(scores), missing)
 
 
@@ -207,6 +207,20 @@ def comparisons(scores: Scores, against: Iterable[str]) -> list[Comparison]:
                 for (method, gain), p, p_holm in zip(gains.items(), p_values, holm(p_values), strict=True)
             ]
             found += sorted(family, key=lambda each: -each.difference.mean)
+    return found
+
+
+def within_groups(plan: SweepPlan, scores: Scores) -> list[Comparison]:
+    """Every method against the suite's control and the baseline of what it is given; a group is a family of tests."""
+    suite, found = plan.suite, []
+    for pair, methods in scores.items():
+        given = {method: suite.given.get(method, "") for method in methods}
+        for group in dict.fromkeys(suite.given.get(method, "") for method in (*suite.given, *given)):
+            for control in (suite.control, suite.baselines.get(group, suite.baseline)):
+                family = {
+                    method: seeds for method, seeds in methods.items() if group == given[method] or method == control
+                }
+                found += comparisons({pair: family}, [control])
     return found
 
 

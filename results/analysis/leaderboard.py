@@ -6,98 +6,24 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
-from bench.record import Environment, Metric
-from results.analysis.comparison import Comparison, comparisons
+from bench.record import Environment
+from results.analysis.board import Board, Budget, LabelShares, Row
+from results.analysis.comparison import Comparison, within_groups
 from results.analysis.statistics import Interval, could_be_best, interval
-from results.store.plan import Planned, SweepPlan
+from results.store.plan import LABELS_ALONE, UNLABELLED, Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 
 Run = tuple[Planned, StoredRun]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A method on a pair; a field that cannot be known yet is None."""
+class Place(NamedTuple):
+    """Where a row stands."""
 
     pair: str
+    given: str
     method: str
-    status: str
-    """done; partial (fewer seeds than the suite asks); pending; unsupported, diverged, failed."""
-    reason: str
-    seeds: int
-    score: Interval | None
-    """The suite's metric on the test part, as a share if it is printed in %."""
-    gain_control: Interval | None
-    """By how much it is better than the suite's control, paired by seed."""
-    gain_baseline: Interval | None
-    """By how much it is better than the suite's baseline, paired by seed."""
-    p_control: float | None
-    """P value of `gain_control`, corrected for all rows of the pair, as `kdbench compare` has it."""
-    p_baseline: float | None
-    """That of `gain_baseline`."""
-    tied: bool
-    """Whether it may be the best of the pair as well as the one that leads, by comparisons with the best."""
-    agreement: float | None
-    """Share of the test decisions that student and teacher make alike."""
-    parameters: int | None
-    compression: float | None
-    """How many times more parameters the teacher has than the student."""
-    latency_ms: float | None
-    trials: int
-    """The number of tuning trials that ended, pruned ones among them."""
-    samples: int | None
-    """The number of samples that a run trains on, unlabelled and synthetic ones among them."""
-    epochs: int
-    """The number of epochs of one run."""
-    teacher_forwards: int
-    """The number of samples that teachers were run on, over trials and seeds."""
-    seconds: float
-    """Training time of all trials and seeds; that of teachers is not counted."""
-    setting: dict[str, Any]
-    """The best setting that tuning found."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What every method of a suite is given."""
-
-    trials: int
-    epochs: int
-    seeds: int
-
-
-@dataclass(frozen=True)
-class LabelShares:
-    """Labelled shares of the training part."""
-
-    student: float
-    teacher: float
-
-
-@dataclass(frozen=True)
-class Board:
-    """The leaderboard of a suite."""
-
-    suite: str
-    about: str
-    metric: Metric
-    """The primary one, which decides the order of the rows."""
-    control: str
-    """The method without distillation, tuned under the same budget."""
-    baseline: str
-    """The distillation that a new method must beat, tuned under the same budget."""
-    shows: str
-    """last or best: the epoch whose test score is shown."""
-    budget: Budget
-    labels: LabelShares
-    teachers: dict[str, float]
-    """Test score of each teacher, by the name of its model."""
-    hardware: str
-    done: int
-    expected: int
-    rows: list[Row]
 
 
 @dataclass(frozen=True)
@@ -127,9 +53,14 @@ def leaderboard(plan: SweepPlan, store: RunStore) -> Board:
         control=suite.control,
         baseline=suite.baseline,
         shows=suite.show,
-        budget=Budget(suite.tuning.trials, suite.recipe.epochs, suite.seeds),
+        budget=Budget(
+            suite.tuning.trials, suite.recipe.epochs, suite.seeds, suite.tuning.warm_from, suite.tuning.warm_trials
+        ),
         labels=LabelShares(suite.data.train_fraction, suite.teacher_fraction or suite.data.train_fraction),
         teachers=_teachers(plan, known),
+        unlabelled_ratio=suite.recipe.unlabelled_ratio if UNLABELLED in suite.given.values() else None,
+        batch_size=suite.recipe.batch_size,
+        reasons=suite.reasons,
         hardware="; ".join(Counter(_machine(run) for _, run in known if run.outcome)),
         done=finished,
         expected=plan.expected(),
@@ -138,19 +69,25 @@ def leaderboard(plan: SweepPlan, store: RunStore) -> Board:
 
 
 def _rows(plan: SweepPlan, pair: str, known: list[Run]) -> list[Row]:
-    """Rows of a pair, best first, then those without a score."""
-    sign = plan.suite.metric.sign
-    methods = {method: _runs(plan, [run for run in known if run[0].method == method]) for method in plan.methods(pair)}
-    scores = {name: {seed: sign * value for seed, value in runs.scores.items()} for name, runs in methods.items()}
-    means = {method: statistics.fmean(values.values()) for method, values in scores.items() if values}
-    order = sorted(methods, key=lambda method: (method not in means, -means.get(method, 0.0)))
-    possible = could_be_best({method: scores[method] for method in means})
-    controls = (plan.suite.control, plan.suite.baseline)
-    gains = {(each.control, each.method): each for each in comparisons({pair: scores}, dict.fromkeys(controls))}
+    """Rows of a pair, by what methods are given; of these best first, then those without a score."""
+    suite, sign = plan.suite, plan.suite.metric.sign
+    given = {method: suite.given.get(method, "") for method in plan.methods(pair)}
+    methods = {method: _runs(plan, [run for run in known if run[0].method == method]) for method in given}
+    taught = [run for run in known if run[0].phase == "teacher"]
+    signed = {name: {seed: sign * value for seed, value in runs.scores.items()} for name, runs in methods.items()}
+    scores = {name: seeds for name, seeds in signed.items() if seeds}
+    gains = {(each.control, each.method): each for each in within_groups(plan, {pair: scores})}
     rows = []
-    for method in order:
-        over = [gains.get((control, method)) for control in controls]
-        rows.append(_row(plan, pair, method, methods[method], over, method in possible and method != order[0]))
+    for group in dict.fromkeys(suite.given.get(method, "") for method in (*suite.given, *given)):
+        means = {name: statistics.fmean(scores[name].values()) for name in scores if given[name] == group}
+        fellows = [name for name in given if given[name] == group]
+        order = sorted(fellows, key=lambda name: (name not in means, -means.get(name, 0.0)))
+        possible = could_be_best({name: scores[name] for name in means})
+        for name in order:
+            baseline = suite.baselines.get(group, suite.baseline)
+            over = [gains.get((control, name)) for control in (suite.control, baseline)]
+            tied = name in possible and name != order[0]
+            rows.append(_row(plan, Place(pair, group, name), methods[name], taught, over, tied))
     return rows
 
 
@@ -168,9 +105,9 @@ def _runs(plan: SweepPlan, known: list[Run]) -> _Runs:
 
 def _row(
     plan: SweepPlan,
-    pair: str,
-    method: str,
+    place: Place,
     runs: _Runs,
+    taught: list[Run],
     over: Sequence[Comparison | None],
     tied: bool,
 ) -> Row:
@@ -183,8 +120,9 @@ def _row(
     teacher = next((int(run.cost["teacher_parameters"]) for run in done if "teacher_parameters" in run.cost), None)
     control, baseline = over
     return Row(
-        pair=pair,
-        method=method,
+        pair=place.pair,
+        given=place.given,
+        method=place.method,
         status=status,
         reason=reason,
         seeds=len(mine),
@@ -201,23 +139,42 @@ def _row(
         trials=sum(run.finished or run.status == "stopped" for _, run in runs.trials),
         samples=next((int(run.cost["training_set"]) for run in done if "training_set" in run.cost), None),
         epochs=max((epoch.of for run in runs.all for epoch in run.epochs), default=0),
+        updates=_updates(runs, [] if place.given == LABELS_ALONE else taught),
         teacher_forwards=sum(map(_teacher_forwards, runs.all)),
         seconds=sum(epoch.seconds for run in runs.all for epoch in run.epochs),
         setting=runs.seeds[0][0].setting if runs.seeds else {},
     )
 
 
-def _teachers(plan: SweepPlan, known: list[Run]) -> dict[str, float]:
+def _updates(runs: _Runs, taught: list[Run]) -> int | None:
+    """Updates of all networks that one run takes: its own, and those of its teachers; None of records without them.
+
+    Args:
+        runs: of a method on a pair.
+        taught: the pair's teachers, if it asks them.
+    """
+    counts = []
+    for _, run in runs.seeds:
+        weights = {teacher.weights for teacher in run.spec.teachers}
+        needed = [run, *(teacher for _, teacher in taught if f"run:{teacher.key}" in weights)]
+        found = [each.outcome.cost["updates"] for each in needed if each.outcome and "updates" in each.outcome.cost]
+        counts += [sum(found)] if len(found) == len(needed) else []
+    return round(statistics.fmean(counts)) if counts else None
+
+
+def _teachers(plan: SweepPlan, known: list[Run]) -> dict[str, Interval]:
     """Test score of each teacher, by the model with what tells it from another of its architecture."""
-    notes = {pair.name: pair.note for pair in plan.suite.pairs}
-    found: dict[str, float] = {}
+    pairs = {pair.name: pair for pair in plan.suite.pairs}
+    found: dict[str, list[float]] = {}
     for planned, run in known:
         if planned.phase == "teacher" and run.outcome:
             value = run.outcome.headline(plan.suite.show, "test", plan.suite.metric.name)
-            seed = f"(seed {run.spec.seed})" if run.spec.seed else ""
-            name = " ".join(filter(None, (run.spec.student.name, notes.get(planned.pair, ""), seed)))
-            found |= {} if value is None else {name: value}
-    return found
+            pair = pairs[planned.pair]
+            index = planned.number % len(pair.teachers)
+            again = pair.teachers[:index].count(pair.teachers[index])
+            name = " ".join(filter(None, (run.spec.student.name, pair.note, f"({again + 1})" * bool(again))))
+            found.setdefault(name, []).extend([] if value is None else [value])
+    return {name: interval(values) for name, values in found.items() if values}
 
 
 def _teacher_forwards(run: StoredRun) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any
 
-from results.analysis.leaderboard import Board, Row
+from results.analysis.board import Board, Row
 from results.analysis.statistics import LEVEL, Interval
-from results.pages.numbers import DIFFERS, count_text, printed, score_text, setting_text
+from results.pages.numbers import DIFFERS, count_text, score_text, setting_text
 from results.pages.report import TIE, Block, Column, Number, Report, Sheet
 
 
@@ -17,7 +17,7 @@ def board_report(board: Board) -> Report:
     return Report(
         name="leaderboard",
         title=board.suite,
-        blocks=[_block(board, pair) for pair in dict.fromkeys(row.pair for row in board.rows)],
+        blocks=[_block(board, *place) for place in dict.fromkeys((row.pair, row.given) for row in board.rows)],
         notes=_notes(board),
         sheet=_sheet(board),
         values=asdict(board) | {"metric": board.metric.model_dump(), "rows": rows},
@@ -33,16 +33,29 @@ def columns_of(board: Board) -> list[str]:
     """The headings of a board's tables."""
     scores = [board.metric.name, f"over {board.control}", f"over {board.baseline}"]
     size = ["agree", "params", "ratio", "ms"]
-    return ["method", *scores, *size, "trials", "samples", "epochs", "teacher fwd", "seconds"]
+    return ["method", *scores, *size, "trials", "samples", "epochs", "updates", "teacher fwd", "seconds"]
 
 
-def _block(board: Board, pair: str) -> Block:
-    rows = [row for row in board.rows if row.pair == pair]
+def _block(board: Board, pair: str, given: str) -> Block:
+    rows = [row for row in board.rows if (row.pair, row.given) == (pair, given)]
     names = columns_of(board)
     columns = [Column(name, left=index < 2, wraps=index >= 4) for index, name in enumerate(names)]
     bold = frozenset(index for index, row in enumerate(rows) if row.score and (index == 0 or row.tied))
     reasons = [f"{row.method}: {row.status}: {row.reason}" for row in rows if row.reason]
-    return Block(f"{board.suite}: {pair}", columns, [_cells(board, row) for row in rows], bold, remarks=reasons)
+    reasons += [said for row in rows if (said := _why_below(board, row))]
+    title = f"{board.suite}: {pair}" + (f", given {given}" if given else "")
+    return Block(title, columns, [_cells(board, row) for row in rows], bold, remarks=reasons)
+
+
+def _why_below(board: Board, row: Row) -> str:
+    """Why a method's mean is below the control's: that this is not told from chance, or what the suite says."""
+    gain, p_value = row.gain_control, row.p_control
+    if row.method in board.reasons:
+        return f"{row.method}: {board.reasons[row.method]}"
+    if gain is None or gain.mean >= 0 or p_value is None or p_value < LEVEL:
+        return ""
+    lost = score_text(Interval(-gain.mean, gain.half_width, gain.count), board.metric)
+    return f"{row.method}: {lost} below {board.control} is not told from nothing (p {p_value:.2f} after correction)."
 
 
 def _cells(board: Board, row: Row) -> list[str]:
@@ -59,6 +72,7 @@ def _cells(board: Board, row: Row) -> list[str]:
         str(row.trials),
         "" if row.samples is None else str(row.samples),
         str(row.epochs),
+        "" if row.updates is None else count_text(row.updates),
         count_text(row.teacher_forwards),
         f"{row.seconds:.1f}",
     ]
@@ -75,6 +89,8 @@ def _notes(board: Board) -> list[str]:
     tuned = "its default setting, not tuned"
     if budget.trials > 1:
         tuned = f"{budget.trials} tuning trials on validation data alone"
+    if budget.warm_from:
+        tuned += f", one of them the best of {budget.warm_trials} that {budget.warm_from} made so before"
     lines = [
         f"Test {metric.phrase}, {board.shows} epoch, mean and 95 % interval (Student's t) over {budget.seeds} seeds; "
         f"gains are paired by seed{', in points' if metric.unit == '%' else ''}"
@@ -88,9 +104,19 @@ def _notes(board: Board) -> list[str]:
             f"Students are given {100 * labels.student:.3g} % of the training labels, "
             f"teachers were given {100 * labels.teacher:.3g} %."
         )
+    if board.unlabelled_ratio:
+        lines.append(
+            f"Every batch has {board.batch_size} labelled images; of methods that are given others too, "
+            f"{board.unlabelled_ratio:g} of those for each."
+        )
+    if any(row.given for row in board.rows):
+        lines.append("Each seed has its own split, labels and teachers; the test part is one.")
     lines.append("samples: of the training set, unlabelled and synthetic ones among them.")
+    if any(row.updates is not None for row in board.rows):
+        lines.append("updates: of all networks that a run takes, its teachers' and peers' among them.")
     if board.teachers:
-        teachers = [f"{name} {printed(value, metric)}" for name, value in board.teachers.items()]
+        unit = f" {metric.unit}" if metric.unit else ""
+        teachers = [f"{name} {score_text(value, metric)}{unit}" for name, value in board.teachers.items()]
         lines.append(f"Teachers: {', '.join(teachers)}.")
     if board.hardware:
         lines.append(f"Runs on {board.hardware}.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from results.analysis.board import Board
 from results.analysis.comparison import Compared
-from results.analysis.leaderboard import Board
 from results.pages.comparison import p_text
 from results.pages.numbers import score_text
 from results.pages.report import Block, Column, Report

@@ -23,6 +23,8 @@ from bench.spec import Compute, DataSpec, Recipe, explain
 from results.store.files import read_lines
 
 PHASES = ("teacher", "trial", "seed")
+LABELS_ALONE, UNLABELLED = "labels alone", "unlabelled images too"
+"""What methods are given that ask no teacher, and those that learn from images without labels."""
 
 
 class PairRecord(Frozen):
@@ -56,6 +58,9 @@ class TuningRecord(Frozen):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     trials: int
+    warm_from: str = ""
+    """The suite whose longer tuning gave one of the trials."""
+    warm_trials: int = 0
 
 
 class SuiteRecord(Frozen):
@@ -85,6 +90,8 @@ class SuiteRecord(Frozen):
     """What each method learns from; rows are compared within such a group."""
     baselines: dict[str, str] = {}
     """The baseline of a group, where it has one of its own."""
+    reasons: dict[str, str] = {}
+    """Why a method does worse than the control, where that is known."""
     compute: dict[str, Compute] = {}
     """How each network is computed where that was chosen, by the network's identity."""
     calibrated: dict[str, dict[str, dict[str, float]]] = {}

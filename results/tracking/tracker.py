@@ -30,9 +30,9 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 
 from bench.errors import InputError  # noqa: E402
+from results.analysis.board import Board, Row  # noqa: E402
 from results.analysis.comparison import compare  # noqa: E402
 from results.analysis.explanation import Explained  # noqa: E402
-from results.analysis.leaderboard import Board, Row  # noqa: E402
 from results.analysis.reproduction import Reproduction  # noqa: E402
 from results.pages.board import board_report  # noqa: E402
 from results.pages.comparison import comparison_report  # noqa: E402

@@ -11,6 +11,7 @@ beside it.
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from bench.atomic import write
+from results.store.plan import SweepPlan
 from sweeps.cli import app
+from sweeps.cli.common import opened
+from sweeps.scheduling.selection import best_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- kdbench ([^\n]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)
@@ -55,10 +59,19 @@ def output(command: str) -> str:
     return result.stdout
 
 
+def warm_starts() -> Iterator[tuple[Path, str]]:
+    """What evidence of long tunings has found, each with the path where suites find it."""
+    folder = ROOT / "sweeps" / "suites" / "warm"
+    for path in sorted(folder.glob("*.json")):
+        store = opened(ROOT / "results" / "evidence" / path.stem)
+        found = best_settings(SweepPlan.find(store.root, path.stem), store)
+        yield path, json.dumps(found, indent=1) + "\n"
+
+
 def main() -> None:
     """Writes every page anew that is not as its commands make it."""
-    for page in pages():
-        for path, text in remade(page):
+    for made in (warm_starts(), *map(remade, pages())):
+        for path, text in made:
             if not path.exists() or path.read_text() != text:
                 write(path, text.encode())
                 print(path.relative_to(ROOT))

@@ -12,6 +12,7 @@ from bench.configure import configure
 from methods import REGISTRY
 from methods.base import Method
 from results.pages.methods import HyperparameterFacts, MethodFacts, PaperFacts
+from sweeps.suites.tuning import UNITS
 
 
 def all_facts() -> list[MethodFacts]:
@@ -39,9 +40,12 @@ def facts_of(name: str) -> MethodFacts:
 
 
 def _hyperparameters(method: Method) -> list[HyperparameterFacts]:
-    space = method.space()
+    space = {name: _space(each) for name, each in method.space().items()}
+    weights = {
+        name.partition(".")[0]: f"1/{UNITS:g} to {UNITS:g} times the calibrated" for name in method.loss_weights()
+    }
     return [
-        HyperparameterFacts(name, value, _space(space[name]) if name in space else "")
+        HyperparameterFacts(name, value, (space | weights).get(name, ""))
         for name, value in method.hyperparameters().items()
     ]
 

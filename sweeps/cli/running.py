@@ -154,6 +154,7 @@ def sweep(
     trials: Annotated[int | None, typer.Option(min=1, help="Tuning trials of each method.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of each method.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,
+    cold: Annotated[bool, typer.Option("--cold", help="Without settings that a longer tuning has found.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help=f"{PRECISION_HELP} [default: the suite's]")] = "",
@@ -165,7 +166,7 @@ def sweep(
     """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard."""
     from sweeps.cli.sweep import sweep_and_show
 
-    changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods}
+    changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
     board, text = sweep_and_show(suite, changes, Place(store, device, precision, cache, data_dir, workers))
     answer(board) if as_json else typer.echo(text)
 

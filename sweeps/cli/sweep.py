@@ -61,13 +61,13 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
 
     Args:
         name: of a bundled suite, or the path of a TOML file.
-        changes: methods, trials, seeds and epochs other than the suite's.
+        changes: methods, trials, seeds and epochs other than the suite's, and whether it is cold.
         place: where and how; without a precision, as the suite says.
 
     Raises:
         InputError: if anything is wrong with the suite or the machine.
     """
-    suite = changed(load_suite(name), changes)
+    suite = changed(load_suite(name, bool(changes.get("cold"))), changes)
     machine = replace(place, precision=place.precision or suite.precision).machine()
     store = RunStore(place.store)
     studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)

@@ -155,13 +155,17 @@ def _together(jobs: list[Job]) -> Chain:
 
 
 def plan_of(request: TableRequest, root: Path) -> SweepPlan | None:
-    """The plan under which a request was last run, if it ever was."""
+    """The plan under which a request was last run, if it ever was: of this protocol, or else of an earlier version."""
     plans = [SweepPlan(path.parent) for path in (root / "suites" / request.protocol.name).glob("*/suite.json")]
-    found = [plan for plan in plans if plan.suite.identity == request.protocol.digest()]
-    return max(found, key=lambda plan: plan.last_run, default=None)
+    same = [plan for plan in plans if plan.suite.identity == request.protocol.digest()]
+    earlier = [plan for plan in plans if plan.suite.scale == request.scale]
+    return max(same or earlier, key=lambda plan: plan.last_run, default=None)
 
 
 def reproduction_of(request: TableRequest, root: Path) -> Reproduction:
-    """The table as it stands."""
-    plan = plan_of(request, root)
-    return beside(request.table(), plan, RunStore(root, read_only=True) if plan else None)
+    """The table as it stands; runs of an earlier version of its protocol or of kdbench are shown, and said to be so."""
+    table, plan = request.table(), plan_of(request, root)
+    if plan and plan.suite.identity != request.protocol.digest():
+        said = "These runs are of an earlier version of this protocol or of kdbench; the next ones will be made anew."
+        table = dataclasses.replace(table, notes=[*table.notes, said])
+    return beside(table, plan, RunStore(root, read_only=True) if plan else None)

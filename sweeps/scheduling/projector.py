@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 
-from results.analysis.leaderboard import Board
+from results.analysis.board import Board
 from results.analysis.reproduction import Reproduction
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from bench.record import Metric
-from results.store.plan import Planned
-from results.store.run_store import StoredRun
+from results.store.plan import Planned, SweepPlan
+from results.store.run_store import RunStore, StoredRun
 
 
 def objective(run: StoredRun, shows: str, metric: Metric) -> float:
@@ -34,3 +35,15 @@ def best_trial(trials: Iterable[tuple[Planned, StoredRun]], shows: str, metric: 
     if not finished:
         return None
     return max(finished, key=lambda trial: (metric.sign * objective(trial[1], shows, metric), -trial[0].number))[0]
+
+
+def best_settings(plan: SweepPlan, store: RunStore) -> dict[str, Any]:
+    """What a plan's tuning has found: the number of its trials, and the best setting by pair and method."""
+    suite, settings = plan.suite, dict[str, dict[str, Any]]()
+    trials = [(each, run) for each in plan.runs() if each.phase == "trial" and (run := store.get(each.key))]
+    for pair in plan.pairs():
+        for method in plan.methods(pair):
+            mine = [trial for trial in trials if (trial[0].pair, trial[0].method) == (pair, method)]
+            if best := best_trial(mine, suite.show, suite.metric):
+                settings.setdefault(pair, {})[method] = best.setting
+    return {"trials": suite.tuning.trials, "settings": settings}

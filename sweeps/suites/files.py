@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -19,16 +20,38 @@ def bundled() -> list[str]:
     return sorted(path.name.removesuffix(".toml") for path in _folder().iterdir() if path.name.endswith(".toml"))
 
 
-def load_suite(name: str) -> Suite:
+def load_suite(name: str, cold: bool = False) -> Suite:
     """A suite by name, or from a TOML file by path; one that says `extends` changes another.
+
+    Args:
+        name: of a bundled suite, or a path.
+        cold: whether to do without the settings that a longer tuning has found.
 
     Raises:
         InputError: if there is none, or it breaks a rule.
     """
+    values = _values(name)
+    if (source := values.get("tuning", {}).get("warm_from")) and not cold:
+        values["tuning"] |= {"warm_trials": (known := warm(str(source)))["trials"], "warm": known["settings"]}
+    elif source:
+        del values["tuning"]["warm_from"]
     try:
-        return Suite.model_validate({"name": Path(name).stem, **_values(name)})
+        return Suite.model_validate({"name": Path(name).stem, **values})
     except ValidationError as error:
         raise InputError(f"suite {name}: {explain(error)}") from None
+
+
+def warm(name: str) -> dict[str, Any]:
+    """What a longer tuning of a suite has found: the number of its trials, and the best setting by pair and row.
+
+    Raises:
+        InputError: if kdbench comes with none of that suite.
+    """
+    file = _folder() / "warm" / f"{name}.json"
+    if not file.is_file():
+        raise InputError(f"kdbench comes with no settings that {name} has found: leave warm_from out.")
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
 
 
 def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:

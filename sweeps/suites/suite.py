@@ -19,7 +19,7 @@ from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec
 from bench.tasks import task_of
 from methods import REGISTRY
 from methods.base import Method
-from results.store.plan import PairRecord
+from results.store.plan import LABELS_ALONE, UNLABELLED, PairRecord
 from sweeps.suites.tuning import Space, Tuning, containing
 
 RECIPE = "recipe."
@@ -85,6 +85,8 @@ class Suite(Frozen):
     """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0, and 0 is tuning alone."""
     precision: Literal["auto", "measured", "fp32", "bf16"] = "auto"
     """How networks are computed unless the command says otherwise; see `bench.training.precision.chosen`."""
+    reasons: dict[str, str] = {}
+    """Why a method does worse than the control, by row; tables say it."""
     show: Literal["last", "best"] = "last"
     """Which epoch tables show, and tuning judges by its validation score: the last, or the best on validation."""
 
@@ -214,7 +216,9 @@ class Suite(Frozen):
         Args:
             precision: that was asked for, and the kind of device that it is on.
         """
-        protocol = self.model_dump(mode="json", exclude={"methods", "pairs", "seeds", "about", "name", "precision"})
+        protocol = self.model_dump(
+            mode="json", exclude={"methods", "pairs", "seeds", "about", "name", "precision", "reasons"}
+        )
         for pair in self.pairs:
             name = pair.name
             own = {name: pair.recipe, f"teaching of {name}": pair.teaching}
@@ -226,8 +230,8 @@ class Suite(Frozen):
 def given_to(method: Method) -> str:
     """What a method learns from, in the words of tables."""
     if method.uses_unlabelled():
-        return "unlabelled images too"
-    return "labels and a teacher" if method.needs_teacher else "labels alone"
+        return UNLABELLED
+    return "labels and a teacher" if method.needs_teacher else LABELS_ALONE
 
 
 def primary_of(data: DataSpec) -> Metric:

@@ -9,7 +9,8 @@ from bench.environment import pick_device
 from bench.networks.build import check_model
 from bench.record import Epoch
 from bench.tasks import load, read
-from results.analysis.leaderboard import Board, leaderboard
+from results.analysis.board import Board
+from results.analysis.leaderboard import leaderboard
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.calibrate import weights_of

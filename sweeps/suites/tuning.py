@@ -48,8 +48,12 @@ class Tuning(Frozen):
     """By row, hyperparameters that are searched in another range than the method's, weights among them."""
     starts: dict[str, dict[str, Any]] = {}
     """By row, values in which its first trial differs from the paper's setting."""
+    warm_from: str = ""
+    """A suite of the same rows and a longer tuning, whose best settings are tried too; they come with kdbench."""
+    warm_trials: int = 0
+    """The number of its trials."""
     warm: dict[str, dict[str, dict[str, Any]]] = {}
-    """By pair and row, a setting that a longer tuning has found and that is tried too."""
+    """Those settings, by pair and row; filled in when the suite is loaded."""
 
     @field_validator("search")
     @classmethod

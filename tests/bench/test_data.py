@@ -52,8 +52,9 @@ def test_digits_split_is_disjoint_whole_and_stratified() -> None:
 
 def test_split_is_seeded() -> None:
     first, same, other = digits(), digits(), digits(split_seed=1)
-    assert torch.equal(first.test.inputs, same.test.inputs)
-    assert not torch.equal(first.test.inputs, other.test.inputs)
+    assert torch.equal(first.validation.inputs, same.validation.inputs)
+    assert not torch.equal(first.validation.inputs, other.validation.inputs)
+    assert torch.equal(first.test.inputs, other.test.inputs)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.5, 1.0])

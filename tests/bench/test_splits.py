@@ -62,7 +62,8 @@ def test_division_is_seeded_and_a_test_part_of_its_own_is_kept() -> None:
     first, same, other = (
         divided(source(), spec, None) for spec in (SPEC, SPEC, SPEC.model_copy(update={"split_seed": 1}))
     )
-    assert ids(first.test.inputs) == ids(same.test.inputs) != ids(other.test.inputs)
+    assert ids(first.validation.inputs) == ids(same.validation.inputs) != ids(other.validation.inputs)
+    assert ids(first.test.inputs) == ids(other.test.inputs)
     own = divided(source(test=numbers(7, first=500)), SPEC, None)
     assert ids(own.test.inputs) == list(range(500, 507)) and len(ids(own.validation.inputs)) == 25
 

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from results.analysis.leaderboard import leaderboard
+from results.pages.board import board_report
+from results.pages.report import render
 from results.store.evidence import read_evidence
 from results.store.files import evidence_folders
+from results.store.plan import SweepPlan
 from sweeps.cli import pages
+from sweeps.cli.common import opened
 from sweeps.cli.pages import ROOT, remade
 
 AGAIN = "is not what its evidence gives: make pages writes it anew"
@@ -63,3 +68,20 @@ def test_evidence_is_three_files_for_each_table_and_small() -> None:
     files = [path for folder in EVIDENCE for path in folder.rglob("*") if path.is_file()]
     assert sum(path.suffix != ".safetensors" for path in files) == 3 * len(EVIDENCE)
     assert all(path.stat().st_size < 10_000_000 for path in files)
+
+
+def test_settings_that_suites_start_from_are_what_the_evidence_has_found() -> None:
+    made = list(pages.warm_starts())
+    assert made
+    for path, text in made:
+        assert path.read_text() == text, f"{path.relative_to(ROOT)} {AGAIN}"
+
+
+def test_no_method_of_the_main_board_is_below_the_student_without_a_reason() -> None:
+    store = opened(ROOT / "results" / "evidence" / "digits")
+    board = leaderboard(SweepPlan.find(store.root, "digits"), store)
+    said = render(board_report(board), "markdown")
+    below = [row.method for row in board.rows if row.gain_control and row.gain_control.mean < 0]
+    lacking = [method for method in below if f"{method}: " not in said]
+    assert not lacking, f"{lacking} are below the student: say why in the suite's [reasons]"
+    assert all(row.score for row in board.rows) and len(board.rows) > 20

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from results.analysis.comparison import compare
 from results.analysis.leaderboard import leaderboard
 from results.pages.board import board_report, columns_of
 from results.pages.report import FORMATS, render
-from results.store.plan import Planned, SweepPlan
+from results.store.plan import LABELS_ALONE, UNLABELLED, Planned, SweepPlan
 from results.store.run_store import RunStore
 from tests.results.conftest import Fill, Finish, outcome, replanned
 
@@ -113,14 +114,14 @@ def test_latex_is_a_booktabs_table_with_special_characters_escaped(full: SweepPl
 def test_csv_and_json_hold_plain_numbers(full: SweepPlan, store: RunStore) -> None:
     lines = shown(full, store, "csv").splitlines()
     gains = "gain_student,gain_kd,p_holm_student,p_holm_kd,tied"
-    assert lines[0].startswith(f"pair,method,status,reason,seeds,accuracy,{gains}")
+    assert lines[0].startswith(f"pair,given,method,status,reason,seeds,accuracy,{gains}")
     assert lines[0].endswith("setting,accuracy_half_width,gain_student_half_width,gain_kd_half_width")
     first, _, student = csv.DictReader(lines)
     assert float(first["accuracy"]) == pytest.approx(0.86) and first["setting"] == "lr=0.1"
     assert student["gain_student"] == student["gain_student_half_width"] == "" and student["reason"] == ""
     values = json.loads(json.dumps(board_report(leaderboard(full, store)).values))
     assert values["rows"][0]["accuracy"]["mean"] == pytest.approx(0.86) and values["metric"]["name"] == "accuracy"
-    assert values["rows"][0]["gain_kd"] is None and values["budget"] == {"trials": 1, "epochs": 3, "seeds": 3}
+    assert values["rows"][0]["gain_kd"] is None and values["budget"]["trials"] == 1
 
 
 def test_notes_say_how_many_labels_each_was_given(full: SweepPlan, store: RunStore) -> None:
@@ -138,3 +139,83 @@ def test_plan_is_found_by_name_and_cuts_a_torn_line(full: SweepPlan, store: RunS
     assert len(again.runs()) == count
     with pytest.raises(InputError, match="did you mean toy"):
         SweepPlan.find(store.root, "toi")
+
+
+GIVEN = {"student": "labels alone", "kd": "labels and a teacher", "sp": UNLABELLED, "sp_all": UNLABELLED}
+
+
+def grouped(full: SweepPlan, store: RunStore, fill: Fill, **changes: Any) -> SweepPlan:
+    """The full plan with a baseline of its own for what is given unlabelled images."""
+    plan = replanned(full, store, methods=list(GIVEN), given=GIVEN, baselines={UNLABELLED: "sp_all"}, **changes)
+    fill("sp_all", [0.80, 0.81, 0.82])
+    return plan
+
+
+def test_rows_stand_with_those_that_are_given_the_same(full: SweepPlan, store: RunStore, fill: Fill) -> None:
+    rows = leaderboard(grouped(full, store, fill), store).rows
+    assert [(row.given, row.method) for row in rows] == [
+        ("labels alone", "student"),
+        ("labels and a teacher", "kd"),
+        (UNLABELLED, "sp"),
+        (UNLABELLED, "sp_all"),
+    ]
+    assert [row.tied for row in rows] == [False, False, False, False], "kd is better, and of another group"
+    sp, sp_all = rows[2:]
+    assert sp.gain_baseline and sp.gain_baseline.mean == pytest.approx((0.04 + 0.07 + 0.03) / 3)
+    assert sp_all.gain_baseline is None and sp_all.gain_control is not None
+
+
+def test_a_group_is_a_family_of_tests(full: SweepPlan, store: RunStore, fill: Fill) -> None:
+    """Of kd, alone in its group, nothing is corrected; nor anything else by compare."""
+    plan = grouped(full, store, fill)
+    found = {(each.control, each.method): each for each in compare(plan, store).comparisons}
+    assert found["student", "kd"].p_holm == found["student", "kd"].p
+    assert found["student", "sp"].p_holm == pytest.approx(2 * found["student", "sp"].p)
+    assert ("kd", "sp") not in found and ("sp_all", "sp") in found
+    for row in leaderboard(plan, store).rows:
+        if ("student", row.method) in found:
+            assert row.p_control == found["student", row.method].p_holm
+
+
+def test_page_has_a_table_for_each_group_and_says_the_rules(full: SweepPlan, store: RunStore, fill: Fill) -> None:
+    recipe = {"epochs": 3, "batch_size": 16, "unlabelled_ratio": 3}
+    tuning = {"trials": 1, "warm_from": "longer", "warm_trials": 40}
+    plan = grouped(full, store, fill, recipe=recipe, tuning=tuning, reasons={"sp_all": "it was made so"})
+    text = shown(plan, store, "terminal")
+    assert text.count("large -> small, given ") == 3 and "sp_all: it was made so" in text
+    said = " ".join(text.split())
+    assert "Every batch has 16 labelled images; of methods that are given others too, 3 of those for each" in said
+    assert "Each seed has its own split, labels and teachers" in said
+
+
+def test_updates_are_of_all_networks_that_a_run_takes(plan: SweepPlan, finish: Finish, store: RunStore) -> None:
+    for key, updates in (("0123", 70), ("kd-1", 30), ("kd-2", 50)):
+        result = outcome(0.8)
+        result.cost["updates"] = updates
+        finish(key, result)
+    pair = plan.pairs()[0]
+    plan.add(Planned(pair, "teacher", "teacher", 0, "0123"))
+    for seed in (1, 2):
+        plan.add(Planned(pair, "kd", "seed", seed, f"kd-{seed}"))
+    rows = {row.method: row for row in leaderboard(plan, store).rows}
+    assert rows["kd"].updates == 70 + (30 + 50) / 2 and rows["student"].updates is None
+    alone = leaderboard(replanned(plan, store, given={"kd": LABELS_ALONE}), store)
+    assert {row.method: row.updates for row in alone.rows}["kd"] == 40, "it asks no teacher"
+
+
+def test_row_below_the_control_says_why(full: SweepPlan, store: RunStore, fill: Fill) -> None:
+    fill("low", [0.79, 0.83, 0.80])
+    fill("bad", [0.50, 0.52, 0.51])
+    plan = replanned(full, store, methods=["student", "low", "bad"], reasons={"bad": "it sees nothing"})
+    text = " ".join(shown(plan, store, "terminal").split())
+    assert "low: 0.3 ± 2.9 below student is not told from nothing (p 0.67 after correction)" in text
+    assert "bad: it sees nothing" in text
+
+
+def test_teachers_of_all_seeds_are_one_mean(plan: SweepPlan, finish: Finish, store: RunStore) -> None:
+    for seed, score in enumerate((0.9, 0.92, 0.94)):
+        finish(f"t{seed}", outcome(score))
+        plan.add(Planned(plan.pairs()[0], "teacher", "teacher", seed, f"t{seed}"))
+    (teacher,) = leaderboard(plan, store).teachers.values()
+    assert teacher.mean == pytest.approx(0.92) and teacher.count == 3
+    assert "Teachers: small 92.0 ± 5.0 %." in shown(plan, store, "markdown")

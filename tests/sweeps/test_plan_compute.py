@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import pytest
 
 import sweeps.scheduling.compute
 from bench.data.splits import Splits
+from bench.record import Outcome
 from bench.spec import Compute, ModelSpec, Recipe, Spec
 from bench.training.precision import FAST, PLAIN
 from results.store.plan import Planned, SweepPlan
-from results.store.restore import restore
 from results.store.run_store import RunStore
-from sweeps.protocols.files import load_protocol
-from sweeps.protocols.request import table_request
 from sweeps.scheduling.compute import identity, way_of
 from sweeps.scheduling.workers import Machine
 from sweeps.suites.files import load_suite
@@ -114,19 +111,14 @@ def test_plan_records_control_baseline_and_metric_outside_the_digest(suite: Suit
     assert not {"control", "baseline", "metric", "compute"} & suite.model_dump().keys()
 
 
-def test_table_from_evidence_goes_on_with_its_runs_where_they_were_measured_elsewhere(
-    digits: Splits, tmp_path: Path
-) -> None:
-    """VID's short table was made when `auto` measured, and took bf16 on a CPU; its plan did not say so."""
-    store = RunStore(tmp_path)
-    restore([Path(__file__).parents[2] / "results" / "evidence" / "vid2019_cifar10_short"], store)
-    plan = SweepPlan.find(tmp_path, "vid2019_cifar10")
-    request = table_request(load_protocol("vid2019_cifar10"), "short", data=plan.suite.data.name)
-    runs = [run for planned in plan.started() if (run := store.get(planned.key))]
-    data = request.protocol.data.model_copy(update={"fingerprint": runs[0].spec.data.fingerprint})
-    request = replace(request, protocol=request.protocol.model_copy(update={"data": data}))
-    way = way_of(plan, store, digits, Machine(tmp_path, "cpu", "auto", 1))
-    specs = [spec for row in request.rows() for spec in request.specs(*row, way)]
-    specs += [spec for pair in request.protocol.pairs for spec in request.teachers(pair, way)]
-    assert {spec.student.compute.precision for spec in specs} == {"bf16"}
-    assert {run.key for run in runs if run.finished} <= {spec.key for spec in specs}
+def test_plan_that_does_not_say_takes_it_from_its_runs(make: Callable[..., Way], suite: Suite, tmp_path: Path) -> None:
+    """As plans of before they said it, when a CPU too might have been given bf16."""
+    store = RunStore(tmp_path / "store")
+    plan = SweepPlan.create(store.root, suite.name, "abcd1234", suite.record())
+    student = MODEL.model_copy(update={"compute": FAST})
+    spec = Spec(method="student", student=student, data=suite.data, recipe=RECIPE)
+    with store.attempt(spec.key, spec.canonical(), lambda _: None) as attempt:
+        attempt.finish(Outcome(status="done"), {})
+    plan.add(Planned("a -> b", "student", "seed", 1, spec.key))
+    assert make()(MODEL, RECIPE).compute == FAST
+    assert make()(MODEL, RECIPE.model_copy(update={"epochs": 9})).compute == PLAIN

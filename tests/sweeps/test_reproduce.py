@@ -332,7 +332,7 @@ def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path,
     values: dict[str, Any] = json.loads(out)
     assert [row["label"] for row in values["rows"]] == ["teacher", "student"] and "[3/3] student seed" in err
     assert values["rows"][1]["published"]["value"] == 146 and set(values["rows"][1]["seeds"]) == {"1", "2"}
-    assert values["rows"][0]["reason"] == "one seed, so no interval"
+    assert values["rows"][0]["reason"] == "fewer than 3 seeds"
     assert "2 of the table's 4 numbers are shown." in values["notes"]
     before = finished(store)
     out = shown(store, table)

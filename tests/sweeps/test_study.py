@@ -8,13 +8,14 @@ from typing import Any
 import optuna
 import pytest
 
+from bench.errors import InputError
 from bench.record import ACCURACY, Epoch, Metric, Outcome
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore, StoredRun
 from sweeps.scheduling.selection import best_trial
-from sweeps.scheduling.study import Job, chain, storage_at
+from sweeps.scheduling.study import Job, chain, storage_at, teachers
 from sweeps.suites.files import load_suite
-from sweeps.suites.suite import Suite
+from sweeps.suites.suite import ResolvedPair, Suite
 
 ERROR = Metric(name="error", higher_is_better=False)
 
@@ -55,10 +56,16 @@ class Bed:
         self.plan = SweepPlan.create(folder, suite.name, "abcd", suite.model_dump(mode="json"))
         self.store = RunStore(folder)
         self.url = f"sqlite:///{folder / 'optuna.db'}"
+        self.method, self.calibrated = "kd", dict[str, float]()
 
     def chain(self) -> Any:
-        resolved = self.suite.resolve(self.suite.pairs[0])
-        return chain(self.suite, resolved, "kd", self.plan, self.store, storage_at(self.url))
+        def resolve(seed: int) -> ResolvedPair:
+            return self.suite.resolve(self.suite.pairs[0], seed=seed)
+
+        def calibrate(pair: ResolvedPair, method: str) -> dict[str, float]:
+            return self.calibrated
+
+        return chain(self.suite, resolve, self.method, self.plan, self.store, storage_at(self.url), calibrate)
 
     def study(self) -> optuna.Study:
         storage = storage_at(self.url)
@@ -86,14 +93,15 @@ def drive(steps: Any, runs: Callable[[Job], StoredRun] = finished) -> tuple[list
     while jobs[0].planned.phase == "trial":
         trials += jobs
         jobs = steps.send([runs(job) for job in jobs])
-    return trials, jobs
+    assert {job.planned.phase for job in jobs} == {"teacher"}
+    return trials, steps.send([finished(job) for job in jobs])
 
 
 def test_trial_zero_is_the_papers_setting_and_budget_is_kept(make: Callable[[str], Bed]) -> None:
     bed = make("a")
     trials, seeds = drive(bed.chain())
     assert [job.planned.number for job in trials] == [0, 1, 2]
-    assert trials[0].planned.setting == bed.suite.defaults("kd")
+    assert trials[0].planned.setting == bed.suite.starts("kd", "", {})[0]
     assert all(not job.spec.test and job.spec.seed == 0 for job in trials)
     assert [job.spec.seed for job in seeds] == [1, 2] and all(job.spec.test for job in seeds)
 
@@ -332,3 +340,46 @@ def test_trials_after_one_that_failed_are_drawn_again(make: Callable[[str], Bed]
     Path(bed.url.removeprefix("sqlite:///")).unlink()
     (again,) = next(bed.chain())
     assert again.planned.number == 0 and len(bed.trials()) == 1
+
+
+def test_second_trial_is_the_calibrated_and_later_ones_lie_in_its_units(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    bed.method, bed.calibrated = "sp", {"weight": 50.0}
+    bed.suite = bed.suite.model_copy(update={"tuning": bed.suite.tuning.model_copy(update={"trials": 6})})
+    trials, _ = drive(bed.chain())
+    paper, calibrated, *drawn = [job.planned.setting["weight"] for job in trials]
+    assert (paper, calibrated) == (3000.0, 50.0) and all(50 / 30 <= weight <= 50 * 30 for weight in drawn)
+    assert all(job.spec.params["weight"] == job.planned.setting["weight"] for job in trials)
+    again, _ = drive(bed.chain())
+    assert [job.spec.key for job in again] == [job.spec.key for job in trials]
+
+
+def test_seeds_learn_from_teachers_of_their_own_that_are_trained_before_them(make: Callable[[str], Bed]) -> None:
+    bed = make("a")
+    _, seeds = drive(bed.chain())
+    teachers = [bed.suite.resolve(bed.suite.pairs[0], seed=seed).teachers[0].key for seed in (1, 2)]
+    assert [job.spec.teachers[0].weights for job in seeds] == [f"run:{key}" for key in teachers]
+
+
+def test_a_teacher_that_cannot_be_trained_ends_the_sweep(make: Callable[[str], Bed]) -> None:
+    (resolved,) = (make("a").suite.resolve(pair) for pair in make("b").suite.pairs)
+    steps = teachers([resolved])
+    (job,) = next(steps)
+    with pytest.raises(InputError, match="the teacher of cifar_resnet8 .* could not be trained: diverged"):
+        steps.send([finished(job, "diverged")])
+
+
+@pytest.mark.parametrize(("method", "pruned"), [("kd", True), ("fitnets", False)])
+def test_methods_of_several_stages_are_never_pruned(make: Callable[[str], Bed], method: str, pruned: bool) -> None:
+    """Their epochs cannot be compared: the last stage may have just begun where another setting's is far."""
+    bed, stopped = make("a"), []
+    bed.method = method
+    bed.suite = bed.suite.model_copy(update={"tuning": bed.suite.tuning.model_copy(update={"trials": 4})})
+
+    def watched(job: Job) -> StoredRun:
+        value = 0.9 if job.planned.number < 3 else 0.1
+        stopped.append(not all([job.watch(epoch(number, value)) for number in range(1, 5)]))
+        return finished(job, "stopped" if stopped[-1] else "done")
+
+    drive(bed.chain(), watched)
+    assert stopped == [False, False, False, pruned]

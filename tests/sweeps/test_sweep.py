@@ -96,7 +96,9 @@ def test_sweep_gives_every_method_its_budget_and_a_row(whole: tuple[Path, Path, 
     assert {row["method"] for row in board["rows"]} == {"student", "kd", "sp"}
     assert all(row["status"] == "done" and row["seeds"] == 2 and row["trials"] == 3 for row in board["rows"])
     assert board["done"] == board["expected"] == 15
-    means = [row["accuracy"]["mean"] for row in board["rows"]]
+    given = {row["method"]: row["given"] for row in board["rows"]}
+    assert given == {"student": "labels alone", "kd": "labels and a teacher", "sp": "labels and a teacher"}
+    means = [row["accuracy"]["mean"] for row in board["rows"] if row["method"] != "student"]
     assert means == sorted(means, reverse=True)
 
 
@@ -123,7 +125,7 @@ def test_mlflow_holds_every_run_of_the_sweep(whole: tuple[Path, Path, dict[str, 
     client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
     (experiment,) = client.search_experiments(filter_string="name LIKE 'tiny@%'")
     phases = [run.data.tags.get("phase") for run in client.search_runs([experiment.experiment_id], max_results=100)]
-    expected = {"teacher": 1, "method": 3, "trial": 9, "seed": 6, None: 1}
+    expected = {"teacher": 3, "method": 3, "trial": 9, "seed": 6, None: 1}
     assert {phase: phases.count(phase) for phase in expected} == expected
 
 
@@ -131,7 +133,7 @@ def test_status_counts_every_run(whole: tuple[Path, Path, dict[str, Any]]) -> No
     store, _, _ = whole
     status = status_of(SweepPlan.find(store, "tiny"), RunStore(store))
     assert status.started == status.expected == 15 and status.failures == []
-    assert status.methods["teacher"] == {"done": 1}
+    assert status.methods["teacher"] == {"done": 3}
     assert all(sum(counts.values()) == 5 for name, counts in status.methods.items() if name != "teacher")
     text = render(status_report(status))
     assert "tiny@" in text and "15 of 15" in text
@@ -148,10 +150,10 @@ def test_exported_sweep_gives_the_same_pages_and_reading_it_leaves_nothing(
     listing = ["git", "-C", str(tmp_path), "ls-files", "--others", "--exclude-standard"]
     seen = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.splitlines()
     kept = sorted(str(path.relative_to(tmp_path)) for path in copy.rglob("*") if path.is_file())
-    assert sorted(seen) == [".gitignore", *kept] and len(kept) == 4
-    assert len((copy / "tiny" / "outcomes.jsonl").read_text().splitlines()) == 16
+    assert sorted(seen) == [".gitignore", *kept] and len(kept) == 3 + 3  # a teacher for tuning and one for each seed
+    assert len((copy / "tiny" / "outcomes.jsonl").read_text().splitlines()) == 18
     tree = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
-    (teacher,) = (entry.key for entry in SweepPlan.find(store, "tiny").started() if entry.phase == "teacher")
+    teacher, *_ = (entry.key for entry in SweepPlan.find(store, "tiny").started() if entry.phase == "teacher")
     commands = [["leaderboard", "tiny", "--json"], ["compare", "tiny"], ["status", "tiny"], ["teachers"]]
     for command in (*commands, ["show", teacher, "--json"]):
         pages = [kdbench(*command, "--store", str(root)) for root in (store, copy)]
@@ -172,7 +174,7 @@ def test_sweep_goes_on_from_imported_evidence_as_if_it_had_never_been_away(
     assert kdbench("export", "tiny", str(tmp_path / "evidence"), "--store", str(store))[0] == 0
     assert kdbench("import", str(tmp_path / "evidence"), "--store", str(other))[0] == 0
     before = finished(other)
-    assert 7 <= len(before) < 16 and not (other / "optuna.db").exists()
+    assert 7 <= len(before) < 18 and not (other / "optuna.db").exists()
     shutil.copytree(reference, same)
     boards = [swept(root, suite, "--seeds", "3") for root in (other, same)]
     assert numbers(boards[0]) == numbers(boards[1]) and boards[0]["done"] == 18
