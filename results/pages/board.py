@@ -42,20 +42,21 @@ def _block(board: Board, pair: str, given: str) -> Block:
     columns = [Column(name, left=index < 2, wraps=index >= 4) for index, name in enumerate(names)]
     bold = frozenset(index for index, row in enumerate(rows) if row.score and (index == 0 or row.tied))
     reasons = [f"{row.method}: {row.status}: {row.reason}" for row in rows if row.reason]
-    reasons += [said for row in rows if (said := _why_below(board, row))]
+    reasons += [f"{row.method}: {board.reasons[row.method]}" for row in rows if row.method in board.reasons]
+    reasons += _chance(board, [row for row in rows if row.method not in board.reasons])
     title = f"{board.suite}: {pair}" + (f", given {given}" if given else "")
     return Block(title, columns, [_cells(board, row) for row in rows], bold, remarks=reasons)
 
 
-def _why_below(board: Board, row: Row) -> str:
-    """Why a method's mean is below the control's: that this is not told from chance, or what the suite says."""
-    gain, p_value = row.gain_control, row.p_control
-    if row.method in board.reasons:
-        return f"{row.method}: {board.reasons[row.method]}"
-    if gain is None or gain.mean >= 0 or p_value is None or p_value < LEVEL:
-        return ""
-    lost = score_text(Interval(-gain.mean, gain.half_width, gain.count), board.metric)
-    return f"{row.method}: {lost} below {board.control} is not told from nothing (p {p_value:.2f} after correction)."
+def _chance(board: Board, rows: list[Row]) -> list[str]:
+    """Says of the rows whose mean is below the control's by what may be chance, that it may."""
+    losses = []
+    for row in rows:
+        gain, p_value = row.gain_control, row.p_control
+        if gain and gain.mean < 0 and p_value is not None and p_value >= LEVEL:
+            loss = score_text(Interval(-gain.mean, gain.half_width, gain.count), board.metric)
+            losses.append(f"{row.method} by {loss} (p {p_value:.2f})")
+    return [f"Below {board.control}, but not significantly, after correction: {', '.join(losses)}."] if losses else []
 
 
 def _cells(board: Board, row: Row) -> list[str]:

@@ -208,7 +208,7 @@ def test_row_below_the_control_says_why(full: SweepPlan, store: RunStore, fill: 
     fill("bad", [0.50, 0.52, 0.51])
     plan = replanned(full, store, methods=["student", "low", "bad"], reasons={"bad": "it sees nothing"})
     text = " ".join(shown(plan, store, "terminal").split())
-    assert "low: 0.3 ± 2.9 below student is not told from nothing (p 0.67 after correction)" in text
+    assert "Below student, but not significantly, after correction: low by 0.3 ± 2.9 (p 0.67)." in text
     assert "bad: it sees nothing" in text
 
 
