@@ -352,7 +352,7 @@ def test_tiny_table_runs_prints_every_format_and_repeats_nothing(tmp_path: Path,
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == tree
     reproduce(tmp_path, str(table), "--scale", "short", "--methods", "student")
     short = shown(store, table, scale="short")
-    assert "not comparable (short scale)" in short and "tiny (short scale, digits)" in short
+    assert "not comparable: short scale" in short and "tiny (short scale, digits)" in short
     assert len(finished(store)) == 8 and len(list((store / "suites" / "tiny").iterdir())) == 2
     plan = SweepPlan.find(store, "tiny")
     assert status_of(plan, RunStore(store)).methods == {"student": {"done": 1}} and plan.expected() == 1
