@@ -71,7 +71,11 @@ def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"suite {name} is not TOML: {error}") from None
     base = values.pop("extends", None)
-    return values if base is None else _changed(_values(str(base), (*extended, name)), values)
+    if base is None:
+        return values
+    inherited = _values(str(base), (*extended, name))
+    inherited.get("tuning", {}).pop("warm_from", None)  # found for another protocol than this one
+    return _changed(inherited, values)
 
 
 def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

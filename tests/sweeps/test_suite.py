@@ -117,6 +117,9 @@ def test_settings_of_a_longer_tuning_are_tried_unless_it_is_cold(
     warm, cold = load_suite(str(tiny)), load_suite(str(tiny), cold=True)
     assert warm.starts("kd", pair, {})[-1] == found["settings"][pair]["kd"] and len(cold.starts("kd", pair, {})) == 1
     assert warm.tuning.warm_trials == 40 and warm.digest("fp32") != cold.digest("fp32")
+    other = tmp_path / "other.toml"
+    other.write_text(f'extends = "{tiny}"\nseeds = 7\n')
+    assert load_suite(str(other)).tuning == cold.tuning, "they were found for the protocol of the other suite"
     tiny.write_text(tiny.read_text().replace('"long"', '"none"'))
     with pytest.raises(InputError, match="comes with no settings that none has found"):
         load_suite(str(tiny))
