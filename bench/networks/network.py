@@ -59,11 +59,16 @@ class Network(nn.Module):
         return ((images - self.mean) / self.std).contiguous(memory_format=self.layout)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """A function of the model and images, compiled once, with CUDA graphs on a GPU."""
+        """A function of the model and images, compiled once, with CUDA graphs on a GPU.
+
+        On a CPU the compiler chooses channels_last by itself, which is kept from a model that it corrupts.
+        """
         if function not in self.made:
             torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = COMPILED
-            mode = "reduce-overhead" if self.mean.is_cuda else None
-            self.made[function] = torch.compile(function, dynamic=False, mode=mode)
+            how: dict[str, Any] = {"mode": "reduce-overhead"} if self.mean.is_cuda else {}
+            if not self.mean.is_cuda and corrupted_by_channels_last(self.model):
+                how = {"options": {"layout_optimization": False}}
+            self.made[function] = torch.compile(function, dynamic=False, **how)
         return self.made[function]
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:

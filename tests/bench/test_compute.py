@@ -317,7 +317,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 
     graphs: list[tuple[int, ...]] = []
 
-    def backend(module: Any, inputs: Any) -> Any:
+    def backend(module: Any, inputs: Any, **options: Any) -> Any:
         shapes = [tuple(each.shape) for each in inputs if isinstance(each, torch.Tensor) and each.dim() == 4]
         graphs.append(next((shape for shape in shapes if shape[1:] == (1, 8, 8)), ()))
         return module.forward
