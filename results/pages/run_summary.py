@@ -116,10 +116,9 @@ def _confusion(run: StoredRun, form: str) -> bytes:
     if run.outcome is None or not run.outcome.confusion:
         raise InputError(f"run {run.key} has no confusion matrix: it is {run.status}.")
     matrix = run.outcome.confusion
-    figure = Figure(figsize=(6, 5), layout="constrained")
+    figure = Figure(figsize=(5, 5))  # a sweep draws hundreds: a layout that is searched for takes as long as the rest
     axes = figure.subplots()
-    drawn = axes.imshow(matrix, cmap="Blues")
-    figure.colorbar(drawn, ax=axes, label="decisions")
+    axes.imshow(matrix, cmap="Blues")
     axes.set(title=f"{run.spec.method} {run.key[:8]}", xlabel="decision", ylabel="class")
     if len(matrix) <= 20:
         axes.set(xticks=range(len(matrix)), yticks=range(len(matrix)))
