@@ -89,16 +89,19 @@ class Tracker:
         tags = {"pair": planned.pair, "method": planned.method, "phase": planned.phase}
         if planned.phase != "teacher":
             tags["mlflow.parentRunId"] = self._parent(planned, run.started)
-        self.single(run, name, tags, whole=planned.phase != "trial")
+        self.single(run, name, tags, whole=planned.phase != "trial", pictured=planned.number == 1)
 
-    def single(self, run: StoredRun, name: str, tags: dict[str, str], whole: bool = True) -> None:
+    def single(
+        self, run: StoredRun, name: str, tags: dict[str, str], whole: bool = True, pictured: bool = True
+    ) -> None:
         """Projects one run.
 
         Args:
             run: what the store knows of it.
             name: how MLflow shows it.
             tags: more of them.
-            whole: whether its weights, summary and pictures are logged too.
+            whole: whether its weights and summary are logged too.
+            pictured: whether the summary's pictures are; those of all seeds would take as long as a small training.
         """
         run_id, logged = self._find_or_create(KEY, run.key, name, run.started, tags)
         state = f"{run.status}:{len(run.epochs)}"
@@ -107,7 +110,8 @@ class Tracker:
         self._run(run_id, run)
         if whole:
             self._file(run_id, run.folder / "last.safetensors" if run.folder else None)
-            self._reports(run_id, run_summary_report(run))
+            summary = run_summary_report(run)
+            self._reports(run_id, summary if pictured else replace(summary, pictures={}))
         self.client.set_tag(run_id, LOGGED, state)
         if (status := STATUSES.get(run.status, "FINISHED")) is not None:
             self._end(run_id, status, run.ended)
