@@ -8,21 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
-def write(path: Path, data: bytes) -> None:
-    """Writes a whole file or nothing, in a folder that exists."""
-    with replacing(path) as temporary:
+def write(path: Path, data: bytes, durable: bool = True) -> None:
+    """Writes a whole file or nothing, in a folder that exists.
+
+    Args:
+        path: of the file.
+        data: its content.
+        durable: whether to wait until the disk holds it; what can be made again may be lost when the power fails.
+    """
+    with replacing(path, durable) as temporary:
         temporary.write_bytes(data)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary path that takes the place of `path` once it has been written; an error leaves `path` as it was."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        if durable:
+            _sync(path.parent)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

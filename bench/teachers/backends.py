@@ -102,7 +102,7 @@ class Disk:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self._path(name)) as temporary:
+            with replacing(self._path(name), durable=False) as temporary:
                 safetensors.torch.save_file(dict(_packed(*item) for item in tensors.items()), temporary)
         except (OSError, safetensors.SafetensorError):
             return

@@ -48,7 +48,7 @@ class Attempt:
         self.folder = folder / f"attempt-{number}"
         self.folder.mkdir()
         claim = {"event": "claim", "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-        write(self.folder / "claim.json", json.dumps(claim).encode())
+        write(self.folder / "claim.json", json.dumps(claim).encode(), durable=False)
         self.resumed: bytes | None = None
         self.kept: list[Epoch] = []
         """Epochs that an earlier attempt did and this one need not."""
@@ -59,7 +59,8 @@ class Attempt:
                 lines = [*kept[:-1], {**kept[-1], "checkpoint": self._save(kept[-1]["epoch"]["number"], self.resumed)}]
                 self.kept = [Epoch(**line["epoch"]) for line in lines if line["event"] == "epoch"]
                 break
-        write(self.folder / "records.jsonl", b"".join(json_line(line) for line in lines))
+        text = b"".join(json_line(line) for line in lines)
+        write(self.folder / "records.jsonl", text, durable=bool(self.resumed))
         self.records = (self.folder / "records.jsonl").open("ab")
 
     def __enter__(self) -> Attempt:
@@ -81,7 +82,7 @@ class Attempt:
         if time.monotonic() - self.saved_at >= self.checkpoint_seconds and record.number < record.of:
             line["checkpoint"] = self._save(record.number, state())
             self.saved_at = time.monotonic()
-        self._append(line)
+        self._append(line, durable="checkpoint" in line)  # what follows the last checkpoint is made again
         self.watch(record)
 
     def weights(self, reference: str) -> bytes:
@@ -114,10 +115,11 @@ class Attempt:
             old.unlink()
         return {"file": path.name, "sha256": sha256(state)}
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, Any], durable: bool = True) -> None:
         self.records.write(json_line(line))
         self.records.flush()
-        os.fsync(self.records.fileno())
+        if durable:
+            os.fsync(self.records.fileno())
 
 
 def _resume_point(attempt: Path) -> tuple[list[dict[str, Any]], bytes] | None:

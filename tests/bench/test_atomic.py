@@ -39,6 +39,8 @@ def test_a_file_is_on_the_disk_before_it_takes_the_name_and_the_name_after(
     write(path, b"data")
     (file, before), (folder, after) = synced
     assert Path(file).parent == Path(folder) == tmp_path and not before and after
+    write(path, b"can be made again", durable=False)
+    assert len(synced) == 2 and path.read_bytes() == b"can be made again"
 
 
 def test_a_folder_that_is_missing_is_an_error(tmp_path: Path) -> None:

@@ -46,6 +46,19 @@ def test_attempt_resumes_after_last_whole_checkpoint(store: RunStore) -> None:
         assert second.folder != first.folder
 
 
+def test_the_disk_is_waited_for_at_checkpoints_alone(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows the last checkpoint is made again in any case, and epochs may take less than the disk."""
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    with begin(store, seconds=1000.0) as attempt:
+        synced.clear()
+        attempt.epoch(epoch(1), lambda: b"one")
+        assert synced == []
+        attempt.checkpoint_seconds = 0.0
+        attempt.epoch(epoch(2), lambda: b"two")
+    assert synced[-1] == str(attempt.folder / "records.jsonl") and len(synced) == 3
+
+
 @pytest.mark.parametrize("size", [0, 1, 2])
 def test_truncated_checkpoint_is_refused_and_the_one_before_used(store: RunStore, size: int) -> None:
     with begin(store) as first:
