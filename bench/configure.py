@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import InputError, unknown
 from bench.spec import Spec, explain, read_value
-from methods import REGISTRY
+from methods import OUTSIDE, REGISTRY
 from methods.base import Method
 
 
@@ -22,9 +22,9 @@ def configure(name: str, params: Mapping[str, Any]) -> Method:
         InputError: for an unknown method or hyperparameter, a value of the wrong type, or one out of range.
     """
     name, params = composed(name, params)
-    if name not in REGISTRY:
-        raise unknown("method", name, REGISTRY, see="kdbench methods")
-    cls = REGISTRY[name]
+    if name not in (known := {**REGISTRY, **OUTSIDE}):
+        raise unknown("method", name, known, see="kdbench methods (a file works too, as my_method.py:MyKD)")
+    cls = known[name]
     fields = cls.__dataclass_fields__  # type: ignore[attr-defined]
     for param in params:
         if param not in fields:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
@@ -12,6 +13,15 @@ from bench.schema import Frozen
 
 NUMBERS = 4
 """Raised by hand with every change of the code that moves numbers, so that old results are not taken for new ones."""
+
+
+FROM_OUTSIDE = re.compile(r"\b[A-Za-z_]\w*@[0-9a-f]{8}\b")
+"""The id of a method that is no part of this package: CLASS@HASH, of its file's SHA-256."""
+
+
+def ids_from_outside(text: str) -> list[str]:
+    """The ids of methods from outside that stand in a text, as in a specification."""
+    return sorted(set(FROM_OUTSIDE.findall(text)))
 
 
 class Compute(Frozen):

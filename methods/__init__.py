@@ -3,9 +3,9 @@
 import importlib
 import pkgutil
 
-from methods.base import REGISTRY
+from methods.registry import OUTSIDE, REGISTRY
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["REGISTRY"]
+__all__ = ["OUTSIDE", "REGISTRY"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from methods.checks import require
 from methods.hooks import Hooks, StageOptions
+from methods.registry import identity, registered
 from methods.rows import Rows
 
 Losses = dict[str, Tensor]
@@ -248,9 +249,6 @@ class Method(Hooks):
         return {each.name: each.metadata["terms"] for each in fields if "terms" in each.metadata}
 
 
-REGISTRY: dict[str, type[Method]] = {}
-"""Every method by its id, which is the name of its file."""
-
 T = TypeVar("T")
 M = TypeVar("M", bound=type[Method])
 
@@ -274,13 +272,13 @@ def loss_weight(default: float, *terms: str) -> float:
 
 
 def method(cls: M) -> M:
-    """Registers a method under the name of its file.
+    """Registers a method under the name of its file, or of its class and its source if it is from outside.
 
     Raises:
         TypeError: if the class lacks its paper, or names an unknown need or kind of knowledge.
         ValueError: if the id is taken.
     """
-    cls.id = cls.__module__.rpartition(".")[2]
+    cls.id = identity(cls)
     if not isinstance(getattr(cls, "paper", None), Paper):
         raise TypeError(f"method {cls.id} must name its paper: paper = Paper(title, authors, year).")
     if unknown := cls.needs - SIGNALS - SAMPLES:
@@ -289,10 +287,8 @@ def method(cls: M) -> M:
         )
     if cls.knowledge not in KNOWLEDGE:
         raise TypeError(f"method {cls.id}: knowledge must be one of {KNOWLEDGE}, but got {cls.knowledge!r}.")
-    if cls.id in REGISTRY:
-        raise ValueError(f"method id {cls.id} is taken by {REGISTRY[cls.id].__module__}.")
-    REGISTRY[cls.id] = dataclass(frozen=True)(cls)
-    return cls
+    dataclass(frozen=True)(cls)
+    return registered(cls)
 
 
 def features_of(signals: Signals) -> tuple[Tensor, ...]:

@@ -15,7 +15,6 @@ from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
 from methods.base import (
-    REGISTRY,
     STUDENT,
     TEACHER,
     Losses,
@@ -32,9 +31,10 @@ from methods.base import (
 from methods.checks import non_negative, one_of, positive
 from methods.hooks import StageOptions, nothing
 from methods.matches import MATCHES
+from methods.registry import OUTSIDE, REGISTRY
 from methods.rows import Rows
 
-TERM = re.compile(r"(?:(?P<weight>[0-9.eE-]+)\*)?(?P<id>\w+)(?:\((?P<values>.*)\))?")
+TERM = re.compile(r"(?:(?P<weight>[0-9.eE-]+)\*)?(?P<id>\w+(?:@[0-9a-f]+)?)(?:\((?P<values>.*)\))?")
 SCHEDULES = ("constant", "linear_decay", "linear_growth")
 
 
@@ -229,7 +229,7 @@ def _term(text: str) -> Term:
     if not match:
         raise ValueError(f"a term of losses reads [WEIGHT*]METHOD[(NAME=VALUE,...)], but got {text!r}.")
     name = match["id"]
-    if name not in (known := {**REGISTRY, **MATCHES}):
+    if name not in (known := {**REGISTRY, **OUTSIDE, **MATCHES}):
         near = ", ".join(difflib.get_close_matches(name, known, n=3, cutoff=0.5) or sorted(known))
         raise ValueError(f"losses name methods, and there is no {name!r}; near: {near}.")
     try:

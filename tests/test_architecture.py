@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS = {"methods", "bench", "sweeps", "results"}
 FILES = [path for package in sorted(OURS) for path in sorted((ROOT / package).rglob("*.py"))]
 ROOMS = (
-    *("errors", "schema", "atomic", "seeds", "record", "spec", "configure", "environment"),
+    *("errors", "schema", "atomic", "seeds", "record", "spec", "outside", "configure", "environment"),
     *("data", "networks", "evaluation", "tasks", "teachers", "training", "compatibility", "speed"),
 )
 """The folders and files of bench: each imports only those before it."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from bench.data.image_files import ImageFiles
 from bench.data.splits import EVALUATION_BATCH, Part, Source, Splits, fingerprint
 from bench.errors import InputError, unknown
+from bench.outside import brought, loaded
 from bench.seeds import generator
 from methods.rows import Rows, split, take, whole
 
@@ -83,12 +84,14 @@ def read(name: str, image_size: int, data_dir: Path) -> Source:
     """
     if name.startswith(FOLDER):
         train, test, classes = _folder(data_dir / name.removeprefix(FOLDER), image_size)
-    elif name in DATASETS:
-        train, test, classes = DATASETS[name](data_dir)
+    elif name in DATASETS or name in brought("datasets"):
+        reader = DATASETS.get(name) or loaded("datasets", name)
+        train, test, classes = reader(data_dir)
         if image_size:
             train, test = _resized(train, image_size), test and _resized(test, image_size)
     else:
-        raise unknown("data set", name, DATASETS, see="kdbench run --help (a path of a folder of images works too)")
+        known = [*DATASETS, *brought("datasets")]
+        raise unknown("data set", name, known, see="kdbench run --help (a path of a folder of images works too)")
     return Source(train, test, classes, fingerprint(classes, (train, test)))
 
 

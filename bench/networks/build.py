@@ -13,6 +13,8 @@ import bench.networks.zoo  # noqa: F401  (registers the literature's networks)
 from bench.data.images import ImageSplits
 from bench.errors import InputError, unknown
 from bench.networks.network import Network
+from bench.networks.zoo.base import register
+from bench.outside import brought, loaded
 from bench.spec import ModelSpec
 from methods.base import Unsupported
 
@@ -27,11 +29,13 @@ class Refused(Unsupported):
 
 
 def check_model(name: str) -> None:
-    """Checks that timm knows a model.
+    """Checks that timm knows a model; one that an installed package brings is registered with it when it is named.
 
     Raises:
         InputError: if it does not, with the near names.
     """
+    if not timm.is_model(name) and name in brought("networks"):
+        register(name, loaded("networks", name))
     if not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
 

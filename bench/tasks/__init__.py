@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import functools
-import importlib
+import importlib.util
 import pkgutil
 from pathlib import Path
 
 from bench.data.splits import Source, Splits
 from bench.errors import unknown
+from bench.outside import brought, loaded
 from bench.spec import DataSpec
 from bench.tasks.base import Task
 
 
 def tasks() -> list[str]:
-    """Names of all tasks."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    """Names of all tasks, those that installed packages bring among them."""
+    own = {module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"}
+    return sorted(own | brought("tasks").keys())
 
 
 @functools.cache
@@ -27,8 +29,11 @@ def task_of(name: str) -> Task:
     """
     if name not in tasks():
         raise unknown("task", name, tasks())
-    module = importlib.import_module(f"{__name__}.{name}")
-    task: Task = module.TASK
+    task: Task
+    if importlib.util.find_spec(f"{__name__}.{name}"):
+        task = importlib.import_module(f"{__name__}.{name}").TASK
+    else:
+        task = loaded("tasks", name)
     return task
 
 

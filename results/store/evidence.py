@@ -5,6 +5,7 @@
                                  its records and of its files
                 epochs.parquet   all epochs of all runs
                 weights/SHA256.safetensors      of small teachers
+                methods/SHA256/MODULE.py        of methods that are no part of this package
 
 `kdbench export` writes it, and `kdbench import` makes a store of it from which sweeps go on.
 """

@@ -21,6 +21,7 @@ from results.store.evidence import (
 from results.store.files import PLAN, done_of, sha256
 from results.store.plan import Planned, SweepPlan, read_suite
 from results.store.run_store import RunStore, StoredRun
+from results.store.sources import copy_sources
 
 MEGABYTE = 1_000_000
 SHOWN = 10
@@ -113,6 +114,7 @@ def _export(plan: SweepPlan, store: RunStore, folder: Path, limit: float) -> Exp
     if (folder / PLAN).exists():
         evidence = _joined(read_evidence(folder), evidence, folder, store)
     write_evidence(evidence, folder)
+    copy_sources((json.dumps(run.spec) for run in evidence.runs.values()), store.root, folder)
     weights = _write_weights(evidence, store, folder, limit)
     states = {key: run.status if run else "pending" for key, run in stored.items()}
     left_out = [LeftOut(each, states[each.key]) for each in planned if each.key not in kept]

@@ -16,6 +16,7 @@ from results.store.export import kept_run
 from results.store.files import attempts_of, done_of, evidence_folders, json_line, sha256
 from results.store.plan import Planned, SweepPlan, read_suite
 from results.store.run_store import TAUGHT_FROM, RunStore
+from results.store.sources import copy_sources
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def _restore(folder: Path, evidence: Evidence, weights: dict[str, bytes], store:
     for reference, file in weights.items():
         if reference.startswith("sha256:"):
             store.import_weights(file)
+    copy_sources((json.dumps(run.spec) for run in evidence.runs.values()), folder, store.root)
     _restore_plan(evidence, store)
     return Restored(evidence.title, folder, len(evidence.runs), new, len(weights), len(evidence.weights()))
 

@@ -49,6 +49,7 @@ from methods.rows import whole
 from results.analysis.explanation import INK, Explained
 from results.store.run_store import RunStore, StoredRun
 from sweeps.cli.progress import Live
+from sweeps.scheduling.sources import provide
 
 VERSION = 1
 """Raised by hand with every change here or in bench.evaluation.concepts that moves numbers; then none are read
@@ -104,15 +105,16 @@ def explain(
     Raises:
         InputError: if a run is not known, not done, of other data, or of a network without stages.
     """
-    runs = list({(run := _done(store.find(key))).key: run for key in keys}.values())
+    runs = list({(run := _done(store.find(key), store)).key: run for key in keys}.values())
     if not runs:
         raise InputError("explain takes the keys of finished runs, but got none.")
     _check_same_images(runs)
     return [_kept(run, store, data_dir, device, settings) for run in runs]
 
 
-def _done(run: StoredRun) -> StoredRun:
-    """A run that is done, as only those can be explained."""
+def _done(run: StoredRun, store: RunStore) -> StoredRun:
+    """A run that is done, as only those can be explained, its method at hand."""
+    provide(run.spec.canonical(), store.root)
     if run.status != "done":
         raise InputError(f"only a run that is done can be explained, but {run.key} is {run.status}.")
     return run

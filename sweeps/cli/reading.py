@@ -29,7 +29,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: kdbench methods kd")
 def methods(
-    name: Annotated[str | None, typer.Argument(help="Show one method in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one method in full; my_method.py too.")] = None,
     form: Annotated[str, typer.Option("--format", help="terminal, or markdown: all methods in full.")] = "terminal",
     as_json: Json = False,
 ) -> None:

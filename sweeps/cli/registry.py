@@ -9,6 +9,7 @@ from dataclasses import asdict
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from bench.configure import configure
+from bench.outside import brought, method_id
 from methods import REGISTRY
 from methods.base import Method
 from results.pages.methods import HyperparameterFacts, MethodFacts, PaperFacts
@@ -16,8 +17,8 @@ from sweeps.suites.tuning import UNITS
 
 
 def all_facts() -> list[MethodFacts]:
-    """What every method says of itself, in the order of their ids."""
-    return [facts_of(name) for name in sorted(REGISTRY)]
+    """What every method says of itself, in the order of their ids; last those that installed packages bring."""
+    return [facts_of(name) for name in (*sorted(REGISTRY), *sorted(brought("methods")))]
 
 
 def facts_of(name: str) -> MethodFacts:
@@ -26,7 +27,7 @@ def facts_of(name: str) -> MethodFacts:
     Raises:
         InputError: if there is no such method.
     """
-    method = configure(name, {})
+    method = configure(method_id(name), {})
     return MethodFacts(
         id=method.id,
         paper=PaperFacts(**asdict(method.paper)),

@@ -57,7 +57,7 @@ def compatibility(
     epilog="Example: kdbench run --method kd --teacher cifar_resnet20 --student cifar_resnet8 --data digits --epochs 10"
 )
 def run(
-    method: Annotated[str, typer.Option(help="See kdbench methods; kd+at adds up the losses of several.")],
+    method: Annotated[str, typer.Option(help="See kdbench methods; kd+at adds up several; my_method.py:MyKD is your own.")],
     student: Annotated[str, typer.Option(help=MODEL_HELP)],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     task: Annotated[
@@ -150,7 +150,7 @@ def explain(
 @app.command(epilog="Example: kdbench sweep digits --methods student,kd --trials 4 --seeds 3")
 def sweep(
     suite: Annotated[str, typer.Argument(help="A bundled suite (digits), or a path of a TOML file.")],
-    methods: Annotated[str | None, typer.Option(help="Only these, as student,kd.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Only these, as student,kd,my_method.py:MyKD.")] = None,
     trials: Annotated[int | None, typer.Option(min=1, help="Tuning trials of each method.")] = None,
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of each method.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,

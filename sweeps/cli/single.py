@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from bench.environment import command, pick_device
 from bench.errors import InputError
 from bench.networks.build import check_model
 from bench.networks.checkpoints import import_checkpoint
+from bench.outside import method_id
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, explain, read_value
 from bench.tasks import load, read, task_of
 from bench.teachers.backends import parse_backend
@@ -65,6 +66,7 @@ def carry_out_request(request: RunRequest, mlflow: bool) -> tuple[dict[str, Any]
     Raises:
         InputError: if anything in the request is wrong.
     """
+    request = replace(request, method=method_id(request.method))
     method = configure(request.method, request.settings)
     for name in (request.student, *request.teachers):
         check_model(name)

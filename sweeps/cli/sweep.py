@@ -12,6 +12,7 @@ from rich.progress import track
 from bench.configure import configure
 from bench.environment import command
 from bench.errors import InputError, unknown
+from bench.outside import method_id
 from bench.spec import explain
 from methods import REGISTRY
 from results.analysis.status import status_of
@@ -23,6 +24,7 @@ from results.store.run_store import RunStore
 from sweeps.cli.common import listed
 from sweeps.cli.place import Place
 from sweeps.cli.progress import SweepProgress
+from sweeps.scheduling.sources import provide
 from sweeps.suites.files import load_suite
 from sweeps.suites.suite import Suite
 from sweeps.suites.sweep import sweep
@@ -45,6 +47,7 @@ def report_of_compatibility(methods: str | None, teachers: str | None, students:
             ("student", students, list(FAMILIES)),
         )
     }
+    chosen["method"] = [method_id(name) for name in chosen["method"]]
     for name in chosen["method"]:
         configure(name, {})
     for name in (*chosen["teacher"], *chosen["student"]):
@@ -67,6 +70,7 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
     Raises:
         InputError: if anything is wrong with the suite or the machine.
     """
+    provide(changes.get("methods") or "", place.store)
     suite = changed(load_suite(name, bool(changes.get("cold"))), changes)
     machine = replace(place, precision=place.precision or suite.precision).machine()
     store = RunStore(place.store)
@@ -94,7 +98,7 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
     """
     values = suite.model_dump()
     if changes.get("methods"):
-        chosen = listed(changes["methods"])
+        chosen = [method_id(name) for name in listed(changes["methods"])]
         values["methods"] = chosen
         for pair in values["pairs"]:
             pair["methods"] = [name for name in pair["methods"] if name in chosen] if pair["methods"] else ()

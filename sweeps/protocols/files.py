@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.errors import InputError, unknown
+from bench.outside import method_id
 from bench.spec import explain
 from sweeps.protocols.protocol import Protocol
 
@@ -54,6 +55,9 @@ def read_protocol(name: str) -> tuple[dict[str, Any], Protocol]:
         raise unknown("table", name, bundled(), see="kdbench tables (a path of a TOML file works too)")
     try:
         values = tomllib.loads(text)
+        for row in values.get("cells", []):
+            if isinstance(row, dict) and "method" in row:
+                row["method"] = method_id(str(row["method"]), Path(name).parent)
         protocol = Protocol.model_validate({"name": Path(name).stem, "table": Path(name).stem, **values})
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"protocol {name} is not TOML: {error}") from None

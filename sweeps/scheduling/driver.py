@@ -16,6 +16,7 @@ from bench.record import Epoch
 from bench.spec import Spec
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, StoredRun
+from sweeps.scheduling.sources import provide
 from sweeps.scheduling.study import Chain, Job
 from sweeps.scheduling.workers import Machine, Worker, ready
 
@@ -129,7 +130,9 @@ class Driver:
     def _dispatch(self, tickets: list[Ticket]) -> None:
         worker = self.idle.pop() if self.idle else Worker(self.store.root, self.machine)
         self.busy[worker] = dict(enumerate(tickets))
-        self._tell(worker, [_spec(ticket).canonical() for ticket in tickets])
+        specs = [_spec(ticket).canonical() for ticket in tickets]
+        provide("".join(specs), self.store.root)
+        self._tell(worker, specs)
 
     def _tell(self, worker: Worker, message: object) -> None:
         """Sends to a worker; one that has died says so when it is next heard."""

@@ -25,6 +25,7 @@ from bench.teachers.cache import TeacherCache
 from bench.training.engine import updates
 from bench.training.interleave import interleave
 from results.store.run_store import CHECKPOINT_SECONDS, RunStore, StoredRun
+from sweeps.scheduling.sources import provide
 
 Watch = Callable[[Epoch], bool]
 """Sees an epoch; answers whether the run should go on."""
@@ -88,6 +89,8 @@ def stored(
     known = store.get(spec.key)
     if known and known.finished:
         return known
+
+    provide(spec.canonical(), store.root)
 
     def recorder_watch(epoch: Epoch) -> None:
         if not watch(epoch) and epoch.number < epoch.of:

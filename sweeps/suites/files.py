@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.errors import InputError, unknown
+from bench.outside import method_id
 from bench.spec import explain
 from sweeps.suites.suite import Suite
 
@@ -67,7 +68,7 @@ def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
     else:
         raise unknown("suite", name, bundled(), see="a path of a TOML file works too")
     try:
-        values = tomllib.loads(text)
+        values = _referred(tomllib.loads(text), Path(name).parent)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"suite {name} is not TOML: {error}") from None
     base = values.pop("extends", None)
@@ -76,6 +77,31 @@ def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
     inherited = _values(str(base), (*extended, name))
     inherited.get("tuning", {}).pop("warm_from", None)  # found for another protocol than this one
     return _changed(inherited, values)
+
+
+def _referred(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What a file says, methods from outside by their ids; a relative path starts at the file's own folder."""
+
+    def named(rows: Any) -> Any:
+        if isinstance(rows, dict):
+            return {method_id(name, folder): each for name, each in rows.items()}
+        return [method_id(name, folder) if isinstance(name, str) else name for name in rows]
+
+    def within(table: Any, *keys: str) -> Any:
+        if not isinstance(table, dict):
+            return table
+        return table | {key: named(table[key]) for key in keys if isinstance(table.get(key), dict | list)}
+
+    values = within(values, "methods", "settings", "reasons")
+    for row in [each for each in dict(values.get("settings") or {}).values() if isinstance(each, dict)]:
+        if isinstance(row.get("method"), str):
+            row["method"] = method_id(row["method"], folder)
+    for key, keys in (("pairs", ("methods",)), ("tuning", ("ranges", "starts"))):
+        if isinstance(values.get(key), list):
+            values[key] = [within(each, *keys) for each in values[key]]
+        elif key in values:
+            values[key] = within(values[key], *keys)
+    return values
 
 
 def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
