@@ -132,9 +132,9 @@ class ViLD(Method):
 
     def fine_tuning_loss(self, step: Step) -> Losses:
         """Cross-entropy among base classes (B, K')."""
-        base = list(self.class_groups(step.student.logits.shape[1])["base"])
+        base, targets = list(self.class_groups(step.student.logits.shape[1])["base"]), whole(step.targets)
         similarity = self.predictions(step.student, step.auxiliary)["similarity"]
-        return step.task_loss(logits=similarity[:, base])
+        return step.task_loss(logits=similarity[:, base], targets=targets if targets.dim() == 1 else targets[:, base])
 
     def fine_tuning_data(self, data: Data, networks: Networks) -> Data:
         """Fine-tuning sees images of base classes alone."""

@@ -19,7 +19,7 @@ OURS = {"methods", "bench", "sweeps", "results"}
 FILES = [path for package in sorted(OURS) for path in sorted((ROOT / package).rglob("*.py"))]
 ROOMS = (
     *("errors", "schema", "atomic", "seeds", "record", "spec", "outside", "configure", "environment"),
-    *("data", "networks", "evaluation", "tasks", "teachers", "training", "compatibility", "speed"),
+    *("data", "networks", "evaluation", "tasks", "teachers", "training", "contract", "compatibility", "speed"),
 )
 """The folders and files of bench: each imports only those before it."""
 LONGEST_FILE, LONGEST_FUNCTION = 300, 50

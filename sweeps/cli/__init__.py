@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from bench.errors import InputError
-from sweeps.cli import reading, running
+from sweeps.cli import authoring, reading, running
 from sweeps.cli.common import say
 
 app = typer.Typer(
@@ -24,6 +24,8 @@ app = typer.Typer(
 ORDER = (
     "methods",
     "compatibility",
+    "new_method",
+    "check",
     "run",
     "show",
     "explain",
@@ -41,7 +43,7 @@ ORDER = (
 )
 """The order of the commands in the help."""
 app.registered_commands = sorted(
-    [*reading.app.registered_commands, *running.app.registered_commands],
+    [command for each in (reading, running, authoring) for command in each.app.registered_commands],
     key=lambda command: ORDER.index(getattr(command.callback, "__name__", "")),
 )
 

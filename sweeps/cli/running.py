@@ -57,7 +57,9 @@ def compatibility(
     epilog="Example: kdbench run --method kd --teacher cifar_resnet20 --student cifar_resnet8 --data digits --epochs 10"
 )
 def run(
-    method: Annotated[str, typer.Option(help="See kdbench methods; kd+at adds up several; my_method.py:MyKD is your own.")],
+    method: Annotated[
+        str, typer.Option(help="See kdbench methods; kd+at adds up several; my_method.py:MyKD is your own.")
+    ],
     student: Annotated[str, typer.Option(help=MODEL_HELP)],
     data: Annotated[str, typer.Option(help=DATA_HELP)],
     task: Annotated[

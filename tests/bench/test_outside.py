@@ -171,9 +171,7 @@ def test_an_installed_package_brings_networks_data_sets_and_tasks(package: Path)
     assert sum(len(part.targets) for part in (splits.train, splits.validation, splits.test)) == 900  # type: ignore[union-attr]
     network = task_of("naming").build(ModelSpec(name="afternoon_net"), splits)
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-    with pytest.raises(
-        InputError, match="afternoon_none is afternoon.others:none of an installed package"
-    ):
+    with pytest.raises(InputError, match="afternoon_none is afternoon.others:none of an installed package"):
         check_model("afternoon_none")
     with pytest.raises(InputError, match="did you mean half-digits"):
         load(data.model_copy(update={"name": "half-digit"}), Path("/nonexistent"))

@@ -1,0 +1,25 @@
+"""The body of `kdbench check`."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import track
+
+from bench.configure import configure
+from bench.contract.checks import CHECKS, check
+from bench.outside import method_id
+from results.pages.contract import CheckFacts, contract_report
+from results.pages.report import Report
+
+
+def report_of_check(name: str) -> Report:
+    """Checks a method by what a user calls it.
+
+    Raises:
+        InputError: if there is no such method, or its file cannot be executed.
+    """
+    found = method_id(name)
+    configure(found, {})
+    console = Console(stderr=True)
+    verdicts = track(check(found), found, len(CHECKS), console=console, disable=not console.is_terminal)
+    return contract_report(found, [CheckFacts(each.check, each.problem) for each in verdicts])
