@@ -108,8 +108,8 @@ def _folder_name(plan: SweepPlan) -> str:
 def _export(plan: SweepPlan, store: RunStore, folder: Path, limit: float) -> Exported:
     planned = plan.started()
     stored = {each.key: store.get(each.key) for each in planned}
-    kept = {key: kept_run(run, store) for key, run in stored.items() if run and (run.finished or run.pruned)}
-    evidence = _mine(plan, [each for each in planned if each.key in kept], kept)
+    evidence = evidence_of(plan, store)
+    kept = evidence.runs
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / PLAN).exists():
         evidence = _joined(read_evidence(folder), evidence, folder, store)
@@ -120,6 +120,20 @@ def _export(plan: SweepPlan, store: RunStore, folder: Path, limit: float) -> Exp
     left_out = [LeftOut(each, states[each.key]) for each in planned if each.key not in kept]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Exported(plan.name, folder, len(kept), len(evidence.weights()), weights, size, left_out)
+
+
+def evidence_of(plan: SweepPlan, store: RunStore) -> Evidence:
+    """A plan and its runs that are finished or pruned.
+
+    Raises:
+        InputError: if records are damaged.
+    """
+    planned = plan.started()
+    stored = {each.key: store.get(each.key) for each in planned}
+    kept = {key: kept_run(run, store) for key, run in stored.items() if run and (run.finished or run.pruned)}
+    suite = read_suite(json.dumps(plan.suite.values() | {"last_run": round(plan.last_run, 3)}), str(plan.folder))
+    places = [each for each in planned if each.key in kept]
+    return Evidence(plan.folder.parent.name, plan.folder.name, suite, places, kept)
 
 
 def kept_run(run: StoredRun, store: RunStore) -> KeptRun:
@@ -146,11 +160,6 @@ def kept_run(run: StoredRun, store: RunStore) -> KeptRun:
         times=run.times,
         files=dict(sorted(files.items())),
     )
-
-
-def _mine(plan: SweepPlan, places: list[Planned], kept: dict[str, KeptRun]) -> Evidence:
-    suite = read_suite(json.dumps(plan.suite.values() | {"last_run": round(plan.last_run, 3)}), str(plan.folder))
-    return Evidence(plan.folder.parent.name, plan.folder.name, suite, places, kept)
 
 
 def _joined(there: Evidence, mine: Evidence, folder: Path, store: RunStore) -> Evidence:

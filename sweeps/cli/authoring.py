@@ -1,4 +1,4 @@
-"""The commands for who writes a method: a starting file, and the contract checked."""
+"""The commands for who writes a method: a starting file, the contract checked, a row handed in and verified."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from sweeps.cli.common import Json, print_report
+from bench.errors import InputError
+from sweeps.cli.common import DEFAULT_STORE, DataDir, Device, Json, Store, existing, opened, print_report, say
 
 app = typer.Typer()
 
@@ -38,3 +39,60 @@ def new_method(
     from sweeps.cli.starting import write_method
 
     typer.echo(write_method(name, folder))
+
+
+@app.command(epilog="Example: kdbench submit digits --method at --out at.json")
+def submit(
+    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    method: Annotated[str, typer.Option(help="A row of the suite; MyKD@ and its hash, as the leaderboard has it.")],
+    out: Annotated[Path | None, typer.Option(help="The file. [default: standard output]")] = None,
+    store: Store = DEFAULT_STORE,
+) -> None:
+    """Writes a method's row of a leaderboard as one file that verifies itself."""
+    from bench.atomic import write
+    from bench.outside import method_id
+    from results.store.plan import SweepPlan
+    from sweeps.cli.entries import submit as entry_of
+
+    text = entry_of(SweepPlan.find(existing(store), suite), opened(store), method_id(method)).text()
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"there is no folder {out.resolve().parent} to write {out.name} into.")
+    write(out, text.encode())
+    say(f"{out} has the row of {method}; kdbench verify {out} checks it.")
+
+
+@app.command(epilog="Example: kdbench verify entry.json --rerun 1")
+def verify(
+    entry: Annotated[Path, typer.Argument(help="A file of kdbench submit.")],
+    rerun: Annotated[
+        int, typer.Option(min=0, help="Seeds that are run again, cheapest first; this executes the method's file.")
+    ] = 0,
+    device: Device = "auto",
+    data_dir: DataDir = None,
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Checks an entry's hashes, recomputes its row, and runs cells of it again."""
+    from sweeps.cli.entries import verify as verified
+
+    report = verified(entry, rerun, (data_dir or store / "data").expanduser().resolve(), device)
+    print_report(report, as_json=as_json)
+    if not report.values["passes"]:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: kdbench entries results/leaderboard --format markdown")
+def entries(
+    folder: Annotated[Path, typer.Argument(help="Of accepted entries.")],
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown or latex.")] = "terminal",
+    as_json: Json = False,
+) -> None:
+    """Prints accepted entries, a table for each protocol."""
+    from results.pages.report import check_form
+    from sweeps.cli.entries import report_of_entries
+
+    check_form(form, ("terminal", "markdown", "latex"))
+    print_report(report_of_entries(folder), form, as_json)

@@ -8,7 +8,7 @@ from rich.progress import track
 from bench.configure import configure
 from bench.contract.checks import CHECKS, check
 from bench.outside import method_id
-from results.pages.contract import CheckFacts, contract_report
+from results.pages.contract import CheckFacts, checks_report
 from results.pages.report import Report
 
 
@@ -22,4 +22,4 @@ def report_of_check(name: str) -> Report:
     configure(found, {})
     console = Console(stderr=True)
     verdicts = track(check(found), found, len(CHECKS), console=console, disable=not console.is_terminal)
-    return contract_report(found, [CheckFacts(each.check, each.problem) for each in verdicts])
+    return checks_report(found, [CheckFacts(each.check, each.problem) for each in verdicts], "method")

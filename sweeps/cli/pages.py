@@ -37,22 +37,20 @@ def pages() -> list[Path]:
 
 
 def remade(page: Path) -> Iterator[tuple[Path, str]]:
-    """A page as its commands make it now, then the files beside it that it names, each with its path."""
+    """The files beside a page that it names, as their commands make them now, then the page; each with its path."""
     text = page.read_text()
-    yield page, BLOCK.sub(lambda found: f"{found[1]}{output(found[2])}{found[3]}", text)
     for name, command in FILE.findall(text):
         yield page.parent / name, output(command)
+    yield page, BLOCK.sub(lambda found: f"{found[1]}{output(found[2])}{found[3]}", text)
 
 
 def output(command: str) -> str:
-    """What a command of kdbench prints; the store that it names is looked for in the repository.
+    """What a command of kdbench prints; the folder that it names is looked for in the repository.
 
     Raises:
         Exception: that the command raised.
     """
-    words = shlex.split(command)
-    place = words.index("--store") + 1
-    words[place] = str(ROOT / words[place])
+    words = [str(ROOT / word) if "/" in word else word for word in shlex.split(command)]
     result = CliRunner().invoke(app, words)
     if result.exception:
         raise result.exception

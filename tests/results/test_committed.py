@@ -14,6 +14,7 @@ from results.store.files import evidence_folders
 from results.store.plan import SweepPlan
 from sweeps.cli import pages
 from sweeps.cli.common import opened
+from sweeps.cli.entries import verify
 from sweeps.cli.pages import ROOT, remade
 
 AGAIN = "is not what its evidence gives: make pages writes it anew"
@@ -28,8 +29,10 @@ def test_page_is_made_again_from_its_evidence(page: Path) -> None:
 
 def test_every_table_of_results_is_made_by_a_page() -> None:
     made = {path for page in pages.pages() for path in [page, *(page.parent / name for name, _ in named(page))]}
-    kept = {path for folder in ("boards", "reproduced", "studies") for path in (ROOT / "results" / folder).iterdir()}
-    others = {path for path in kept - made if path.suffix != ".png"}
+    folders = [ROOT / "results" / name for name in ("boards", "leaderboard", "reproduced", "studies")]
+    kept = {path for folder in folders for path in folder.iterdir()}
+    entries = set((ROOT / "results" / "leaderboard").glob("*.json"))  # of others too, which verify themselves
+    others = {path for path in kept - made - entries if path.suffix != ".png"}
     assert {path.name for path in others} == {"README.md", "gpu.sh"}
 
 
@@ -43,6 +46,12 @@ def test_committed_evidence_is_whole_and_used(folder: Path) -> None:
     assert evidence.runs and {each.key for each in evidence.places} == evidence.runs.keys()
     name = f"--store results/evidence/{folder.name} -->"
     assert any(name in page.read_text() for page in pages.pages())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results" / "leaderboard").glob("*.json")), ids=lambda path: path.stem)
+def test_accepted_entry_verifies_itself(path: Path) -> None:
+    report = verify(path, 0, ROOT / "nowhere", "cpu")
+    assert report.values["passes"], report.values["checks"]
 
 
 def test_page_that_is_not_up_to_date_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

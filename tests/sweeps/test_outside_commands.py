@@ -79,6 +79,17 @@ def test_a_sweep_of_a_file_is_taken_up_again_and_an_edited_method_is_another(kdb
     assert second.startswith("MyKD@") and SweepPlan.find(Path("runs"), "mine").folder == plan.folder
     assert len(list(store.root.glob("runs/*/DONE.json"))) == len(before) + 2
 
+    code, _, err = kdbench("submit", "mine", "--method", first, "--store", "runs")
+    assert code == 2 and "is not finished" in err
+    code, _, err = kdbench(*sweep, "--methods", f"student,kd,{first}")
+    assert code == 0, err
+    assert kdbench("submit", "mine", "--method", first, "--out", "entry.json", "--store", "runs")[0] == 0
+    forget()
+    code, out, _ = kdbench("verify", "entry.json")
+    assert code == 0 and "all 8 checks pass" in out and not OUTSIDE
+    code, out, _ = kdbench("verify", "entry.json", "--rerun", "1")
+    assert code == 0 and "seed 1 gives its score again" in out and "all 9 checks pass" in out and first in OUTSIDE
+
 
 def test_a_run_of_a_file_is_kept_under_its_class_and_source(kdbench: Run, mine: Path) -> None:
     pair = ["--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter", "--data", "digits", "--epochs", "1"]

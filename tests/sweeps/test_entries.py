@@ -1,0 +1,89 @@
+"""Rows that verify themselves: what an entry holds, and every way in which it can be untrue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from results.store.entry import read_entry
+from tests.sweeps.commands import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRY = ROOT / "results" / "leaderboard" / "digits-at.json"
+
+
+def edited(path: Path, change: Any) -> Path:
+    """An entry in which something was changed, and that was sealed again."""
+    entry = read_entry(ENTRY)
+    values = entry.model_dump(mode="json")
+    change(values)
+    path.write_text(type(entry).model_validate(values).text())
+    return path
+
+
+def test_an_entry_holds_what_its_row_follows_from() -> None:
+    entry = read_entry(ENTRY)
+    (row,) = entry.claims["rows"]
+    assert row["method"] == "at" and row["baseline"] == "kd" and row["seeds"] == 5
+    assert row["gain_baseline"]["half_width"] > 0
+    assert 0 < row["p_baseline"] <= 1 and row["extra_parameters"] == 0 and 0 < row["agreement"] < 1
+    assert row["teacher_kl"] > 0 and row["calibration_error"] > 0 and row["gap"]["count"] == 5 and row["seconds"] > 0
+    assert list(*entry.claims["seeds"].values()) == ["1", "2", "3", "4", "5"]
+    assert {place["method"] for run in entry.outcomes for place in run["places"]} == {"teacher", "student", "kd", "at"}
+    assert all(len(digest) == 64 for digest in entry.claims["teachers"].values()) and entry.claims["environments"]
+
+
+def claims(values: dict[str, Any]) -> None:
+    values["claims"]["rows"][0]["score"]["mean"] += 0.01
+
+
+def test_what_was_edited_is_found(kdbench: Run, tmp_path: Path) -> None:
+    code, out, _ = kdbench("verify", str(edited(tmp_path / "claims.json", claims)), "--json")
+    checks = json.loads(out)["checks"]
+    assert code == 1 and [each["check"] for each in checks if not each["passes"]] == ["the row follows from the runs"]
+    (tmp_path / "sealed.json").write_text(ENTRY.read_text().replace('"method": "at"', '"method": "sp"', 1))
+    code, out, _ = kdbench("verify", "sealed.json")
+    assert code == 1 and "take it from its author" in out
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values["outcomes"][-1]["outcome"]["scores"]["last"].update(epoch=1),
+        lambda values: values.update(epochs=values["epochs"][:-8] + "AAAAAAA="),
+        lambda values: values["plan"]["suite"].update(seeds=4),
+    ],
+)
+def test_evidence_that_was_edited_is_refused(kdbench: Run, tmp_path: Path, change: Any) -> None:
+    code, out, err = kdbench("verify", str(edited(tmp_path / "entry.json", change)))
+    assert code == 2 and not out and "torn or was edited" in err and len(err.splitlines()) == 1
+
+
+def test_what_is_no_entry_is_refused_in_a_line(kdbench: Run, tmp_path: Path) -> None:
+    (tmp_path / "none.json").write_text("{}")
+    why = str(ROOT / "results" / "evidence" / "study_why")
+    for command, said in (
+        (["verify", "none.json"], "is no entry of kdbench submit"),
+        (["verify", "gone.json"], "cannot be read"),
+        (["entries", "."], "is no entry"),
+        (["entries", str(ROOT / "docs")], "there is no entry in"),
+        (["submit", "digits", "--method", "att", "--store", why], "unknown suite"),
+        (["submit", "study_why", "--method", "kdd", "--store", why], "unknown method of study_why"),
+    ):
+        code, out, err = kdbench(*command)
+        assert code == 2 and not out and said in err and len(err.splitlines()) == 1, err
+
+
+def test_rows_of_different_protocols_share_no_table(kdbench: Run, tmp_path: Path) -> None:
+    why = str(ROOT / "results" / "evidence" / "study_why")
+    suite = json.loads((Path(why) / "plan.json").read_text())["suite"]
+    method = next(name for name in suite["methods"] if name not in ("student", "kd"))
+    assert kdbench("submit", "study_why", "--method", method, "--out", "why.json", "--store", why)[0] == 0
+    (tmp_path / "at.json").write_text(ENTRY.read_text())
+    code, out, err = kdbench("entries", ".", "--format", "markdown")
+    assert code == 0, err
+    titles = [line for line in out.splitlines() if line.startswith("**") and "@" in line]
+    assert len(titles) == len(set(titles)) >= 2 and out.count("| at ") == 1
