@@ -12,11 +12,11 @@ from bench.record import Outcome, Recorder
 from bench.spec import Spec
 from bench.teachers.cache import TeacherCache
 from bench.training.interleave import interleave
-from bench.training.run_state import RunState, load_weights, opened, restored, saved
+from bench.training.run_state import Diverged, RunState, load_weights, opened, restored, saved
 from bench.training.scorer import Result, Scorer
 from bench.training.setup import Setup, set_up
 from bench.training.stage_entry import EnteredStage, enter
-from bench.training.trainer import Diverged, Trainer
+from bench.training.trainer import Trainer
 from methods.base import Unsupported
 
 

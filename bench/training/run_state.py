@@ -19,6 +19,10 @@ TEACHER_COSTS = ("teacher_forwards", "teacher_cached", "teacher_seconds")
 others took."""
 
 
+class Diverged(Exception):
+    """A loss, a weight or a prediction is no longer a finite number."""
+
+
 @dataclass
 class Best:
     """The epoch of the best validation score in the last stage."""

@@ -12,7 +12,7 @@ from bench.environment import environment
 from bench.evaluation.cost import Costs, predict, sizes
 from bench.evaluation.decisions import confusion
 from bench.record import EpochScores, Metrics, Outcome, Provenance, Scores
-from bench.training.run_state import Best, RunState
+from bench.training.run_state import Best, Diverged, RunState
 from bench.training.setup import Setup
 from bench.training.train_state import TrainState
 from methods.base import TEACHER, Method
@@ -31,7 +31,11 @@ class Scorer:
     students: list[TrainState]
 
     def validate(self) -> float:
-        """The primary metric of the first student's headline; in the last stage, keeps the best epoch's weights."""
+        """The primary metric of the first student's headline; in the last stage, keeps the best epoch's weights.
+
+        Raises:
+            Diverged: if a prediction is not finite.
+        """
         task, part = self.setup.task, self.setup.data.validation
         headline = next(iter(self._predictions(self.students[0], part).values()))
         score = task.primary_value(headline, part.targets)
@@ -81,7 +85,11 @@ class Scorer:
         return self.setup.method.class_groups(self.setup.data.train.classes)
 
     def _predictions(self, student: TrainState, part: Part) -> dict[str, Tensor]:
-        return predict(self.setup.task, self.setup.method, student.network, student.auxiliary, part)
+        predictions = predict(self.setup.task, self.setup.method, student.network, student.auxiliary, part)
+        if bad := [name for name, logits in predictions.items() if not logits.isfinite().all()]:
+            net, number = student.net.name, self.state.number
+            raise Diverged(f"after epoch {number} predictions of {net} are not finite: {', '.join(bad)}.")
+        return predictions
 
     def _scores(self, epoch: int, parts: dict[str, Part], taught: dict[str, Tensor]) -> tuple[EpochScores, Tensor]:
         """Metrics of every prediction of every student on each part, and the headline's logits for the last part."""

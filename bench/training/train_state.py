@@ -67,6 +67,14 @@ class TrainState:
         self.optimizer.step()
         self.scheduler.step_update(number)
 
+    @torch.no_grad()
+    def infinite(self) -> list[str]:
+        """The weights of the student and its auxiliary modules that are no finite numbers, as text."""
+        named = [*self.network.named_parameters(), *self.auxiliary.named_parameters()]
+        whole = torch.stack([parameter.isfinite().all() for _, parameter in named]).tolist() if named else []
+        bad = [name for (name, _), finite in zip(named, whole, strict=True) if not finite]
+        return [f"{self.net.name}/{name} is not finite" for name in bad]
+
     def copied_weights(self) -> Weights:
         """Copies of the weights of the student and its auxiliary modules."""
         states = {"network": self.network.state_dict(), "auxiliary": self.auxiliary.state_dict()}

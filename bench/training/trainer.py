@@ -16,15 +16,11 @@ from bench.record import Epoch
 from bench.seeds import seed_of
 from bench.teachers.frozen import FrozenTeacher
 from bench.training.averages import EpochAverages
-from bench.training.run_state import TEACHER_COSTS, RunState
+from bench.training.run_state import TEACHER_COSTS, Diverged, RunState
 from bench.training.setup import Setup
 from bench.training.stage_entry import EnteredStage, frozen_teachers, without
 from methods.base import Signals, Step
 from methods.rows import count
-
-
-class Diverged(Exception):
-    """A loss is no longer a finite number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Trainer:
             validate: gives the validation score of the students as they are.
 
         Raises:
-            Diverged: if a loss is not finite.
+            Diverged: if a loss, a weight or a prediction is not finite.
         """
         if self.state.epoch >= self.entered.epochs:
             return
@@ -91,9 +87,9 @@ class Trainer:
             elsewhere += time.perf_counter() - paused
         for teacher in teachers:
             teacher.close(update % steps + 1)
-        if bad := averages.infinite():
+        if bad := averages.infinite() or [each for student in self.entered.students for each in student.infinite()]:
             name = self.entered.stage.name
-            raise Diverged(f"in epoch {number} of {setup.plan.total} (stage {name}) {', '.join(bad)}.")
+            raise Diverged(f"in epoch {number} of {setup.plan.total} (stage {name}) {', '.join(bad[:5])}.")
         state.number, state.epoch = number, state.epoch + 1
         record = Epoch(
             number=number,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 
 import pytest
 import torch
@@ -104,3 +105,19 @@ def test_averages_of_an_epoch_are_over_samples_and_name_what_is_not_finite() -> 
     assert averages.samples == 6 and averages.value() == 0.5
     assert averages.losses() == {"student/ce": 2.0, "student/kd": math.inf}
     assert averages.infinite() == ["student/kd is inf"]
+
+
+@pytest.mark.parametrize(
+    ("lr", "reason"),
+    [
+        (1e39, r"in epoch 1 of 1 \(stage train\) student/.* is not finite"),
+        (1e30, r"after epoch 1 predictions of student are not finite: logits\."),
+    ],
+    ids=["weights", "predictions"],
+)
+def test_a_run_whose_last_update_ruins_it_has_diverged(lr: float, reason: str, digits: Splits) -> None:
+    batch = len(digits.train.targets)  # one update, whose loss is finite
+    recipe = {"epochs": 1, "batch_size": batch, "lr": lr, "schedule": "constant"}
+    outcome, files, memory = carried_out(spec_of("student", *CNN, recipe=recipe), digits)
+    assert outcome.status == "diverged" and re.match(reason, outcome.reason), outcome.reason
+    assert not files and not memory.epochs
