@@ -9,3 +9,9 @@ class Frozen(BaseModel):
     """Immutable, and strict about names."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Finite(Frozen):
+    """Of which every number is finite: what a person may set."""
+
+    model_config = ConfigDict(allow_inf_nan=False)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from bench.schema import Frozen
+from bench.schema import Finite, Frozen
 
 NUMBERS = 4
 """Raised by hand with every change of the code that moves numbers, so that old results are not taken for new ones."""
@@ -45,7 +45,7 @@ class ModelSpec(Frozen):
     compute: Compute = Compute()
 
 
-class DataSpec(Frozen):
+class DataSpec(Finite):
     """A data set of a task, its split, and how much of the training part is labelled."""
 
     name: str
@@ -72,11 +72,11 @@ class DataSpec(Frozen):
         return values
 
 
-class Recipe(Frozen):
+class Recipe(Finite):
     """How every network of a run is trained."""
 
-    epochs: Annotated[int, Field(ge=1)] = 240
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    epochs: Annotated[int, Field(ge=1, le=10**6)] = 240
+    batch_size: Annotated[int, Field(ge=2, le=10**6)] = 64
     optimizer: Literal["sgd", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.05
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,8 @@ def read(name: str, image_size: int, data_dir: Path) -> Source:
         InputError: if the name is unknown or the files cannot be had.
     """
     if name.startswith(FOLDER):
-        train, test, classes = _folder(data_dir / name.removeprefix(FOLDER), image_size)
-    elif name in DATASETS or name in brought("datasets"):
+        return _folder(data_dir / name.removeprefix(FOLDER), image_size)
+    if name in DATASETS or name in brought("datasets"):
         reader = DATASETS.get(name) or loaded("datasets", name)
         train, test, classes = reader(data_dir)
         if image_size:
@@ -93,6 +94,19 @@ def read(name: str, image_size: int, data_dir: Path) -> Source:
         known = [*DATASETS, *brought("datasets")]
         raise unknown("data set", name, known, see="kdbench run --help (a path of a folder of images works too)")
     return Source(train, test, classes, fingerprint(classes, (train, test)))
+
+
+def named(name: str, data_dir: Path) -> tuple[str, Path]:
+    """A data set by its name, and the folder where it is looked for; a path is a folder of images.
+
+    Args:
+        name: of a data set, or the path of a folder.
+        data_dir: where other data sets are looked for.
+    """
+    if os.sep in name or (name not in DATASETS and Path(name).is_dir()):
+        path = Path(name).expanduser().resolve()
+        return f"{FOLDER}{path.name}", path.parent
+    return name, data_dir
 
 
 Parts = tuple[Part, Part | None, tuple[str, ...]]
@@ -154,8 +168,11 @@ def _cifar10_jpeg(data_dir: Path) -> Parts:
     return train, test, tuple(name.strip(' "[]') for name in names)
 
 
-def _folder(folder: Path, image_size: int) -> Parts:
-    """Images in one folder a class, or so under train and maybe test or val; resized and cropped to a square."""
+def _folder(folder: Path, image_size: int) -> Source:
+    """Images in one folder a class, or so under train, and maybe val and test; resized and cropped to a square.
+
+    The test part is `test`; beside it, `val` is the validation part, and alone, as ImageNet has it, the test part.
+    """
     from torchvision.datasets import ImageFolder
 
     if not folder.is_dir():
@@ -168,18 +185,27 @@ def _folder(folder: Path, image_size: int) -> Parts:
             listing = ImageFolder(str(path))
         except FileNotFoundError as error:
             raise InputError(f"{path} does not hold one folder of images a class: {error}") from None
+        if len(listing.classes) < 2:
+            raise InputError(f"{path} holds one class alone, {listing.classes[0]}: give a folder for each of several.")
         files = ImageFiles.listed(folder, [file for file, _ in listing.samples], image_size, LARGEST_FOLDER)
         images: Rows = files.whole() if files.nbytes <= LARGEST_FOLDER else files
         return Part(images, torch.tensor(listing.targets)), listing.classes
 
-    held_out = next((name for name in ("test", "val", "validation") if (folder / name).is_dir()), None)
-    if (folder / "train").is_dir() and held_out:
-        (train, classes), (test, test_classes) = part(folder / "train"), part(folder / held_out)
-        if classes != test_classes:
-            raise InputError(f"train and {held_out} of {folder} hold different classes.")
-        return train, test, tuple(classes)
-    train, classes = part(folder / "train" if (folder / "train").is_dir() else folder)
-    return train, None, tuple(classes)
+    if not (folder / "train").is_dir():
+        train, classes = part(folder)
+        return Source(train, None, tuple(classes), fingerprint(tuple(classes), (train, None)))
+    train, classes = part(folder / "train")
+    held_out: list[Part] = []
+    aside = "val" if (folder / "val").is_dir() else "validation"
+    for name in [name for name in ("test", aside) if (folder / name).is_dir()]:
+        own, own_classes = part(folder / name)
+        if classes != own_classes:
+            differing = ", ".join(sorted({*classes} ^ {*own_classes}))
+            raise InputError(f"train and {name} of {folder} hold different classes: {differing} are in one alone.")
+        held_out.append(own)
+    test, validation = (*held_out, None, None)[:2]
+    parts = (train, test, validation) if validation else (train, test)
+    return Source(train, test, tuple(classes), fingerprint(tuple(classes), parts), validation)
 
 
 def _resized(part: Part, size: int) -> Part:

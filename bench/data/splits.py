@@ -42,6 +42,8 @@ class Source(NamedTuple):
     test: Part | None
     classes: tuple[str, ...]
     fingerprint: str
+    validation: Part | None = None
+    """If it has its own; it comes with a test part then."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Splits:
 def divided(source: Source, spec: DataSpec, strata: Tensor | None) -> Splits:
     """A data set split in three, and its training part in labelled and unlabelled.
 
-    A test part that is drawn is the same for every seed of the split; all else is drawn anew.
+    A test part that is drawn is the same for every seed of the split; all else is drawn anew, but a part that the data
+    set has of its own is that part.
 
     Args:
         source: the data set.
@@ -71,7 +74,10 @@ def divided(source: Source, spec: DataSpec, strata: Tensor | None) -> Splits:
     if test is None:
         rest, held_out = _divided(rest, spec.test, spec, strata, "test", seed=TEST_SEED)
         test = _chosen(source.train, held_out)
-    train, validation = _divided(rest, spec.validation, spec, strata, "validation", spec.split_seed)
+    train, validation = rest, source.validation
+    if validation is None:
+        train, held_out = _divided(rest, spec.validation, spec, strata, "validation", spec.split_seed)
+        validation = _chosen(source.train, held_out)
     labelled, withheld = train, train[:0]
     if spec.train_fraction < 1:
         labelled, withheld = _divided(train, 1 - spec.train_fraction, spec, strata, "labelled", spec.split_seed)
@@ -79,7 +85,7 @@ def divided(source: Source, spec: DataSpec, strata: Tensor | None) -> Splits:
     unlabelled = take(source.train.inputs, torch.from_numpy(withheld))
     return Splits(
         Data(given.inputs, given.targets, unlabelled, len(source.classes)),
-        _chosen(source.train, validation),
+        validation,
         test,
         source.classes,
     )

@@ -17,7 +17,18 @@ if TYPE_CHECKING:
     from results.pages.report import Report
     from results.store.run_store import RunStore
 
-Store = Annotated[Path, typer.Option("--store", envvar="KDBENCH_STORE", help="Folder of all that is kept.")]
+
+def _folder(text: str) -> Path:
+    """The folder that an option names."""
+    if not str(text).strip():
+        raise InputError("--store takes the path of a folder, but got an empty text: leave it out for runs.")
+    return Path(text)
+
+
+Store = Annotated[
+    Path,
+    typer.Option("--store", envvar="KDBENCH_STORE", parser=_folder, metavar="PATH", help="Folder of all that is kept."),
+]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of data sets; downloads go there. [default: STORE/data]")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
@@ -67,6 +78,17 @@ def draw_picture(report: Report, name: str, path: Path) -> None:
 def listed(text: str) -> list[str]:
     """The names in a text that has commas between them."""
     return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def named(text: str, option: str) -> list[str]:
+    """The names that an option gives, with commas between them.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if not (names := listed(text)):
+        raise InputError(f"{option} takes names with commas between them, but got {text!r}: leave it out for all.")
+    return names
 
 
 def pairs_of(items: list[str] | None, option: str) -> dict[str, str]:

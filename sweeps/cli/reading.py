@@ -18,6 +18,7 @@ from sweeps.cli.common import (
     draw_picture,
     existing,
     listed,
+    named,
     opened,
     print_report,
     say,
@@ -80,7 +81,7 @@ def leaderboard(
     from results.store.plan import SweepPlan
 
     report = board_report(board_of(SweepPlan.find(existing(store), suite), opened(store)))
-    print_report(with_columns(report, listed(columns)) if columns else report, form, as_json)
+    print_report(with_columns(report, named(columns, "--columns")) if columns is not None else report, form, as_json)
 
 
 @app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")

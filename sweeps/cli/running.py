@@ -74,7 +74,7 @@ def run(
     epochs: Annotated[int | None, typer.Option(help="Of the student.")] = None,
     finetune: Annotated[float | None, typer.Option(help=FINETUNE_HELP)] = None,
     teacher_epochs: Annotated[int | None, typer.Option(help=TEACHER_EPOCHS_HELP)] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and batches.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and batches.")] = 0,
     train_fraction: Annotated[float, typer.Option(help="Labelled share of the training part.")] = 1.0,
     image_size: Annotated[int, typer.Option(help="Pixels; needed for a folder.")] = 0,
     device: Device = "auto",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from rich.console import Console
 
 from bench.configure import configure
 from bench.data.augment import check_augment
-from bench.data.images import DATASETS, FOLDER, default_augment
+from bench.data.images import default_augment, named
 from bench.data.splits import Splits
 from bench.environment import command, pick_device
 from bench.errors import InputError
@@ -178,11 +177,8 @@ def _check_teachers(request: RunRequest, method: Method) -> None:
 
 def _data(request: RunRequest) -> tuple[DataSpec, Path]:
     """The data set, and the folder where it is looked for; a path is a folder of images."""
-    name, given = request.data, request.place.data_dir
-    data_dir = request.place.data
-    if os.sep in name or (name not in DATASETS and Path(name).is_dir()):
-        path = Path(name).expanduser().resolve()
-        name, data_dir = f"{FOLDER}{path.name}", path.parent
+    given = request.place.data_dir
+    name, data_dir = named(request.data, request.place.data)
     if given and not given.is_dir():
         raise InputError(f"there is no folder {given} (--data-dir).")
     values = {"name": name, "task": request.task, "image_size": request.image_size}

@@ -21,7 +21,7 @@ from results.pages.compatibility import compatibility_report
 from results.pages.report import Report, check_form, render
 from results.store.plan import SweepPlan
 from results.store.run_store import RunStore
-from sweeps.cli.common import listed
+from sweeps.cli.common import named
 from sweeps.cli.place import Place
 from sweeps.cli.progress import SweepProgress
 from sweeps.scheduling.sources import provide
@@ -40,7 +40,7 @@ def report_of_compatibility(methods: str | None, teachers: str | None, students:
 
     check_form(form, ("terminal", "markdown"))
     chosen = {
-        kind: listed(given) if given else known
+        kind: known if given is None else named(given, f"--{kind}s")
         for kind, given, known in (
             ("method", methods, sorted(REGISTRY)),
             ("teacher", teachers, list(FAMILIES)),
@@ -97,8 +97,8 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
         InputError: if the result breaks a rule.
     """
     values = suite.model_dump()
-    if changes.get("methods"):
-        chosen = [method_id(name) for name in listed(changes["methods"])]
+    if changes.get("methods") is not None:
+        chosen = [method_id(name) for name in named(changes["methods"], "--methods")]
         values["methods"] = chosen
         for pair in values["pairs"]:
             pair["methods"] = [name for name in pair["methods"] if name in chosen] if pair["methods"] else ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,7 @@ from bench.errors import InputError, unknown
 from bench.outside import method_id
 from bench.spec import explain
 from sweeps.protocols.protocol import Protocol
+from sweeps.toml_files import read_toml
 
 SAID = ("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment")
 """Fields of the recipe that a protocol must write, so that each has its source."""
@@ -46,21 +46,18 @@ def read_protocol(name: str) -> tuple[dict[str, Any], Protocol]:
         InputError: if there is none, it breaks a rule, or a value has no source.
     """
     if name in bundled():
-        text = (_folder() / f"{name}.toml").read_text(encoding="utf-8")
+        values = read_toml(_folder() / f"{name}.toml", f"protocol {name}")
     elif Path(name).is_file():
-        text = Path(name).read_text(encoding="utf-8")
+        values = read_toml(Path(name), f"protocol {name}")
     elif name.endswith(".toml"):
         raise InputError(f"there is no protocol file {name}.")
     else:
         raise unknown("table", name, bundled(), see="kdbench tables (a path of a TOML file works too)")
     try:
-        values = tomllib.loads(text)
         for row in values.get("cells", []):
             if isinstance(row, dict) and "method" in row:
                 row["method"] = method_id(str(row["method"]), Path(name).parent)
         protocol = Protocol.model_validate({"name": Path(name).stem, "table": Path(name).stem, **values})
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"protocol {name} is not TOML: {error}") from None
     except ValidationError as error:
         raise InputError(f"protocol {name}: {explain(error)}") from None
     _check_said(name, values, protocol)

@@ -51,8 +51,19 @@ Chain = Generator[list[Job], list[StoredRun], None]
 
 
 def storage_at(url: str) -> optuna.storages.BaseStorage:
-    """Optuna's database, made if it is new; only the driver of a store may call this."""
-    return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    """Optuna's database, made if it is new; only the driver of a store may call this.
+
+    Raises:
+        InputError: if the file is no database of Optuna's.
+    """
+    try:
+        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    except Exception as error:  # SQLAlchemy and Optuna raise what the file makes them
+        path, reason = url.removeprefix("sqlite:///"), str(error).splitlines()[0]
+        raise InputError(
+            f"{path} cannot be read as Optuna's database ({reason}): move it away and run again; it is made anew from "
+            "the runs, and nothing finished is repeated."
+        ) from None
 
 
 def teachers(resolved: Sequence[ResolvedPair]) -> Chain:

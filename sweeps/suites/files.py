@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from bench.data.images import DATASETS
 from bench.errors import InputError, unknown
-from bench.outside import method_id
+from bench.outside import brought, method_id
 from bench.spec import explain
 from sweeps.suites.suite import Suite
+from sweeps.toml_files import folder_beside, read_toml
 
 
 def bundled() -> list[str]:
@@ -60,17 +61,16 @@ def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
     if name in extended:
         raise InputError(f"suite {name} extends itself, by {' and '.join(extended)}.")
     if name in bundled():
-        text = (_folder() / f"{name}.toml").read_text()
+        values = read_toml(_folder() / f"{name}.toml", f"suite {name}")
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        values = read_toml(Path(name), f"suite {name}")
+        if isinstance(data := values.get("data"), dict) and isinstance(data.get("name"), str):
+            data["name"] = data["name"] if data["name"] in (*DATASETS, *brought("datasets")) else folder_beside(name, data["name"])
     elif name.endswith(".toml"):
         raise InputError(f"there is no suite file {name}.")
     else:
         raise unknown("suite", name, bundled(), see="a path of a TOML file works too")
-    try:
-        values = _referred(tomllib.loads(text), Path(name).parent)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"suite {name} is not TOML: {error}") from None
+    values = _referred(values, Path(name).parent)
     base = values.pop("extends", None)
     if base is None:
         return values

@@ -67,7 +67,7 @@ class Suite(Frozen):
     about: str = ""
     data: DataSpec
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
-    methods: tuple[str, ...] = tuple(sorted(REGISTRY))
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(sorted(REGISTRY))
     """The rows: ids of methods, compositions such as "kd+at", or names of `settings`."""
     settings: dict[str, dict[str, Any]] = {}
     """Hyperparameters of methods, by id, that are fixed in this suite rather than at their defaults or searched.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
+from bench.data.images import named
 from bench.environment import pick_device
 from bench.networks.build import check_model
 from bench.record import Epoch
@@ -42,6 +44,9 @@ def sweep(
     Raises:
         InputError: if the suite cannot be carried out, or another sweep is using the store.
     """
+    name, folder = named(suite.data.name, machine.data_dir)
+    suite = suite.model_copy(update={"data": suite.data.model_copy(update={"name": name})})
+    machine = replace(machine, data_dir=folder)
     with store.exclusive():
         for pair in suite.pairs:
             for name in (*pair.teachers, pair.student):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, field_validator, model_validator
 
-from bench.schema import Frozen
+from bench.schema import Finite, Frozen
 from bench.spec import Recipe
 
 UNITS = 30.0
@@ -16,7 +16,7 @@ UNITS = 30.0
 Space = dict[str, BaseDistribution]
 
 
-class Range(Frozen):
+class Range(Finite):
     """The range in which tuning searches a number of the recipe."""
 
     low: float

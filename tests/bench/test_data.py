@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from bench.errors import InputError
 from bench.spec import DataSpec
 from bench.tasks import load
 from methods.base import Data
+from methods.rows import count, whole
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 CPU = torch.device("cpu")
@@ -271,3 +273,23 @@ def test_cifar10_jpeg_is_read_from_parquet() -> None:
     assert source.train.targets.bincount().tolist() == [5000] * 10
     mean = source.train.inputs.float().mean(dim=(0, 2, 3)) / 255
     torch.testing.assert_close(mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=2e-3, rtol=0)
+
+
+def test_a_folders_own_parts_are_what_they_are_called(tmp_path: Path) -> None:
+    for part, counts in {"train": (8, 9), "val": (2, 3), "test": (4, 5)}.items():
+        for name, images in zip(("cat", "dog"), counts, strict=True):
+            (tmp_path / "pets" / part / name).mkdir(parents=True)
+            for number in range(images):
+                image = torch.full((3, 8, 8), 10 * len(part) + number, dtype=torch.uint8)
+                write_png(image, str(tmp_path / "pets" / part / name / f"{number}.png"))
+    spec = DataSpec(name="folder:pets", image_size=8)
+    splits = load(spec, tmp_path)
+    assert [count(part.inputs) for part in (splits.train, splits.validation, splits.test)] == [17, 5, 9]
+    assert whole(splits.validation.inputs)[:, 0, 0, 0].tolist() == [30, 31, 30, 31, 32]
+    other = load(spec.model_copy(update={"split_seed": 7}), tmp_path)
+    assert torch.equal(whole(other.validation.inputs), whole(splits.validation.inputs))
+    before = read("folder:pets", 8, tmp_path).fingerprint
+    shutil.rmtree(tmp_path / "pets" / "test")
+    read.cache_clear()
+    splits = load(spec, tmp_path)  # as ImageNet has it: what is held out alone is the test part
+    assert count(splits.test.inputs) == 5 and read("folder:pets", 8, tmp_path).fingerprint != before
