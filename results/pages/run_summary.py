@@ -8,6 +8,7 @@ from bench.errors import InputError
 from bench.record import Metrics, Outcome, plain
 from results.analysis.status import TeacherCost
 from results.analysis.targets import targets
+from results.pages.numbers import setting_text
 from results.pages.pictures import figure_file
 from results.pages.report import Report
 from results.store.run_store import StoredRun
@@ -19,7 +20,7 @@ def run_summary_report(run: StoredRun) -> Report:
     return Report(
         name="summary",
         title=f"{run.spec.method} {run.key[:8]}",
-        text=_lines(run, done) if done else [f"Run {run.key}: {run.status}: {run.reason}"],
+        text=[_what(run), *(_lines(run, done) if done else [f"Run {run.key}: {run.status}: {run.reason}"])],
         values={
             "key": run.key,
             "status": run.status,
@@ -44,6 +45,20 @@ def _lines(run: StoredRun, outcome: Outcome) -> list[str]:
     lines += _cost(outcome)
     lines += [f"Left out: {note}" for note in outcome.notes]
     return [*lines, f"Run {run.key} is in {run.folder.parent}"] if run.folder else lines
+
+
+def _what(run: StoredRun) -> str:
+    """The method, the networks, the data, how long, and the seed of a run, on one line."""
+    spec = run.spec
+    teachers = " + ".join(teacher.name for teacher in spec.teachers)
+    networks = f"{teachers} -> {spec.student.name}" if teachers else spec.student.name
+    share = f", {100 * spec.data.train_fraction:.3g} % labelled" if spec.data.train_fraction < 1 else ""
+    kind = "" if spec.test else ", a tuning trial"
+    setting = f"; {setting_text(spec.params)}" if spec.params else ""
+    return (
+        f"{spec.method}: {networks} on {spec.data.name}{share}, {spec.recipe.epochs} epochs, seed {spec.seed}"
+        f"{kind}{setting}"
+    )
 
 
 def _cost(outcome: Outcome) -> list[str]:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,12 +15,33 @@ from sweeps.cli import authoring, reading, running
 from sweeps.cli.common import say
 
 app = typer.Typer(
-    help="Knowledge distillation, compared honestly: run methods, sweep suites, read leaderboards.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> None:
+    """Prints the version and ends."""
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"kdbench {version('kdbench')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _alone(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Knowledge distillation, compared honestly: run methods, sweep suites, read leaderboards."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
 ORDER = (
     "methods",
     "compatibility",

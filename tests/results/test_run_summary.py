@@ -36,8 +36,9 @@ def texts(report: Report, picture: str) -> list[str]:
 def test_summary_shows_scores_size_speed_and_targets(store: RunStore, finish: Finish) -> None:
     finish("abcd", outcome(0.85))
     lines = render(run_summary_report(store.find("abcd"))).splitlines()
-    assert lines[0].startswith("test, last epoch (3), student, logits: accuracy 0.8500, agreement 0.8000")
-    assert lines[2:] == [
+    assert lines[0] == "kd: large -> small on digits, 3 epochs, seed 1; temperature=4"
+    assert lines[1].startswith("test, last epoch (3), student, logits: accuracy 0.8500, agreement 0.8000")
+    assert lines[3:] == [
         "test, teacher: accuracy 0.9000",
         "1,000 parameters (5.0 times fewer); 0.50 ms a sample; 1.5 s of training",
         "Targets: at least 90 % of the teacher's accuracy: met (0.9444); at most 10 % of its parameters: not met "
@@ -63,7 +64,7 @@ def test_summary_says_what_a_network_went_without(store: RunStore, finish: Finis
 def test_summary_of_a_run_without_a_result_says_why(store: RunStore, finish: Finish) -> None:
     finish("abcd", outcome(0, status="unsupported", reason="no stages"))
     report = run_summary_report(store.find("abcd"))
-    assert render(report) == "Run abcd: unsupported: no stages" and report.values["targets"] == []
+    assert render(report).splitlines()[1:] == ["Run abcd: unsupported: no stages"] and report.values["targets"] == []
     with pytest.raises(InputError, match=r"run abcd has no confusion matrix: it is unsupported\."):
         report.pictures["confusion"]("png")
     with pytest.raises(InputError, match=r"run abcd \(kd, unsupported\) has no exits to compare"):
