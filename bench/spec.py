@@ -39,10 +39,21 @@ class ModelSpec(Frozen):
     """A network: a timm name, where its first weights come from, constructor arguments, and how it is computed."""
 
     name: str
-    weights: Annotated[str, Field(pattern=r"^(scratch|pretrained|(run|sha256):\w+)$")] = "scratch"
-    """scratch; pretrained (timm's weights for the name); run:KEY (a finished run's); or sha256:HASH (an import)."""
+    weights: Annotated[str, Field(pattern=r"^(scratch|pretrained|(run|sha256|start):\w+)$")] = "scratch"
+    """scratch; pretrained (timm's weights for the name); run:KEY (a finished run's); sha256:HASH (an import, as it is);
+    or start:HASH (an import from which a network's training starts)."""
     args: dict[str, Any] = {}
     compute: Compute = Compute()
+
+    @property
+    def ready(self) -> bool:
+        """Whether it comes with the weights with which it is used."""
+        return self.weights.startswith("sha256:")
+
+    @property
+    def learning(self) -> ModelSpec:
+        """The same network as one that is trained: imported weights are where it starts."""
+        return self.model_copy(update={"weights": self.weights.replace("sha256:", "start:")})
 
 
 class DataSpec(Finite):

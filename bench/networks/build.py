@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
 import timm
 import torch
+from timm.models import PretrainedCfg, load_model_config_from_hf
+from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 import bench.networks.zoo  # noqa: F401  (registers the literature's networks)
@@ -28,16 +31,52 @@ class Refused(Unsupported):
         self.arguments = arguments
 
 
+SOURCES = ("hf-hub:", "hf_hub:", "local-dir:")
+"""How names start of models that are described elsewhere, with their weights: on the Hugging Face hub, in a folder."""
+
+
 def check_model(name: str) -> None:
     """Checks that timm knows a model; one that an installed package brings is registered with it when it is named.
+
+    One that is described elsewhere is looked up when its weights are.
 
     Raises:
         InputError: if it does not, with the near names.
     """
-    if not timm.is_model(name) and name in brought("networks"):
+    if name.startswith(SOURCES) or timm.is_model(name):
+        return
+    if name in brought("networks"):
         register(name, loaded("networks", name))
-    if not timm.is_model(name):
+    else:
         raise unknown("model", name, timm.list_models())
+
+
+def published_config(name: str) -> tuple[Any, str, dict[str, Any]]:
+    """What is known of the weights that a name means, None if nothing; the model's name in timm, and its arguments.
+
+    Raises:
+        InputError: if the hub or the folder does not say it.
+    """
+    if not name.startswith(SOURCES):
+        try:
+            return timm.get_pretrained_cfg(name), name, {}
+        except RuntimeError:  # the name has a tag that timm does not know
+            return None, name, {}
+    kind, _, place = name.partition(":")
+    read = load_model_config_from_path if kind == "local-dir" else load_model_config_from_hf
+    try:
+        values, architecture, args = read(place)
+        known = {field.name for field in dataclasses.fields(PretrainedCfg)}
+        config = PretrainedCfg(**{key: value for key, value in values.items() if key in known})
+    except Exception as error:  # the hub, the disk or a torn file raises anything
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{name} cannot be had: its config.json was asked for, but {type(error).__name__}: {reason}. Connect this "
+            "machine once, copy its folder into the hub's cache (~/.cache/huggingface/hub), or name a folder that "
+            "holds its config.json and model.safetensors."
+        ) from None
+    check_model(architecture)
+    return config, architecture, {key: value for key, value in args.items() if key != "num_classes"}
 
 
 def build(spec: ModelSpec, data: ImageSplits, model_args: dict[str, Any] | None = None) -> Network:
@@ -73,7 +112,7 @@ def backbone(spec: ModelSpec, data: ImageSplits, classes: int, model_args: dict[
     """
     check_model(spec.name)
     pretrained = spec.weights == "pretrained"
-    config = timm.get_pretrained_cfg(spec.name) if pretrained else None
+    config = published_config(spec.name)[0] if pretrained else None
     args = dict(spec.args)
     channels = int(args.get("in_chans", 3 if pretrained else data.channels))
     mean = tuple(args.pop("mean", config.mean if config else data.mean))

@@ -23,6 +23,10 @@ Recall = Callable[[str, Rows, Callable[[], Tensor]], tuple[Tensor, bool]]
 """Takes a network's identity, inputs, and what predicts them; gives the logits, and whether they were known before."""
 
 
+START = "start:"
+"""Of weights from which a network's training starts."""
+
+
 class NetworkTask(Protocol):
     """What networks need of their task; `bench.tasks.Task` has it."""
 
@@ -125,14 +129,20 @@ class RunNetworks:
         return generator(self.seed, name)
 
     def _seeded(self, net: Net, model_args: dict[str, object]) -> Network:
-        """A network with these arguments, without those that it does not take, from weights seeded by its name."""
+        """A network with these arguments, without those that it does not take, from weights seeded by its name.
+
+        One that starts from imported weights has those.
+        """
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.default_generator.manual_seed(seed_of(self.seed, "weights", net.name))
-                return self.task.build(self._model(net), self.data, model_args)
+                network = self.task.build(model := self._model(net), self.data, model_args)
         except Refused as refused:
             self.left_out.setdefault(net.name, []).extend(refused.arguments)
             return self._seeded(net, {key: v for key, v in model_args.items() if key not in refused.arguments})
+        if model.weights.startswith(START):
+            load_weights(network, self._weights(model.weights), model.name)
+        return network
 
     def _model(self, net: Net) -> ModelSpec:
         if net.model not in self.models:

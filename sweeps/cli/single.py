@@ -17,7 +17,6 @@ from bench.data.splits import Splits
 from bench.environment import command, pick_device
 from bench.errors import InputError
 from bench.networks.build import check_model
-from bench.networks.checkpoints import import_checkpoint
 from bench.outside import method_id
 from bench.spec import DataSpec, ModelSpec, Recipe, Spec, explain, read_value
 from bench.tasks import load, read, task_of
@@ -29,10 +28,13 @@ from methods.base import Method
 from results.pages.report import render
 from results.pages.run_summary import run_summary_report
 from results.store.run_store import RunStore, StoredRun
+from sweeps.cli.common import say
 from sweeps.cli.place import Place
 from sweeps.cli.progress import Live
 from sweeps.scheduling.workers import carry_out
 from sweeps.suites.suite import primary_of, taught_by, teacher_runs
+from sweeps.weights import checkpoint, doubted, near_chance, started
+from sweeps.weights import named as named_model
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,14 @@ def carry_out_request(request: RunRequest, mlflow: bool) -> tuple[dict[str, Any]
     request = replace(request, method=method_id(request.method))
     method = configure(request.method, request.settings)
     for name in (request.student, *request.teachers):
-        check_model(name)
+        check_model(named_model(name))
     _check_teachers(request, method)
     recipe = _recipe(request, request.epochs)
     setup = _Setup.of(request)
     spec = Spec(
         method=method.id,
         params=method.hyperparameters(),
-        student=setup.model(request.student, request.student_args, recipe),
+        student=setup.model(request.student, request.student_args, recipe).learning,
         teachers=setup.teachers(),
         data=setup.data,
         recipe=recipe,
@@ -119,10 +121,20 @@ class _Setup:
         data = data.model_copy(update={"fingerprint": fingerprint})
         return cls(request, device, data, data_dir, load(data, data_dir), store, cache)
 
-    def model(self, name: str, args: dict[str, str], recipe: Recipe) -> ModelSpec:
-        """A network that can be built for the data, with the way in which it is computed."""
+    def model(self, name: str, args: dict[str, str], recipe: Recipe, path: Path | None = None) -> ModelSpec:
+        """A network that can be built for the data, with its weights and the way in which it is computed.
+
+        Args:
+            name: of the model.
+            args: of its constructor.
+            recipe: by which it would be trained.
+            path: of a checkpoint of its own.
+        """
         model = ModelSpec(name=name, args={name: read_value(value) for name, value in args.items()})
         task = task_of(self.data.task)
+        if path:
+            model = checkpoint(task, model, path, self.splits, self.store)
+        model = started(model, self.splits, self.store, say)
         task.build(model, self.splits)
         memory = self.store.root / "compute.json"
         return chosen(task, model, self.splits, recipe, self.request.place.precision, self.device, memory)
@@ -131,19 +143,22 @@ class _Setup:
         """The teachers of the request, from its checkpoints, or trained if the store has none."""
         request = self.request
         recipe = _recipe(request, request.teacher_epochs or request.epochs).model_copy(update={"finetune": 0.0})
-        models = [self.model(name, request.teacher_args, recipe) for name in request.teachers]
-        if request.teacher_weights:
-            return tuple(map(self._imported, models, request.teacher_weights))
-        return tuple(self._trained(spec) for spec in teacher_runs(models, self.data, recipe))
-
-    def _imported(self, teacher: ModelSpec, path: Path) -> ModelSpec:
-        file = import_checkpoint(path, task_of(self.data.task).build(teacher, self.splits), teacher.name)
-        return teacher.model_copy(update={"weights": self.store.import_weights(file)})
+        paths = request.teacher_weights or (None,) * len(request.teachers)
+        models = [
+            self.model(name, request.teacher_args, recipe, path)
+            for name, path in zip(request.teachers, paths, strict=True)
+        ]
+        for doubt in doubted(task_of(self.data.task), models, self.splits, self.store, self.device):
+            say(doubt)
+        runs = iter(teacher_runs([each for each in models if not each.ready], self.data, recipe))
+        return tuple(model if model.ready else self._trained(next(runs)) for model in models)
 
     def _trained(self, spec: Spec) -> ModelSpec:
         run = self.carry_out(spec, f"teacher {spec.student.name}")
         if run.status != "done":
             raise InputError(f"the teacher {spec.student.name} could not be trained: {run.status}: {run.reason}")
+        if run.outcome and (doubt := near_chance(run.outcome, spec.student.name)):
+            say(doubt)
         return taught_by(spec)
 
     def carry_out(self, spec: Spec, title: str) -> StoredRun:

@@ -6,16 +6,10 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-import safetensors.torch
-import timm
-
 from bench.data.images import ImageSplits
 from bench.data.info import check_data
 from bench.environment import pick_device
-from bench.errors import InputError
-from bench.networks.build import build
 from bench.record import Epoch
-from bench.spec import ModelSpec, Recipe
 from bench.tasks import load
 from results.analysis.leaderboard import leaderboard
 from results.analysis.reproduction import Reproduction, reproduction_of_plan
@@ -29,6 +23,7 @@ from sweeps.scheduling.projector import Projector
 from sweeps.scheduling.study import Chain, Job
 from sweeps.scheduling.workers import Machine
 from sweeps.suites.suite import Way
+from sweeps.weights import imported, with_weights
 
 
 def carry_out(
@@ -57,60 +52,10 @@ def carry_out(
     with store.exclusive():
         plan = SweepPlan.create(store.root, request.protocol.name, digest, request.record())
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
-            way = _with_weights(way_of(plan, store, splits, machine), splits, store)
+            way = with_weights(way_of(plan, store, splits, machine), lambda model: imported(model, splits, store))
             driver.carry_out(_chains(*_jobs(whole, way)))
             projector.finish(leaderboard(plan, store), reproduction_of_plan(plan, store))
     return projector.problem
-
-
-def _with_weights(way: Way, data: ImageSplits, store: RunStore) -> Way:
-    """The same way of computing, of models whose published weights are imported first, once for each model."""
-    imports: dict[str, ModelSpec] = {}
-
-    def imported_first(model: ModelSpec, recipe: Recipe) -> ModelSpec:
-        if model.weights == "pretrained":
-            name = model.model_dump_json()
-            if name not in imports:
-                imports[name] = imported(model, data, store)
-            model = imports[name]
-        return way(model, recipe)
-
-    return imported_first
-
-
-def imported(model: ModelSpec, data: ImageSplits, store: RunStore) -> ModelSpec:
-    """A model whose published weights are kept in the store, with the channels, size and normalisation that they take.
-
-    Raises:
-        InputError: that says how to get them, that there are none or for other classes, or that no model can be built.
-    """
-    instead = "or leave pretrained out, so that the teacher is trained here."
-    try:
-        config = timm.get_pretrained_cfg(model.name)
-    except RuntimeError:  # the name has a tag that timm does not know
-        config = None
-    if not (config and config.has_weights):
-        raise InputError(f"timm has no weights of {model.name}: name others, as resnet34.tv_in1k, {instead}")
-    if config.num_classes != (classes := data.train.classes):
-        raise InputError(
-            f"the weights of {model.name} tell {config.num_classes} classes, but the data have {classes}: name weights "
-            f"for {classes} classes, {instead}"
-        )
-    try:
-        network = build(model, data)
-    except InputError as error:
-        takes = {"in_chans": 3, "input_size": config.input_size[-1], "mean": config.mean, "std": config.std}
-        untrained = model.model_copy(update={"weights": "scratch", "args": takes | model.args})
-        build(untrained, data)  # says what is wrong, unless it is the weights
-        raise InputError(
-            f"the published weights of {model.name} are missing: run once connected to the Hugging Face hub, or "
-            f"copy its folder models--timm--{model.name} into the hub's cache, ~/.cache/huggingface/hub. ({error})"
-        ) from None
-    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    reference = store.import_weights(safetensors.torch.save(state))
-    mean, std = (tuple(values.flatten().tolist()) for values in (network.mean, network.std))
-    takes = {"in_chans": len(mean), "input_size": network.input_size, "mean": mean, "std": std}
-    return model.model_copy(update={"weights": reference, "args": model.args | takes})
 
 
 def _jobs(request: TableRequest, way: Way) -> tuple[list[Job], list[list[Job]]]:

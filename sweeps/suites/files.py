@@ -65,7 +65,11 @@ def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
     elif Path(name).is_file():
         values = read_toml(Path(name), f"suite {name}")
         if isinstance(data := values.get("data"), dict) and isinstance(data.get("name"), str):
-            data["name"] = data["name"] if data["name"] in (*DATASETS, *brought("datasets")) else folder_beside(name, data["name"])
+            known = (*DATASETS, *brought("datasets"))
+            data["name"] = data["name"] if data["name"] in known else folder_beside(name, data["name"])
+        for pair in values.get("pairs") or ():
+            if isinstance(pair, dict) and isinstance(files := pair.get("teacher_weights"), list):
+                pair["teacher_weights"] = [str(Path(name).parent / Path(str(file)).expanduser()) for file in files]
     elif name.endswith(".toml"):
         raise InputError(f"there is no suite file {name}.")
     else:

@@ -37,6 +37,17 @@ class Pair(PairRecord):
     """Fields of the recipe in which this pair's training differs."""
     teaching: dict[str, Any] = {}
     """Fields of the recipe in which, beyond that, its teachers' training differs."""
+    teacher_weights: tuple[str, ...] = ()
+    """Checkpoints that teach untrained, one for each teacher, beside the suite's file; none for teachers that a sweep
+    trains."""
+    teacher_args: dict[str, Any] = {}
+    """Arguments of the teachers' constructors; mean, std and input_size are their input's."""
+
+    @model_validator(mode="after")
+    def _one_for_each(self) -> Self:
+        if self.teacher_weights and len(self.teacher_weights) != len(self.teachers):
+            raise ValueError(f"teacher_weights are one for each of {len(self.teachers)} teachers")
+        return self
 
 
 @dataclass(frozen=True)
@@ -47,8 +58,18 @@ class ResolvedPair:
     student: ModelSpec
     """The student's network, with the way in which it is computed."""
     teachers: tuple[Spec, ...]
-    """The runs that train its teachers."""
+    """The runs that train its teachers; none of those that come with weights for these data."""
     seed: int
+    untrained: tuple[tuple[int, ModelSpec], ...] = ()
+    """Teachers that come with their weights, with their places among all."""
+
+    @property
+    def taught(self) -> tuple[ModelSpec, ...]:
+        """The networks of all teachers, the first one first."""
+        networks = list(map(taught_by, self.teachers))
+        for place, model in self.untrained:
+            networks.insert(place, model)
+        return tuple(networks)
 
 
 Way = Callable[[ModelSpec, Recipe], ModelSpec]
@@ -142,8 +163,15 @@ class Suite(Frozen):
         fraction = self.teacher_fraction or self.data.train_fraction
         data = self.data.model_copy(update={"train_fraction": fraction, "split_seed": seed})
         recipe = self.teacher_recipe(pair)
-        teachers = teacher_runs([way(ModelSpec(name=name), recipe) for name in pair.teachers], data, recipe, seed)
-        return ResolvedPair(pair, way(ModelSpec(name=pair.student), self.recipe_of(pair)), teachers, seed)
+        weights = pair.teacher_weights or ("scratch",) * len(pair.teachers)
+        named = [
+            ModelSpec(name=n, weights=w, args=pair.teacher_args) for n, w in zip(pair.teachers, weights, strict=True)
+        ]
+        models = [way(model, recipe) for model in named]
+        untrained = tuple((place, model) for place, model in enumerate(models) if model.ready)
+        trained = [model for model in models if not model.ready]
+        student = way(ModelSpec(name=pair.student), self.recipe_of(pair)).learning
+        return ResolvedPair(pair, student, teacher_runs(trained, data, recipe, seed), seed, untrained)
 
     def spec(self, resolved: ResolvedPair, method: str, setting: dict[str, Any], test: bool) -> Spec:
         """A run of a method with a setting of what is searched; `recipe.` names go to the recipe.
@@ -155,7 +183,7 @@ class Suite(Frozen):
             method=configured.id,
             params=configured.hyperparameters(),
             student=resolved.student,
-            teachers=tuple(map(taught_by, resolved.teachers if configured.several_teachers else resolved.teachers[:1])),
+            teachers=resolved.taught if configured.several_teachers else resolved.taught[:1],
             data=self.data.model_copy(update={"split_seed": resolved.seed}),
             recipe=self.recipe_of(resolved.pair, method, setting),
             seed=resolved.seed,
@@ -221,7 +249,8 @@ class Suite(Frozen):
         )
         for pair in self.pairs:
             name = pair.name
-            own = {name: pair.recipe, f"teaching of {name}": pair.teaching}
+            own: dict[str, Any] = {name: pair.recipe, f"teaching of {name}": pair.teaching}
+            own |= {f"weights of {name}": list(pair.teacher_weights), f"arguments of {name}": pair.teacher_args}
             protocol |= {key: values for key, values in own.items() if values}
         text = json.dumps(protocol | {"precision": precision, "numbers": NUMBERS}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:8]

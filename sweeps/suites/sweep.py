@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from bench.data.images import named
 from bench.environment import pick_device
 from bench.networks.build import check_model
 from bench.record import Epoch
-from bench.tasks import load, read
+from bench.tasks import load, read, task_of
 from results.analysis.board import Board
 from results.analysis.leaderboard import leaderboard
 from results.store.plan import Planned, SweepPlan
@@ -22,6 +23,8 @@ from sweeps.scheduling.projector import Projector
 from sweeps.scheduling.study import chain, storage_at, teachers
 from sweeps.scheduling.workers import Machine
 from sweeps.suites.suite import Suite
+from sweeps.weights import doubted, started, with_checkpoints, with_weights
+from sweeps.weights import named as model_named
 
 
 def sweep(
@@ -29,6 +32,7 @@ def sweep(
     store: RunStore,
     machine: Machine,
     report: Callable[[Planned, Epoch | StoredRun], None],
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> tuple[Board, str]:
     """Carries out a suite, or goes on with one that was interrupted.
 
@@ -37,6 +41,7 @@ def sweep(
         store: where everything is kept.
         machine: what to use.
         report: told of every epoch and of every run that has ended.
+        say: told what models' names mean, and what speaks against a teacher.
 
     Returns:
         The leaderboard, and a warning if MLflow could not be written.
@@ -44,23 +49,20 @@ def sweep(
     Raises:
         InputError: if the suite cannot be carried out, or another sweep is using the store.
     """
-    name, folder = named(suite.data.name, machine.data_dir)
-    suite = suite.model_copy(update={"data": suite.data.model_copy(update={"name": name})})
-    machine = replace(machine, data_dir=folder)
     with store.exclusive():
-        for pair in suite.pairs:
-            for name in (*pair.teachers, pair.student):
-                check_model(name)
-        fingerprint = read(suite.data, machine.data_dir).fingerprint
-        suite = suite.model_copy(update={"data": suite.data.model_copy(update={"fingerprint": fingerprint})})
-        data = load(suite.data, machine.data_dir)
-        digest = suite.digest(f"{machine.precision} on {pick_device(machine.device).type}")
+        suite, machine = _placed(suite, machine)
+        data, task, device = load(suite.data, machine.data_dir), task_of(suite.data.task), pick_device(machine.device)
+        suite = with_checkpoints(suite, task, data, store)
+        digest = suite.digest(f"{machine.precision} on {device.type}")
         plan = SweepPlan.create(store.root, suite.name, digest, suite.record())
         storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
         with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
-            way = way_of(plan, store, data, machine)
+            way = with_weights(way_of(plan, store, data, machine), lambda model: started(model, data, store, say))
             resolves = [functools.partial(suite.resolve, pair, way) for pair in suite.pairs]
-            driver.carry_out([teachers([resolve(0) for resolve in resolves])])
+            tuned = [resolve(0) for resolve in resolves]
+            for doubt in doubted(task, [model for each in tuned for _, model in each.untrained], data, store, device):
+                say(doubt)
+            driver.carry_out([teachers(tuned)])
             calibrate = weights_of(suite, plan, store, data, machine)
             driver.carry_out(
                 [
@@ -72,3 +74,17 @@ def sweep(
             board = leaderboard(plan, store)
             projector.finish(board)
         return board, projector.problem
+
+
+def _placed(suite: Suite, machine: Machine) -> tuple[Suite, Machine]:
+    """A suite of models that there are, with the fingerprint of its data, and the machine that finds these.
+
+    A folder of images that the suite names by a path is where the machine looks for data.
+    """
+    for pair in suite.pairs:
+        for model in (*pair.teachers, pair.student):
+            check_model(model_named(model))
+    name, folder = named(suite.data.name, machine.data_dir)
+    data = suite.data.model_copy(update={"name": name})
+    data = data.model_copy(update={"fingerprint": read(data, folder).fingerprint})
+    return suite.model_copy(update={"data": data}), replace(machine, data_dir=folder)

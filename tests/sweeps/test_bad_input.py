@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,12 @@ def test_a_suite_names_a_folder_by_a_path_beside_its_file(
         assert f"images of {tiny.parent / 'pets'} need one size" in refused(kdbench("sweep", str(tiny)))
         tiny.write_text(TINY.replace('name = "digits"', f'name = "{name}"\nimage_size = 16'))
         assert "cannot split 5 samples of folder:pets" in refused(kdbench("sweep", str(tiny)))
+
+
+def test_the_command_alone_is_readable_and_says_its_version(kdbench: Run) -> None:
+    code, out, err = kdbench()
+    assert code == 0 and err == "" and "Usage: kdbench" in out.splitlines()[0] + out.splitlines()[1]
+    assert len(out.splitlines()) > 15 and any(line.split()[:1] == ["sweep"] for line in out.splitlines())
+    code, out, err = kdbench("--version")
+    assert code == 0 and err == "" and re.fullmatch(r"kdbench \d+\.\d+\.\d+\n", out)
+    assert "No such command 'swep'" in refused(kdbench("swep"))
