@@ -77,7 +77,7 @@ def teachers(resolved: Sequence[ResolvedPair]) -> Chain:
         for each in resolved
         for number, spec in enumerate(each.teachers)
     ]
-    for job, run in zip(jobs, (yield jobs), strict=True):
+    for job, run in zip(jobs, (yield jobs) if jobs else (), strict=True):
         if run.status != "done":
             raise InputError(f"the teacher of {job.planned.pair} could not be trained: {run.status}: {run.reason}")
 

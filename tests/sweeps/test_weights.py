@@ -23,6 +23,7 @@ from bench.tasks import task_of
 from bench.teachers.doubts import chance_doubt, doubts
 from methods.base import STUDENT
 from results.store.run_store import RunStore
+from sweeps.scheduling.study import teachers
 from sweeps.suites.files import load_suite
 from sweeps.suites.suite import Suite, plainly
 from sweeps.weights import named, started, with_checkpoints
@@ -126,6 +127,7 @@ def test_a_checkpoint_teaches_a_suite_untrained(tmp_path: Path, images: ImageSpl
     assert not resolved.teachers and [model.weights for model in resolved.taught] == [*suite.pairs[0].teacher_weights]
     spec = suite.spec(resolved, "kd", {}, test=True)
     assert spec.teachers == resolved.taught and spec.seed == 2 and store.weights(spec.teachers[0].weights)
+    assert list(teachers([resolved])) == []  # nothing is trained before the students
     assert len(plain.resolve(plain.pairs[0]).teachers) == 1
     with pytest.raises(InputError, match="teacher_weights are one for each of 1 teachers"):
         (tmp_path / "tiny.toml").write_text(TINY.replace("[data]", 'teacher_weights = ["a", "b"]\n[data]'))
