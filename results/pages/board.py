@@ -8,7 +8,7 @@ from typing import Any
 from results.analysis.board import Board, Row
 from results.analysis.statistics import LEVEL, Interval
 from results.pages.numbers import DIFFERS, count_text, score_text, setting_text
-from results.pages.report import TIE, Block, Column, Number, Report, Sheet
+from results.pages.report import TIE, Block, Column, Report, Sheet
 
 
 def board_report(board: Board) -> Report:
@@ -21,11 +21,6 @@ def board_report(board: Board) -> Report:
         notes=_notes(board),
         sheet=_sheet(board),
         values=asdict(board) | {"metric": board.metric.model_dump(), "rows": rows},
-        metrics=[
-            Number(f"test_{board.metric.name}/{row.pair}/{row.method}", row.score.mean, row.seeds)
-            for row in board.rows
-            if row.score
-        ],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +11,7 @@ from results.analysis.comparison import Compared, Comparison, Ranked
 from results.analysis.statistics import FEWEST, LEVEL, WILCOXON_SEEDS, Ranking
 from results.pages.diagram import critical_difference_diagram
 from results.pages.numbers import DIFFERS, score_text
-from results.pages.report import Block, Column, Number, Report, Sheet
+from results.pages.report import Block, Column, Report, Sheet
 
 COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
 RANK_COLUMNS = ("mean rank", "group")
@@ -31,7 +31,6 @@ def comparison_report(compared: Compared) -> Report:
         sheet=_sheet(compared),
         values=asdict(compared) | {"metric": compared.metric.model_dump(), "comparisons": rows},
         pictures={"ranks": lambda form: _diagram(compared, form)},
-        metrics=list(_metrics(compared)),
         tight=True,
     )
 
@@ -50,14 +49,6 @@ def _named(compared: Compared, each: Comparison) -> dict[str, Any]:
     """A comparison's values by what they are: where pairs are compared, method and pair change places."""
     values = asdict(each)
     return values if compared.noun == "method" else values | {"method": each.pair, "pair": each.method}
-
-
-def _metrics(compared: Compared) -> Iterator[Number]:
-    """The gain over every control, and what the corrected test says of it; the step is the number of seeds."""
-    for each in compared.comparisons:
-        for name, value in (("gain", each.difference.mean), ("p_holm", each.p_holm)):
-            if value is not None:
-                yield Number(f"{name}/{each.control}/{each.pair}/{each.method}", value, each.difference.count)
 
 
 def _diagram(compared: Compared, form: str) -> bytes:

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.record import Epoch, Metrics, Outcome
 from bench.spec import Spec
+from results.analysis.board import Row
 from results.analysis.targets import targets
 from results.pages.report import Number
 from results.store.run_store import StoredRun
@@ -50,6 +51,29 @@ def _of_each_prediction(outcome: Outcome, metrics: Metrics) -> Metrics:
         for name, value in metrics.items()
         if name.startswith(outcome.metric.name) or name == "multiply_adds"
     }
+
+
+def row_numbers(row: Row, score: str) -> Iterator[Number]:
+    """What a row of a board says: its mean score and gains with their half-widths, and what it cost.
+
+    Args:
+        row: of one method and pair.
+        score: name of the metric.
+    """
+    intervals = {score: row.score, "gain_over_control": row.gain_control, "gain_over_baseline": row.gain_baseline}
+    for name, value in intervals.items():
+        if value is not None:
+            yield Number(name, value.mean)
+            if value.half_width is not None:
+                yield Number(f"{name}_half_width", value.half_width)
+    for name, p_value in (("p_holm_control", row.p_control), ("p_holm_baseline", row.p_baseline)):
+        if p_value is not None:
+            yield Number(name, p_value)
+    yield Number("cost/seconds", row.seconds)
+    yield Number("cost/teacher_forwards", float(row.teacher_forwards))
+    for name, count in {"parameters": row.parameters, "updates": row.updates, "samples": row.samples}.items():
+        if count is not None:
+            yield Number(f"cost/{name}", float(count))
 
 
 def run_params(spec: Spec) -> dict[str, str]:

@@ -28,6 +28,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
 
 from bench.errors import InputError  # noqa: E402
 from results.analysis.board import Board, Row  # noqa: E402
@@ -43,7 +44,8 @@ from results.pages.run_summary import run_summary_report  # noqa: E402
 from results.store.files import sha256  # noqa: E402
 from results.store.plan import Planned, SweepPlan  # noqa: E402
 from results.store.run_store import RunStore, StoredRun  # noqa: E402
-from results.tracking.projection import epoch_numbers, result_numbers, run_params, run_tags  # noqa: E402
+from results.tracking.place import artifacts_of, follow
+from results.tracking.projection import epoch_numbers, result_numbers, row_numbers, run_params, run_tags  # noqa: E402
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -72,10 +74,11 @@ class Tracker:
         self.store, self.uri = store, f"sqlite:///{store.root / 'mlflow.db'}"
         with FileLock(store.root / "mlflow.lock"):
             sqlite3.connect(store.root / "mlflow.db").close()  # what cannot be opened, MLflow tries for 100 s
+            follow(store.root / "mlflow.db", store.root)
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
             found = self.client.get_experiment_by_name(experiment)
-            location = (store.root / "mlflow-artifacts" / experiment).as_uri()
-            self.experiment = found.experiment_id if found else self.client.create_experiment(experiment, location)
+            place = artifacts_of(store.root, experiment)
+            self.experiment = found.experiment_id if found else self.client.create_experiment(experiment, place)
         self.parents: dict[str, str] = {}
 
     def run(self, planned: Planned) -> None:
@@ -204,12 +207,16 @@ class Tracker:
             self.client.log_artifact(run_id, str(path))
 
     def _summary(self, row: Row, metric: str) -> None:
-        """The mean and the chosen setting on the parent of a method and pair, which ends it."""
+        """The mean, gains, cost and the chosen setting on the parent of a method and pair, which ends it."""
         if (run_id := self.parents.get(f"{row.pair}/{row.method}")) is None:
             return
         tags = [RunTag(f"best.{name}", str(value)) for name, value in row.setting.items()]
-        metrics = [Metric(metric, row.score.mean, 0, 0)] if row.score else []
-        self.client.log_batch(run_id, metrics=metrics, tags=tags)
+        self.client.log_batch(run_id, tags=tags)
+        self._metrics(run_id, [Metric(number.name, number.value, 0, 0) for number in row_numbers(row, metric)])
+        if row.status == "done":  # until then another setting may turn out best, and MLflow keeps what it was told
+            with contextlib.suppress(MlflowException):
+                params = [Param(f"best.{name}", str(value)) for name, value in row.setting.items()]
+                self.client.log_batch(run_id, params=params)
         self._end(run_id, "FINISHED", None)
 
     def _parent(self, planned: Planned, started: float) -> str:

@@ -75,7 +75,8 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
     machine = replace(place, precision=place.precision or suite.precision).machine()
     store = RunStore(place.store)
     studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)
-    teachers = sum(len(pair.teachers) for pair in suite.pairs) * (1 + suite.seeds)
+    trained = [pair for pair in suite.pairs if not pair.teacher_weights]
+    teachers = sum(len(pair.teachers) for pair in trained) * (1 + suite.seeds)
     runs = studies * (suite.tuning.trials + suite.seeds) + teachers
     with SweepProgress(suite.name, runs, machine.workers) as progress:
         board, problem = sweep(suite, store, machine, progress.report)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
 from results.analysis.leaderboard import leaderboard
 from results.store.plan import Planned, SweepPlan
@@ -85,12 +86,11 @@ def test_child_holds_params_curves_tags_and_artifacts(filled: SweepPlan, store: 
 def test_board_is_a_table_artifact(filled: SweepPlan, store: RunStore) -> None:
     tracker = sync(filled, store)
     board = next(run for run in runs(tracker) if run.info.run_name == "leaderboard")
-    assert board.data.metrics["test_accuracy/large to small/kd"] == pytest.approx(0.855)
+    assert board.data.metrics == {}  # its numbers are those of the parents
     files = {artifact.path for artifact in tracker.client.list_artifacts(board.info.run_id)}
     tables = {f"{name}.{suffix}" for name in ("leaderboard", "comparison") for suffix in ("md", "csv", "tex")}
     assert files == tables | {"leaderboard.json", "comparison.json"}  # too few methods for ranks
     assert json.loads(board.data.tags["mlflow.loggedArtifacts"])[0] == {"path": "leaderboard.json", "type": "table"}
-    assert "gain/student/large to small/kd" in board.data.metrics
 
 
 def test_metric_of_a_suite_names_what_is_logged(plan: SweepPlan, fill: Fill, store: RunStore) -> None:
@@ -99,8 +99,8 @@ def test_metric_of_a_suite_names_what_is_logged(plan: SweepPlan, fill: Fill, sto
     tracker = sync(replanned(plan, store, metric=ERROR.model_dump()), store)
     by_name = {run.info.run_name: run.data.metrics for run in runs(tracker)}
     assert by_name["kd: large -> small"]["test_error"] == pytest.approx(0.145)
-    assert by_name["leaderboard"]["test_error/large to small/kd"] == pytest.approx(0.145)
-    assert by_name["leaderboard"]["gain/student/large to small/kd"] == pytest.approx(0.045)
+    assert by_name["kd: large -> small"]["gain_over_control"] == pytest.approx(0.045)
+    assert by_name["leaderboard"] == {}
     seed = next(run for run in runs(tracker) if run.data.tags.get("kdbench.key") == "kd-1")
     assert seed.data.metrics["test_error/last"] == seed.data.metrics["test_error/last/student/logits"] == 0.15
     assert not [name for metrics in by_name.values() for name in metrics if "accuracy" in name]
@@ -152,3 +152,37 @@ def test_explanation_is_logged_as_metrics_table_and_plot(store: RunStore) -> Non
 
 def test_metric_names_hold_what_mlflow_allows() -> None:
     assert metric_name("a + b -> c/kd+0.5*at(p=[1,2])") == "a and b to c/kdand0.5xat_p__1_2__"
+
+
+def test_a_store_that_was_moved_writes_into_its_own_place(
+    filled: SweepPlan, store: RunStore, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    sync(filled, store)
+    place = tmp_path_factory.mktemp("moved") / "here"
+    shutil.copytree(store.root, place)
+    before = {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()}
+    moved = RunStore(place)
+    _artifact_repos_cache.clear()  # of this process, by the ids of runs
+    tracker = sync(SweepPlan.find(place, "toy"), moved)
+    for run in runs(tracker):
+        assert (run.info.artifact_uri or "").startswith(f"{place.as_uri()}/mlflow-artifacts/toy/")
+    assert (
+        tracker.client.get_experiment(tracker.experiment).artifact_location == f"{place.as_uri()}/mlflow-artifacts/toy"
+    )
+    assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()} == before
+    board = next(run for run in runs(tracker) if run.info.run_name == "leaderboard")
+    assert tracker.client.list_artifacts(board.info.run_id)
+
+
+def test_parents_have_what_their_rows_say_and_the_board_no_metric_for_each(
+    plan: SweepPlan, fill: Fill, store: RunStore
+) -> None:
+    fill("student", [0.80, 0.82])
+    fill("kd", [0.85, 0.86, 0.87])
+    by_name = {run.info.run_name: run.data for run in runs(sync(plan, store))}
+    parent, partial = by_name["kd: large -> small"], by_name["student: large -> small"]
+    assert parent.metrics["test_accuracy"] == pytest.approx(0.86)
+    assert parent.metrics["gain_over_control"] == pytest.approx(0.045) and parent.metrics["cost/seconds"] > 0
+    assert {"test_accuracy_half_width", "gain_over_control_half_width"} <= parent.metrics.keys()
+    assert parent.params == {"best.lr": "0.1"} and partial.params == {}  # two of three seeds are not all
+    assert by_name["leaderboard"].metrics == {}
