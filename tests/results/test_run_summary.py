@@ -75,7 +75,7 @@ def test_pictures_show_decisions_and_exits(store: RunStore, finish: Finish) -> N
     finish("abcd", outcome(0.85))
     report = run_summary_report(store.find("abcd"))
     assert report.pictures["confusion"]("png").startswith(PNG)
-    assert {"9", "8", "decision", "decisions", "class"} <= set(texts(report, "confusion"))
+    assert {"9", "8", "decision", "class"} <= set(texts(report, "confusion"))
     with pytest.raises(InputError, match="has no exits to compare"):
         report.pictures["anytime"]("png")
 
