@@ -1,4 +1,4 @@
-"""The one exception for bad input, and the sentence that lists near names."""
+"""The exceptions for bad input and for a sweep with failed runs, and the sentence that lists near names."""
 
 from __future__ import annotations
 
@@ -8,6 +8,21 @@ from collections.abc import Iterable
 
 class InputError(Exception):
     """Something the user gave is wrong; the message is one line: the rule, the value, the way out."""
+
+
+class Unfinished(Exception):
+    """Runs came to no result, by their method's fault or the machine's; the same command tries them again."""
+
+    def __init__(self, failures: Iterable[str]) -> None:
+        """Lists the runs.
+
+        Args:
+            failures: for each run what it is, and what became of it.
+        """
+        lines = list(failures)
+        super().__init__(
+            "\n".join([f"{len(lines)} runs came to no result; the same command tries them again:", *lines])
+        )
 
 
 def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> InputError:

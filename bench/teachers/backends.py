@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections import OrderedDict
 from pathlib import Path
@@ -21,6 +22,9 @@ Tensors = dict[str, Tensor]
 DEFAULT_CACHE = "disk:8"
 CHANNELS_LAST = ":channels_last"
 """Ends the name of a tensor in a file that was so laid out: losses add up in the order of memory, to other bits."""
+
+SHA256 = "sha256"
+"""What a file's header calls the digest of its tensors."""
 
 
 class CacheBackend(Protocol):
@@ -86,11 +90,15 @@ class Disk:
         """Bytes that may be written before the folder's size is looked at again; other processes write there too."""
 
     def get(self, name: str) -> Tensors | None:
-        """See CacheBackend; a file that cannot be read is as good as none."""
+        """See CacheBackend; a file that cannot be read, or is not what was written, is as good as none."""
         path = self._path(name)
         try:
-            tensors: Tensors = safetensors.torch.load_file(path)
+            with safetensors.safe_open(path, "pt") as file:
+                digest = (file.metadata() or {}).get(SHA256)
+                tensors: Tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         except (OSError, safetensors.SafetensorError):
+            return None
+        if digest != sha256_of(tensors):
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -103,7 +111,8 @@ class Disk:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with replacing(self._path(name), durable=False) as temporary:
-                safetensors.torch.save_file(dict(_packed(*item) for item in tensors.items()), temporary)
+                packed = dict(_packed(*item) for item in tensors.items())
+                safetensors.torch.save_file(packed, temporary, {SHA256: sha256_of(packed)})
         except (OSError, safetensors.SafetensorError):
             return
         self.unchecked -= nbytes(tensors)
@@ -181,6 +190,15 @@ def _unpacked(key: str, tensor: Tensor) -> tuple[str, Tensor]:
     """The inverse of `_packed`."""
     last = key.endswith(CHANNELS_LAST)
     return key.removesuffix(CHANNELS_LAST), tensor.permute(0, 3, 1, 2) if last else tensor
+
+
+def sha256_of(tensors: Tensors) -> str:
+    """The SHA-256 of the names, types, shapes and bytes of contiguous tensors on the CPU."""
+    digest = hashlib.sha256()
+    for key, tensor in sorted(tensors.items()):
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def nbytes(tensors: Tensors) -> int:

@@ -100,6 +100,8 @@ class Board:
     reasons: dict[str, str]
     """Why a method does worse than the control, where that is known, by method."""
     hardware: str
+    damaged: list[str]
+    """What is left out, as its files are not what was written."""
     done: int
     expected: int
     rows: list[Row]

@@ -11,7 +11,8 @@ from results.analysis.board import Row
 from results.analysis.leaderboard import leaderboard
 from results.analysis.statistics import Interval, interval
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 
 Run = tuple[Planned, StoredRun]
 

@@ -13,7 +13,8 @@ from results.analysis.board import Board, Budget, LabelShares, Row
 from results.analysis.comparison import Comparison, within_groups
 from results.analysis.statistics import Interval, could_be_best, interval
 from results.store.plan import LABELS_ALONE, UNLABELLED, Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 
 Run = tuple[Planned, StoredRun]
 
@@ -62,10 +63,21 @@ def leaderboard(plan: SweepPlan, store: RunStore) -> Board:
         batch_size=suite.recipe.batch_size,
         reasons=suite.reasons,
         hardware="; ".join(Counter(_machine(run) for _, run in known if run.outcome)),
+        damaged=damaged_of(plan, known),
         done=finished,
         expected=plan.expected(),
         rows=rows,
     )
+
+
+def damaged_of(plan: SweepPlan, known: Sequence[Run]) -> list[str]:
+    """Which of a plan's runs, and which lines of the plan, are left out since they are damaged, and by what file."""
+    runs = [
+        f"{each.method} {each.phase} {each.number} of {each.pair} ({each.key}): {run.reason}"
+        for each, run in known
+        if run.damaged
+    ]
+    return [*runs, *(f"{plan.folder / 'plan.jsonl'}, line {number}, is damaged." for number in plan.damaged)]
 
 
 def _rows(plan: SweepPlan, pair: str, known: list[Run]) -> list[Row]:

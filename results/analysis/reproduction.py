@@ -17,9 +17,10 @@ from results.analysis.reproduced import Reproduced, orders, ranked, with_gains, 
 from results.analysis.statistics import interval
 from results.analysis.verdict import Judgement
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 
-BAD = ("diverged", "unsupported", "failed")
+BAD = ("diverged", "unsupported", "failed", "damaged")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,18 @@
-"""How a suite's runs stand, and whether teachers are whole; derived from files."""
+"""How a suite's runs stand, and whether teachers are whole; derived from files, without a lock."""
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bench.errors import InputError
 from bench.record import ACCURACY, Metric
-from results.store.plan import SweepPlan
+from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore, WeightsLeftOut
+from results.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,50 @@ class TeacherCost:
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that failed."""
+    """A run that failed, or is damaged."""
 
     key: str
     method: str
     phase: str
+    status: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """A run that a process is at."""
+
+    key: str
+    pair: str
+    method: str
+    phase: str
+    number: int
+    by: str
+    """HOST:PID."""
+    since: float
+    """Seconds since it was taken up."""
+    seen: float
+    """Seconds since the last sign of life of its process."""
+    epoch: int
+    of: int
+    left: float | None
+    """Seconds that it will still take, by its own epochs; None before the first."""
+
+    @classmethod
+    def of_run(cls, planned: Planned, run: StoredRun, now: float) -> Running:
+        """A running run as it stands at a time in seconds since 1970."""
+        assert run.claim is not None
+        done = run.epochs[-1].number if run.epochs else 0
+        of = run.epochs[-1].of if run.epochs else run.spec.recipe.epochs
+        each = statistics.fmean(epoch.seconds for epoch in run.epochs) if run.epochs else None
+        return cls(
+            *(run.key, planned.pair, planned.method, planned.phase, planned.number, run.claim.by),
+            since=now - run.claim.time,
+            seen=max(0.0, now - run.claim.seen),
+            epoch=done,
+            of=of,
+            left=None if each is None else each * (of - done),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,13 +111,17 @@ class SuiteStatus:
     methods: dict[str, dict[str, int]]
     """The number of runs by method and status."""
     failures: list[Failure]
+    """What failed, and what is left out as it is damaged."""
+    running: list[Running]
+    left: float | None
+    """Seconds that the rest will take at the mean time of the runs that ended, side by side as now; None if unknown."""
     teaching: TeacherCost
 
 
 def status_of(plan: SweepPlan, store: RunStore) -> SuiteStatus:
     """Counts of runs by method and status, with the reasons of those that failed."""
     counts: dict[str, Counter[str]] = {}
-    failures, teaching = [], TeacherCost()
+    failures, running, times, teaching, now = [], [], list[float](), TeacherCost(), time.time()
     for planned in plan.runs():
         run = store.get(planned.key)
         status = run.status if run else "pending"
@@ -84,14 +129,20 @@ def status_of(plan: SweepPlan, store: RunStore) -> SuiteStatus:
         counts.setdefault(planned.method, Counter())[status] += 1
         if run and run.outcome:
             teaching += TeacherCost.of(run.outcome.cost)
-        if run and status == "failed":
-            failures.append(Failure(run.key, planned.method, planned.phase, run.reason))
+        if run and (run.finished or run.pruned):
+            times += [sum(epoch.seconds for epoch in run.epochs)] if planned.phase != "teacher" else []
+        if run and run.claim:
+            running.append(Running.of_run(planned, run, now))
+        if run and status in ("failed", "damaged"):
+            failures.append(Failure(run.key, planned.method, planned.phase, status, run.reason))
     return SuiteStatus(
         suite=plan.name,
         expected=plan.expected(),
         started=sum(counter.total() for method, counter in counts.items() if method != "teacher"),
         methods={method: dict(counter) for method, counter in counts.items()},
         failures=failures,
+        running=running,
+        left=statistics.fmean(times) * (plan.expected() - len(times)) / len(running) if times and running else None,
         teaching=teaching,
     )
 

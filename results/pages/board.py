@@ -116,6 +116,7 @@ def _notes(board: Board) -> list[str]:
         lines.append(f"Teachers: {', '.join(teachers)}.")
     if board.hardware:
         lines.append(f"Runs on {board.hardware}.")
+    lines += [f"Left out, and made anew by the next sweep: {each}" for each in board.damaged]
     if board.done < board.expected:
         lines.append(f"Unfinished: {board.done} of {board.expected} runs.")
     return lines

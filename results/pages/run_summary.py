@@ -11,7 +11,7 @@ from results.analysis.targets import targets
 from results.pages.numbers import setting_text
 from results.pages.pictures import figure_file
 from results.pages.report import Report
-from results.store.run_store import StoredRun
+from results.store.stored_run import StoredRun
 
 
 def run_summary_report(run: StoredRun) -> Report:

@@ -6,19 +6,39 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from results.analysis.status import SuiteStatus, TeacherStatus
+from results.analysis.status import Running, SuiteStatus, TeacherStatus
 from results.pages.numbers import printed
 from results.pages.report import Report
 
 
 def status_report(status: SuiteStatus) -> Report:
-    """A line for each method, then what teachers cost, then the runs that failed."""
+    """A line for each method, what teachers cost, the runs that failed or are damaged, and those under way."""
     lines = [f"{status.suite}: {status.started} of {status.expected} runs started"]
     for method, counts in status.methods.items():
         lines.append(f"  {method}: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
     lines += [f"  {status.teaching}"] if status.teaching.teacher_forwards else []
-    lines += [f"  failed: {each.method} {each.phase} ({each.key}): {each.reason}" for each in status.failures]
+    lines += [f"  {each.status}: {each.method} {each.phase} ({each.key}): {each.reason}" for each in status.failures]
+    lines += [_running(each) for each in status.running]
+    lines += [f"  about {_time(status.left)} left"] if status.left is not None else []
     return Report(name="status", title=status.suite, text=lines, values=asdict(status))
+
+
+def _running(run: Running) -> str:
+    """A running run: what, by whom, since when, its last sign of life, and the time left."""
+    left = f", about {_time(run.left)} left" if run.left is not None else ""
+    place = f"{run.method} {run.phase} {run.number} of {run.pair}"
+    return (
+        f"  running: {place} ({run.key}) by {run.by} for {_time(run.since)}, "
+        f"last sign of life {_time(run.seen)} ago, epoch {run.epoch} of {run.of}{left}"
+    )
+
+
+def _time(seconds: float) -> str:
+    """A duration, in the largest unit of which there are at least two."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def teachers_report(teachers: Sequence[TeacherStatus]) -> Report:

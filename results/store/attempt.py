@@ -5,20 +5,30 @@ Commit order: checkpoint, then the record that names its SHA-256, DONE last. Att
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock
 
 from bench.atomic import write
+from bench.errors import InputError
 from bench.record import Epoch, Outcome, plain
 from results.store.files import attempts_of, json_line, read_lines, sha256
+
+BEAT = 2.0
+"""Seconds between the signs of life of an attempt: the time of its claim.json."""
+SILENT = 60.0
+"""Seconds without one after which an attempt is not taken for alive, where its process cannot be asked for."""
 
 
 class Attempt:
@@ -49,6 +59,8 @@ class Attempt:
         self.folder.mkdir()
         claim = {"event": "claim", "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
         write(self.folder / "claim.json", json.dumps(claim).encode(), durable=False)
+        self.ended = threading.Event()
+        threading.Thread(target=self._beat, daemon=True).start()
         self.resumed: bytes | None = None
         self.kept: list[Epoch] = []
         """Epochs that an earlier attempt did and this one need not."""
@@ -69,6 +81,7 @@ class Attempt:
 
     def __exit__(self, *exception: object) -> None:
         """Gives the run free."""
+        self.ended.set()
         self.records.close()
         self.lock.release()
 
@@ -99,7 +112,11 @@ class Attempt:
             write(self.folder / f"{name}.safetensors", file)
         self._append({"event": "outcome", "time": time.time(), "outcome": plain(outcome)})
         kept = [self.folder / "records.jsonl", *(self.folder / f"{name}.safetensors" for name in files)]
-        done = {"attempt": self.folder.name, "files": {path.name: sha256(path.read_bytes()) for path in kept}}
+        done = {
+            "attempt": self.folder.name,
+            "files": {path.name: sha256(path.read_bytes()) for path in kept},
+            "spec": sha256((self.run_folder / "spec.json").read_bytes()),
+        }
         write(self.run_folder / "DONE.json", json.dumps(done, indent=1).encode())
         for checkpoint in self.folder.glob("checkpoint-*.pt"):
             checkpoint.unlink()
@@ -115,6 +132,12 @@ class Attempt:
             old.unlink()
         return {"file": path.name, "sha256": sha256(state)}
 
+    def _beat(self) -> None:
+        """Shows that this process lives until the attempt has ended, or its folder is gone."""
+        with contextlib.suppress(OSError):
+            while not self.ended.wait(BEAT):
+                os.utime(self.folder / "claim.json")
+
     def _append(self, line: dict[str, Any], durable: bool = True) -> None:
         self.records.write(json_line(line))
         self.records.flush()
@@ -123,8 +146,11 @@ class Attempt:
 
 
 def _resume_point(attempt: Path) -> tuple[list[dict[str, Any]], bytes] | None:
-    """The records up to the last checkpoint that is whole, and that checkpoint."""
-    lines = read_lines(attempt / "records.jsonl")
+    """The records up to the last checkpoint that is whole, and that checkpoint; none if the records are damaged."""
+    try:
+        lines = read_lines(attempt / "records.jsonl")
+    except InputError:
+        return None
     for end in range(len(lines), 0, -1):
         checkpoint = lines[end - 1].get("checkpoint")
         if checkpoint and (attempt / checkpoint["file"]).exists():
@@ -134,18 +160,45 @@ def _resume_point(attempt: Path) -> tuple[list[dict[str, Any]], bytes] | None:
     return None
 
 
-def is_alive(attempt: Path) -> bool:
-    """Whether the process that claimed an attempt on this machine still exists; elsewhere, whether it wrote lately."""
+@dataclass(frozen=True)
+class Claim:
+    """Who is, or was, at an attempt."""
+
+    host: str
+    pid: int
+    time: float
+    """When it was made, in seconds since 1970."""
+    seen: float
+    """The last sign of life."""
+
+    @property
+    def by(self) -> str:
+        """HOST:PID."""
+        return f"{self.host}:{self.pid}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process still exists, on this machine; elsewhere, whether it gave a sign of life lately.
+
+        A process that began after the claim is another one of the same number.
+        """
+        lately = time.time() - self.seen < SILENT
+        if self.host != socket.gethostname():
+            return lately
+        try:
+            process = psutil.Process(self.pid)
+            return process.status() != psutil.STATUS_ZOMBIE and (process.create_time() <= self.time + 1 or lately)
+        except psutil.AccessDenied:
+            return lately
+        except psutil.Error:
+            return False
+
+
+def claim_of(attempt: Path) -> Claim | None:
+    """Who is or was at an attempt; None if it does not say, as one that was imported."""
+    path = attempt / "claim.json"
     try:
-        claim = json.loads((attempt / "claim.json").read_text())
-    except (FileNotFoundError, ValueError):
-        return False
-    if claim["host"] != socket.gethostname():
-        return time.time() - (attempt / "records.jsonl").stat().st_mtime < 600
-    try:
-        os.kill(claim["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
+        said = json.loads(path.read_text())
+        return Claim(said["host"], said["pid"], said["time"], path.stat().st_mtime)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -20,8 +20,9 @@ from results.store.evidence import (
 )
 from results.store.files import PLAN, done_of, sha256
 from results.store.plan import Planned, SweepPlan, read_suite
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
 from results.store.sources import copy_sources
+from results.store.stored_run import StoredRun
 
 MEGABYTE = 1_000_000
 SHOWN = 10

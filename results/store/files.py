@@ -28,12 +28,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
-    return list(_parsed(path))
+    return list(parsed(path.read_bytes(), path))
 
 
-def _parsed(path: Path) -> Iterator[dict[str, Any]]:
-    raw = path.read_bytes().split(b"\n")
-    for number, line in enumerate(raw[:-1], start=1):
+def parsed(data: bytes, path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON lines that a file has, without a torn last one.
+
+    Raises:
+        InputError: if a line before the last cannot be read.
+    """
+    for number, line in enumerate(data.split(b"\n")[:-1], start=1):
         try:
             yield json.loads(line)
         except ValueError:
@@ -52,11 +56,22 @@ def attempts_of(folder: Path) -> list[Path]:
 
 
 def done_of(folder: Path) -> dict[str, Any] | None:
-    """What the DONE.json of a run's folder says; None if the run is not finished."""
+    """What the DONE.json of a run's folder says; None if the run is not finished.
+
+    Raises:
+        InputError: if it is damaged.
+    """
+    path = folder / "DONE.json"
     try:
-        done: dict[str, Any] = json.loads((folder / "DONE.json").read_text())
+        done: dict[str, Any] = json.loads(path.read_bytes())
+        whole = re.fullmatch(r"attempt-\d+", done["attempt"]) and isinstance(done["files"], dict)
+        whole = whole and isinstance(done.get("left_out", {}), dict)
     except FileNotFoundError:
         return None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if not whole:
+        raise InputError(f"{path} is damaged.")
     return done
 
 

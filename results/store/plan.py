@@ -6,6 +6,7 @@ run. A suite whose protocol is changed gets another hash, so rows of different p
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,7 +21,6 @@ from bench.errors import InputError, unknown
 from bench.record import ACCURACY, Metric
 from bench.schema import Frozen
 from bench.spec import Compute, DataSpec, Recipe, explain
-from results.store.files import read_lines
 
 PHASES = ("teacher", "trial", "seed")
 LABELS_ALONE, UNLABELLED = "labels alone", "unlabelled images too"
@@ -155,24 +155,28 @@ class SweepPlan:
             InputError: if its suite cannot be read.
         """
         self.folder = folder
-        self.suite = read_suite((folder / "suite.json").read_text(), str(folder / "suite.json"))
+        self.damaged: list[int] = []
+        """Lines of plan.jsonl that could not be read when it was last read; the next sweep plans their runs anew."""
+        self.suite = read_suite((folder / "suite.json").read_bytes(), str(folder / "suite.json"))
 
     @classmethod
     def create(cls, store: Path, name: str, digest: str, suite: Mapping[str, Any]) -> SweepPlan:
         """The plan of a suite, made if it is new; `suite` takes the place of what was last run under this protocol.
 
         How networks are computed and what was calibrated is kept from the last time, unless `suite` says it. A torn
-        last line, of a driver that died, is cut.
+        last line, of a driver that died, is cut, and a damaged one: their runs are planned anew.
         """
         folder = store / "suites" / name / digest
         folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "suite.json").exists():
+        with contextlib.suppress(InputError, FileNotFoundError):
             known = cls(folder).suite.values()
             suite = {name: known[name] for name in ("compute", "calibrated") if known.get(name)} | dict(suite)
         write(folder / "suite.json", json.dumps(suite, indent=1).encode())
-        lines = folder / "plan.jsonl"
-        whole = lines.read_bytes() if lines.exists() else b""
-        write(lines, whole[: whole.rfind(b"\n") + 1])
+        plan = cls(folder)
+        plan.started()
+        lines = (folder / "plan.jsonl").read_bytes().split(b"\n")[:-1] if (folder / "plan.jsonl").exists() else []
+        whole = [line + b"\n" for number, line in enumerate(lines, start=1) if number not in plan.damaged]
+        write(folder / "plan.jsonl", b"".join(whole))
         return cls(folder)
 
     @classmethod
@@ -180,7 +184,7 @@ class SweepPlan:
         """The plan of a suite by NAME (the protocol last run) or NAME@HASH.
 
         Raises:
-            InputError: if there is none.
+            InputError: if there is none, or none that can be read.
         """
         name, _, digest = name.partition("@")
         name = Path(name).stem
@@ -190,7 +194,15 @@ class SweepPlan:
             raise unknown(
                 f"suite in the store {store}", name, {path.parent.name for path in found}, "kdbench sweep --help"
             )
-        return max((cls(path) for path in named), key=lambda plan: plan.last_run)
+        plans, damaged = list[SweepPlan](), list[InputError]()
+        for path in named:
+            try:
+                plans.append(cls(path))
+            except InputError as error:
+                damaged.append(error)
+        if not plans:
+            raise damaged[0]
+        return max(plans, key=lambda plan: plan.last_run)
 
     @property
     def last_run(self) -> float:
@@ -223,9 +235,16 @@ class SweepPlan:
             os.fsync(file.fileno())
 
     def started(self) -> list[Planned]:
-        """Every run that was ever started under this protocol, once."""
-        lines = [Planned(**line) for line in read_lines(self.folder / "plan.jsonl")]
-        return list({planned.place: planned for planned in lines}.values())
+        """Every run that was ever started under this protocol, once, as far as the plan can be read."""
+        path, found, damaged = self.folder / "plan.jsonl", dict[tuple[str, str, str, int], Planned](), []
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1] if path.exists() else (), start=1):
+            try:
+                planned = Planned(**json.loads(line))
+                found[planned.place] = planned
+            except (ValueError, TypeError):
+                damaged.append(number)
+        self.damaged = damaged
+        return list(found.values())
 
     def runs(self) -> list[Planned]:
         """Every run that was started, once, of the methods and pairs that the suite now has."""
@@ -252,7 +271,7 @@ class SweepPlan:
         return sum(len(self.suite.methods_of(pair)) for pair in self.suite.pairs) * runs
 
 
-def read_suite(text: str, origin: str) -> SuiteRecord:
+def read_suite(text: str | bytes, origin: str) -> SuiteRecord:
     """A suite from JSON; fields of its data and recipe that this kdbench does not know are kept.
 
     Args:

@@ -108,7 +108,12 @@ def _restore_run(run: KeptRun, weights: bytes | None, store: RunStore) -> bool:
         attempt.mkdir()
         write(attempt / "records.jsonl", run.records())
         if run.outcome:
-            done = {"attempt": attempt.name, "files": {"records.jsonl": sha256(run.records())}, "left_out": run.files}
+            done = {
+                "attempt": attempt.name,
+                "files": {"records.jsonl": sha256(run.records())},
+                "left_out": run.files,
+                "spec": sha256((folder / "spec.json").read_bytes()),
+            }
             write(folder / "DONE.json", json.dumps(done, indent=1).encode())
             if weights:
                 _add_weights(folder, weights)

@@ -14,19 +14,17 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from bench.atomic import write
 from bench.errors import InputError, unknown
-from bench.record import Epoch, Outcome
-from bench.spec import Spec, explain
-from results.store.attempt import Attempt, is_alive
-from results.store.files import attempts_of, done_of, evidence_folders, read_lines, sha256
+from bench.record import Epoch
+from results.store.attempt import Attempt, claim_of
+from results.store.files import attempts_of, done_of, evidence_folders, sha256
+from results.store.stored_run import UNREADABLE, Damaged, StoredRun, read_run, read_spec
+from results.store.verified import Verified
 
 CHECKPOINT_SECONDS = 5.0
 """Checkpoints are at least this far apart: a death costs these seconds and the epoch under way."""
@@ -42,34 +40,8 @@ class WeightsLeftOut(InputError):
     """The weights of a finished run were not in the evidence that it was imported from."""
 
 
-@dataclass(frozen=True)
-class StoredRun:
-    """What the store knows of a run."""
-
-    key: str
-    spec: Spec
-    status: str
-    """done, diverged, unsupported; failed, stopped; running, interrupted."""
-    reason: str
-    epochs: list[Epoch]
-    outcome: Outcome | None
-    started: float
-    """Seconds since 1970."""
-    ended: float
-    times: list[float]
-    """When each epoch ended."""
-    folder: Path | None
-    """Of the attempt that counts."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether it is a result, and so never repeated."""
-        return self.outcome is not None
-
-    @property
-    def pruned(self) -> bool:
-        """Whether a sweep ended it early, as hopeless."""
-        return self.status == "stopped"
+class Busy(InputError):
+    """Another process is at a run, or was a moment ago."""
 
 
 class RunStore:
@@ -86,6 +58,7 @@ class RunStore:
             InputError: if the folder is to be written and cannot be, or is one of evidence.
         """
         self.root = root.expanduser().resolve()
+        self.verified = Verified(self.root)
         if read_only:
             return
         if evidence_folders(self.root):
@@ -110,7 +83,7 @@ class RunStore:
         """A run by its key, or by the first characters of it.
 
         Raises:
-            InputError: if there is none, or more than one.
+            InputError: if there is none, or more than one; Damaged if its files are not what was written.
         """
         if len(text) < SHORTEST_KEY:
             raise InputError(
@@ -126,33 +99,28 @@ class RunStore:
             )
         run = self.get(matches[0])
         assert run is not None
+        if run.damaged:
+            raise Damaged(f"run {run.key}: {run.reason} The next sweep, or the same run again, makes it anew.")
         return run
 
     def get(self, key: str) -> StoredRun | None:
-        """What is known of a run, or None if it was never started."""
+        """What is known of a run, or None if it was never started; its records are checked by their SHA-256."""
         folder = self.root / "runs" / key
         if not (folder / "spec.json").exists():
             return None
-        spec = read_spec(folder)
-        done = done_of(folder)
-        attempts = attempts_of(folder)
-        if not attempts:
-            return StoredRun(key, spec, "interrupted", "", [], None, 0.0, 0.0, [], None)
-        attempt = folder / done["attempt"] if done else attempts[-1]
-        lines = read_lines(attempt / "records.jsonl")
-        epochs = [line for line in lines if line["event"] == "epoch"]
-        last: dict[str, Any] = lines[-1] if lines else {"event": "none", "time": 0.0}
-        outcome = Outcome(**last["outcome"]) if done else None
-        if outcome:
-            status, reason = outcome.status, outcome.reason
-        elif last["event"] in ("failed", "stopped"):
-            status, reason = last["event"], last["reason"]
-        else:
-            status, reason = ("running" if is_alive(attempt) else "interrupted"), ""
-        records = [Epoch(**line["epoch"]) for line in epochs]
-        started = lines[0]["time"] if lines else 0.0
-        times = [line["time"] for line in epochs]
-        return StoredRun(key, spec, status, reason, records, outcome, started, last["time"], times, attempt)
+        try:
+            return read_run(folder)
+        except InputError as error:
+            return StoredRun(key, UNREADABLE, "damaged", str(error), [], None, 0.0, 0.0, [], None)
+
+    def damage(self, key: str) -> str:
+        """Which file of a finished run is not what was written, weights among them; empty if none is."""
+        folder = self.root / "runs" / key
+        done = done_of(folder) or {"files": {}}
+        for name, digest in done["files"].items():
+            if not self.verified.holds(path := folder / done["attempt"] / name, digest):
+                return f"{path} is damaged or missing"
+        return ""
 
     def attempt(
         self,
@@ -170,26 +138,35 @@ class RunStore:
             checkpoint_seconds: smallest time between checkpoints.
 
         Raises:
-            InputError: if another process is at this run.
+            Busy: if another process is at this run, or has just finished it.
         """
         folder, lock = self.claimed(key, spec)
+        known = self.get(key)
+        if known and known.finished and not self.damage(key):
+            lock.release()
+            raise Busy(f"run {key} has just been finished by another process.")
+        (folder / "DONE.json").unlink(missing_ok=True)  # of what is damaged
         return Attempt(folder, lock, self.weights, watch, checkpoint_seconds)
 
     def claimed(self, key: str, spec: str) -> tuple[Path, FileLock]:
         """The folder of a run, made if it is new, and the lock on it, acquired.
 
         Raises:
-            InputError: if another process is at this run.
+            Busy: if another process is at this run.
         """
         folder = self.root / "runs" / key
         folder.mkdir(exist_ok=True)
-        if not (folder / "spec.json").exists():
-            write(folder / "spec.json", spec.encode())
         lock = FileLock(folder / "lock")
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise InputError(f"another process is carrying out run {key} in {self.root}: wait for it.") from None
+            by = claim_of((attempts_of(folder) or [folder])[-1])
+            who = f" ({by.by})" if by else ""
+            raise Busy(f"another process is carrying out run {key} in {self.root}{who}: wait for it.") from None
+        try:
+            read_spec(folder)
+        except (InputError, FileNotFoundError):
+            write(folder / "spec.json", spec.encode())
         return folder, lock
 
     @contextlib.contextmanager
@@ -213,14 +190,15 @@ class RunStore:
         """The safetensors file behind run:KEY or sha256:HASH, its SHA-256 checked.
 
         Raises:
-            InputError: if it is missing or damaged; WeightsLeftOut if the run was imported without it.
+            Damaged: if it is missing or damaged.
+            InputError: if the run is not finished; WeightsLeftOut if it was imported without it.
         """
         path, digest, remedy = self._located(reference)
         if not path.exists():
-            raise InputError(f"the weights {reference} are missing ({path}): {remedy}.")
+            raise Damaged(f"the weights {reference} are missing ({path}): {remedy}.")
         file: bytes = path.read_bytes()
         if (found := sha256(file)) != digest:
-            raise InputError(f"{path} is damaged (SHA-256 {found[:12]}, not {digest[:12]}): {remedy}.")
+            raise Damaged(f"{path} is damaged (SHA-256 {found[:12]}, not {digest[:12]}): {remedy}.")
         return file
 
     def has_weights_under(self, reference: str, size: float) -> bool:
@@ -261,20 +239,6 @@ class RunStore:
         """References of every network that some run learns from or that was imported, and the model's name."""
         found: dict[str, str] = {}
         for key in self.keys():
-            found |= {teacher.weights: teacher.name for teacher in read_spec(self.root / "runs" / key).teachers}
+            with contextlib.suppress(InputError):  # one that is damaged is named where its suite is shown
+                found |= {teacher.weights: teacher.name for teacher in read_spec(self.root / "runs" / key).teachers}
         return dict(sorted(found.items()))
-
-
-def read_spec(folder: Path) -> Spec:
-    """The specification in a run's folder; fields that other versions of kdbench wrote are passed over.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        return Spec.model_validate_json((folder / "spec.json").read_text(), extra="ignore")
-    except ValidationError as error:
-        raise InputError(
-            f"{folder / 'spec.json'} is no specification that kdbench can read: {explain(error)}. Remove {folder} and "
-            "run again."
-        ) from None

@@ -11,7 +11,7 @@ from bench.spec import Spec
 from results.analysis.board import Row
 from results.analysis.targets import targets
 from results.pages.report import Number
-from results.store.run_store import StoredRun
+from results.store.stored_run import StoredRun
 
 
 def epoch_numbers(epoch: Epoch) -> Iterator[Number]:

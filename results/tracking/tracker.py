@@ -30,6 +30,7 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
+from bench.atomic import replacing  # noqa: E402
 from bench.errors import InputError  # noqa: E402
 from results.analysis.board import Board, Row  # noqa: E402
 from results.analysis.comparison import compare  # noqa: E402
@@ -43,8 +44,9 @@ from results.pages.reproduction import reproduction_report  # noqa: E402
 from results.pages.run_summary import run_summary_report  # noqa: E402
 from results.store.files import sha256  # noqa: E402
 from results.store.plan import Planned, SweepPlan  # noqa: E402
-from results.store.run_store import RunStore, StoredRun  # noqa: E402
-from results.tracking.place import artifacts_of, follow
+from results.store.run_store import RunStore  # noqa: E402
+from results.store.stored_run import StoredRun  # noqa: E402
+from results.tracking.place import artifacts_of, follow  # noqa: E402
 from results.tracking.projection import epoch_numbers, result_numbers, row_numbers, run_params, run_tags  # noqa: E402
 
 for _name in ("mlflow", "alembic"):
@@ -73,6 +75,7 @@ class Tracker:
         """
         self.store, self.uri = store, f"sqlite:///{store.root / 'mlflow.db'}"
         with FileLock(store.root / "mlflow.lock"):
+            _make(store.root / "mlflow.db")
             sqlite3.connect(store.root / "mlflow.db").close()  # what cannot be opened, MLflow tries for 100 s
             follow(store.root / "mlflow.db", store.root)
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -84,7 +87,7 @@ class Tracker:
     def run(self, planned: Planned) -> None:
         """Projects a run of a suite, finished or not, below the parent of its method and pair."""
         run = self.store.get(planned.key)
-        if run is None or not (run.times or run.finished or run.reason):
+        if run is None or run.damaged or not (run.times or run.finished or run.reason):
             return
         name = f"{planned.phase} {planned.number}"
         if planned.phase == "teacher":
@@ -112,7 +115,8 @@ class Tracker:
             return
         self._run(run_id, run)
         if whole:
-            self._file(run_id, run.folder / "last.safetensors" if run.folder else None)
+            if not self.store.damage(run.key):
+                self._file(run_id, run.folder / "last.safetensors" if run.folder else None)
             summary = run_summary_report(run)
             self._reports(run_id, summary if pictured else replace(summary, pictures={}))
         self.client.set_tag(run_id, LOGGED, state)
@@ -243,6 +247,16 @@ class Tracker:
     def _end(self, run_id: str, status: str, ended: float | None) -> None:
         """Ends a run at a time in seconds since 1970, or now."""
         self.client.set_terminated(run_id, status, None if ended is None else int(ended * 1000))
+
+
+def _make(database: Path) -> None:
+    """Makes MLflow's database, if it is new, under another name: a death while its tables are made leaves no part."""
+    if database.exists():
+        return
+    with replacing(database) as temporary:
+        temporary.unlink(missing_ok=True)
+        uri = f"sqlite:///{temporary}"
+        MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
 
 
 def metric_name(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.errors import InputError
+from bench.errors import InputError, Unfinished
 from sweeps.cli import authoring, reading, running
 from sweeps.cli.common import say
 
@@ -73,13 +73,16 @@ app.registered_commands = sorted(
 
 
 def guarded(command: Callable[[], Any]) -> int:
-    """Runs a command; bad input is one line and exit code 2, an interrupt 130 or 143."""
+    """Runs a command; bad input is one line and exit code 2, failed runs are 3, an interrupt 130 or 143."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         command()
     except InputError as error:
         say(f"kdbench: {error}")
         return 2
+    except Unfinished as error:
+        say(f"kdbench: {error}")
+        return 3
     except KeyboardInterrupt:
         say("\nkdbench: interrupted. What is finished is kept; the same command goes on.")
         return 130

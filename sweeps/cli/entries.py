@@ -23,8 +23,9 @@ from results.pages.report import Report
 from results.store.entry import Entry, packed, read_entry, store_of
 from results.store.files import done_of, sha256
 from results.store.plan import PairRecord, Planned, SuiteRecord, SweepPlan
-from results.store.run_store import TAUGHT_FROM, RunStore, StoredRun
+from results.store.run_store import TAUGHT_FROM, RunStore
 from results.store.sources import keep_source
+from results.store.stored_run import StoredRun
 from sweeps.scheduling.selection import best_trial
 from sweeps.scheduling.sources import provide
 from sweeps.scheduling.workers import carry_out

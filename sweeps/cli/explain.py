@@ -47,7 +47,8 @@ from bench.training.stage_plan import StagePlan
 from methods.base import Net, Unsupported
 from methods.rows import whole
 from results.analysis.explanation import INK, Explained
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 from sweeps.cli.progress import Live
 from sweeps.scheduling.sources import provide
 

@@ -17,7 +17,7 @@ from rich.progress import (
 from bench.record import Epoch, Metric
 from results.pages.numbers import printed
 from results.store.plan import Planned
-from results.store.run_store import StoredRun
+from results.store.stored_run import StoredRun
 
 
 class Live:

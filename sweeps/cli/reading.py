@@ -174,7 +174,7 @@ def status(
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Counts the runs of a suite by how they stand."""
+    """Counts the runs of a suite by how they stand; of those under way, says by whom, since when and how far."""
     from results.analysis.status import status_of
     from results.pages.status import status_report
     from results.store.plan import SweepPlan

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bench.errors import Unfinished
 from sweeps.cli.common import (
     DEFAULT_STORE,
     PRECISION_HELP,
@@ -169,8 +170,10 @@ def sweep(
     from sweeps.cli.sweep import sweep_and_show
 
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
-    board, text = sweep_and_show(suite, changes, Place(store, device, precision, cache, data_dir, workers))
+    board, text, failures = sweep_and_show(suite, changes, Place(store, device, precision, cache, data_dir, workers))
     answer(board) if as_json else typer.echo(text)
+    if failures:
+        raise Unfinished(failures)
 
 
 @app.command(epilog="Example: kdbench reproduce hinton2015_mnist --scale short")
@@ -203,8 +206,10 @@ def reproduce(
     request = table_request(load_protocol(table), scale, pairs, methods, seeds, data, parts)
     plot = picture_path(plot) if plot else None
     place = Place(store, device, precision, cache, data_dir, workers)
-    values, text = reproduce_and_show(request, place, form, plot, train)
+    values, text, failures = reproduce_and_show(request, place, form, plot, train)
     answer(values) if as_json else typer.echo(text)
+    if failures:
+        raise Unfinished(failures)
 
 
 @app.command(epilog="Example: kdbench sync digits")

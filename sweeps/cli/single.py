@@ -27,7 +27,8 @@ from methods import REGISTRY
 from methods.base import Method
 from results.pages.report import render
 from results.pages.run_summary import run_summary_report
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 from sweeps.cli.common import say
 from sweeps.cli.place import Place
 from sweeps.cli.progress import Live
@@ -164,7 +165,12 @@ class _Setup:
     def carry_out(self, spec: Spec, title: str) -> StoredRun:
         """Carries out a run, and shows its epochs under a title."""
         live = Live(title, primary_of(self.data))
-        return carry_out(spec, self.store, self.data_dir, self.device, live, cache=self.cache)
+        return carry_out(spec, self.store, self.data_dir, self.device, live, cache=self.cache, waits=_waits)
+
+
+def _waits(reason: str) -> None:
+    """Says that another process is carrying a run out, whose end is waited for."""
+    Console(stderr=True).print(f"Waiting: {reason}", markup=False, soft_wrap=True)
 
 
 def _track(run: StoredRun, store: RunStore, name: str) -> None:

@@ -59,8 +59,8 @@ def report_of_compatibility(methods: str | None, teachers: str | None, students:
     return compatibility_report(list(track(tried, "trying", total, console=console, disable=not console.is_terminal)))
 
 
-def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[dict[str, Any], str]:
-    """Carries out a suite with a progress bar; returns the leaderboard as JSON values and as text.
+def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[dict[str, Any], str, list[str]]:
+    """Carries out a suite with a progress bar; returns the leaderboard as JSON values and as text, and failed runs.
 
     Args:
         name: of a bundled suite, or the path of a TOML file.
@@ -69,6 +69,7 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
 
     Raises:
         InputError: if anything is wrong with the suite or the machine.
+        Unfinished: if a teacher could not be trained on this machine.
     """
     provide(changes.get("methods") or "", place.store)
     suite = changed(load_suite(name, bool(changes.get("cold"))), changes)
@@ -79,7 +80,7 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
     teachers = sum(len(pair.teachers) for pair in trained) * (1 + suite.seeds)
     runs = studies * (suite.tuning.trials + suite.seeds) + teachers
     with SweepProgress(suite.name, runs, machine.workers) as progress:
-        board, problem = sweep(suite, store, machine, progress.report)
+        board, problem, failures = sweep(suite, store, machine, progress.report)
     report, cost = board_report(board), status_of(SweepPlan.find(store.root, board.suite), store).teaching
     ends, kdbench = [problem] if problem else [], command("kdbench")
     ends += [
@@ -88,7 +89,7 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
         f"MLflow:  {command('mlflow')} ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
         f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",
     ]
-    return dict(report.values), render(report) + "\n" + "\n".join(ends)
+    return dict(report.values), render(report) + "\n" + "\n".join(ends), failures
 
 
 def changed(suite: Suite, changes: dict[str, Any]) -> Suite:

@@ -27,8 +27,8 @@ from sweeps.protocols.request import SCALES, TableRequest, table_request
 
 def reproduce_and_show(
     request: TableRequest, place: Place, form: str = "terminal", plot: Path | None = None, train: bool = True
-) -> tuple[dict[str, Any], str]:
-    """Carries out a request with a progress bar; returns the table as JSON values and as text.
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Carries out a request with a progress bar; returns the table as JSON values and as text, and which runs failed.
 
     Args:
         request: what of a protocol.
@@ -41,16 +41,16 @@ def reproduce_and_show(
         InputError: if anything is wrong with the request or the machine.
     """
     check_form(form)
-    problem = ""
+    problem, failures = "", list[str]()
     if train:
         machine = place.machine()
         with SweepProgress(request.protocol.name, request.runs(), machine.workers) as progress:
-            problem = carry_out(request, RunStore(place.store), machine, progress.report)
+            problem, failures = carry_out(request, RunStore(place.store), machine, progress.report)
     table = reproduction_of(request, place.store if train else readable(place.store))
     report = reproduction_report(table)
     if plot:
         draw_picture(report, "reproduction", plot)
-    return dict(report.values), render(report, form) + _ends(table, form, problem)
+    return dict(report.values), render(report, form) + _ends(table, form, problem), failures
 
 
 def _ends(table: Reproduction, form: str, problem: str) -> str:

@@ -15,7 +15,8 @@ from results.analysis.leaderboard import leaderboard
 from results.analysis.reproduction import Reproduction, reproduction_of_plan
 from results.analysis.reproduction import reproduction_of as beside
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 from sweeps.protocols.request import TableRequest, row_name
 from sweeps.scheduling.compute import way_of
 from sweeps.scheduling.driver import Driver
@@ -28,7 +29,7 @@ from sweeps.weights import imported, with_weights
 
 def carry_out(
     request: TableRequest, store: RunStore, machine: Machine, report: Callable[[Planned, Epoch | StoredRun], None]
-) -> str:
+) -> tuple[str, list[str]]:
     """Carries out a request, or goes on with one that was interrupted.
 
     Args:
@@ -38,7 +39,7 @@ def carry_out(
         report: told of every epoch and of every run that has ended.
 
     Returns:
-        A warning if MLflow could not be written.
+        A warning if MLflow could not be written, and what became of runs that failed.
 
     Raises:
         InputError: if the data are missing, the request cannot be carried out, or another sweep is using the store.
@@ -55,7 +56,7 @@ def carry_out(
             way = with_weights(way_of(plan, store, splits, machine), lambda model: imported(model, splits, store))
             driver.carry_out(_chains(*_jobs(whole, way)))
             projector.finish(leaderboard(plan, store), reproduction_of_plan(plan, store))
-    return projector.problem
+    return projector.problem, list(driver.failures.values())
 
 
 def _jobs(request: TableRequest, way: Way) -> tuple[list[Job], list[list[Job]]]:

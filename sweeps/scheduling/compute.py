@@ -54,7 +54,7 @@ def identity(model: ModelSpec, recipe: Recipe) -> str:
 
 def _of_runs(plan: SweepPlan, store: RunStore) -> dict[str, Compute]:
     """How the networks were computed that a plan's runs have trained, by their identities."""
-    runs = [run for planned in plan.started() if (run := store.get(planned.key))]
+    runs = [run for planned in plan.started() if (run := store.get(planned.key)) and not run.damaged]
     return {identity(run.spec.student, run.spec.recipe): run.spec.student.compute for run in runs}
 
 

@@ -6,31 +6,40 @@ One driver owns a store: it alone asks Optuna and writes the plan, and its proje
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
+import shutil
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from bench.errors import InputError
 from bench.record import Epoch
 from bench.spec import Spec
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
+from sweeps.scheduling.processes import Gone, Worker, end, ready
 from sweeps.scheduling.sources import provide
 from sweeps.scheduling.study import Chain, Job
-from sweeps.scheduling.workers import Machine, Worker, ready
+from sweeps.scheduling.workers import AGAIN, Machine
 
 LIVES = 3
-"""How often a run is begun, if its worker dies each time, before it is given up."""
+"""How often a run is begun, if by the machine's fault it ends each time, before it is given up in this sweep."""
+TICK = 0.5
+"""Seconds at most between two looks at whether workers live."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Batch:
     """Jobs that a chain waits for."""
 
     chain: Chain
     jobs: list[Job]
     runs: dict[int, StoredRun] = field(default_factory=dict)
+    given_up: bool = False
+    """Whether one of them was: then the chain ends here, and a later sweep takes it up where it was."""
 
 
 Ticket = tuple[_Batch, int]
@@ -61,34 +70,67 @@ class Driver:
         self.queue: deque[Ticket] = deque()
         self.busy: dict[Worker, dict[int, Ticket]] = {}
         self.idle: list[Worker] = []
-        self.deaths: dict[str, int] = {}
+        self.later: list[tuple[float, Ticket]] = []
+        """What is tried again, and from when by the monotonic clock."""
+        self.tried: dict[str, int] = {}
+        """By key, how often a run has ended by the machine's fault."""
+        self.failures: dict[str, str] = {}
+        """By key, what became of runs that came to no result."""
+        self.given_up = False
+        """Whether any was given up, so that what waited for it was not carried out."""
         self.same: dict[str, list[Ticket]] = {}
         """By the key of a run that is queued or under way: the other tickets that wait for it."""
         self.told: set[tuple[str, str, str, int]] = set()
         """Places whose end was reported: several chains may wait for one, as for a teacher."""
 
     def __enter__(self) -> Driver:
-        """Returns the driver itself."""
+        """Returns the driver itself; what workers of one that was killed have said goes."""
+        shutil.rmtree(self.store.root / "workers", ignore_errors=True)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Ends the driver's workers."""
-        for worker in (*self.idle, *self.busy):
-            worker.close()
+        end([*self.idle, *self.busy])
 
     def carry_out(self, chains: list[Chain]) -> None:
-        """Runs every chain to its end."""
+        """Runs every chain to its end, or to a run that the machine does not carry out."""
         for each in chains:
             self._advance(_Batch(each, []))
-        while self.queue or self.busy:
+        while self.queue or self.busy or self.later:
+            due = [ticket for when, ticket in self.later if when <= time.monotonic()]
+            self.later = [(when, ticket) for when, ticket in self.later if ticket not in due]
+            self.queue.extendleft(due)
             while self.queue and len(self.busy) < self.machine.workers:
                 self._dispatch(self._side_by_side())
-            for worker in ready(list(self.busy)):
+            self._listen()
+
+    def _listen(self) -> None:
+        """Hears the workers; those that show no sign of life, or make no update, are ended.
+
+        Only time in which this process was awake counts.
+        """
+        before = time.monotonic()
+        heard = ready(list(self.busy), TICK)
+        waited = min(time.monotonic() - before, TICK)
+        for worker in list(self.busy):
+            worker.still += waited
+            worker.silent = 0.0 if worker in heard else worker.silent + waited
+            if worker in heard:
                 self._hear(worker)
+            for seconds, most, what in (
+                (worker.silent, self.machine.lease, "gave no sign of life"),
+                (worker.still, self.machine.patience, "made no update"),
+            ):
+                if seconds > most and worker in self.busy:
+                    end([worker])
+                    self._bury(worker, f"its worker {what} for {most:g} s{worker.said}")
 
     def _advance(self, batch: _Batch) -> None:
-        """Takes a chain whose batch is whole to its next batch; runs that the store has are not queued."""
+        """Takes a chain whose batch is whole to its next batch; runs that the store has, and whole, are not queued."""
         while len(batch.runs) == len(batch.jobs):
+            if batch.given_up:
+                batch.chain.close()
+                return
             results = [batch.runs[index] for index in range(len(batch.jobs))]
             try:
                 jobs = batch.chain.send(results) if batch.jobs else next(batch.chain)
@@ -100,6 +142,8 @@ class Driver:
                     self.known.add(place)
                     self.plan.add(job.planned)
                 run = self.store.get(job.spec.key)
+                if run and run.finished and self.store.damage(run.key):
+                    run = None
                 if run and (run.finished or (job.settled and run.status == "stopped")):
                     self._settle(batch, index, run)
                 elif job.spec.key in self.same:
@@ -114,71 +158,86 @@ class Driver:
         No more than leave work for every worker.
         """
         first = self.queue.popleft()
-        if _spec(first).key in self.deaths:  # its worker died: alone, so that it takes no other with it
+        if _spec(first).key in self.tried:  # perhaps its worker died: alone, so that it takes no other with it
             return [first]
         most = min(self.machine.together, math.ceil((len(self.queue) + 1) / self.machine.workers))
-        shared = _spec(first).views()
-        fellows = [
+        shared = _job(first).views
+        alike = (
             ticket
-            for ticket in self.queue
-            if shared and _spec(ticket).views() == shared and _spec(ticket).key not in self.deaths
-        ][: most - 1]
+            for ticket in (self.queue if shared and most > 1 else ())
+            if _job(ticket).views == shared and _spec(ticket).key not in self.tried
+        )
+        fellows = list(itertools.islice(alike, most - 1))
         for ticket in fellows:
             self.queue.remove(ticket)
         return [first, *fellows]
 
     def _dispatch(self, tickets: list[Ticket]) -> None:
         worker = self.idle.pop() if self.idle else Worker(self.store.root, self.machine)
+        worker.silent = worker.still = 0.0
         self.busy[worker] = dict(enumerate(tickets))
-        specs = [_spec(ticket).canonical() for ticket in tickets]
-        provide("".join(specs), self.store.root)
-        self._tell(worker, specs)
-
-    def _tell(self, worker: Worker, message: object) -> None:
-        """Sends to a worker; one that has died says so when it is next heard."""
-        with contextlib.suppress(OSError):
-            worker.line.send(message)
+        provide("".join(_spec(ticket).canonical() for ticket in tickets), self.store.root)
+        worker.send([(_spec(ticket).canonical(), _job(ticket).watch is not None) for ticket in tickets])
 
     def _hear(self, worker: Worker) -> None:
         try:
-            kind, place, content = worker.line.recv()
-        except (EOFError, OSError):
-            worker.close()
-            for ticket in self.busy.pop(worker).values():
-                self._bury(ticket)
+            kind, place, content = worker.recv()
+        except Gone as reason:
+            self._bury(worker, str(reason))
             return
-        batch, index = self.busy[worker][place]
+        if kind == "beat":
+            return
+        ticket = batch, index = self.busy[worker][place]
         job = batch.jobs[index]
         if kind == "epoch":
             epoch = Epoch(**content)
             self.report(job.planned, epoch)
-            self._tell(worker, job.watch(epoch))
+            if job.watch:
+                worker.send(job.watch(epoch))
             return
         del self.busy[worker][place]
         if not self.busy[worker]:
             del self.busy[worker]
             self.idle.append(worker)
-        if kind == "refused" and job.planned.phase == "teacher":
+        if kind == "input" and job.planned.phase == "teacher":
             raise InputError(content)
-        self._end(batch, index)
+        if kind == "busy":
+            self.later.append((time.monotonic() + AGAIN, ticket))
+        elif kind == "machine":
+            self._try_again(ticket, content)
+        else:
+            self._end(ticket)
 
-    def _bury(self, ticket: Ticket) -> None:
-        """A worker died: its run goes on in another, or is given up."""
-        batch, index = ticket
-        spec = batch.jobs[index].spec
-        self.deaths[spec.key] = self.deaths.get(spec.key, 0) + 1
-        if self.deaths[spec.key] < LIVES:
-            self.queue.appendleft(ticket)
+    def _bury(self, worker: Worker, reason: str) -> None:
+        """A worker died: its runs go on in another, or are given up."""
+        for ticket in self.busy.pop(worker).values():
+            self._try_again(ticket, reason)
+
+    def _try_again(self, ticket: Ticket, reason: str) -> None:
+        """A run ended by the machine's fault, which is no result: it goes on a little later, or is given up."""
+        spec = _spec(ticket)
+        self.tried[spec.key] = tried = self.tried.get(spec.key, 0) + 1
+        if tried < LIVES:
+            self.later.append((time.monotonic() + AGAIN * (tried - 1), ticket))
             return
-        with self.store.attempt(spec.key, spec.canonical(), lambda epoch: None) as attempt:
-            attempt.end("failed", f"its worker died {LIVES} times (killed, or out of memory)")
-        self._end(batch, index)
+        reason = f"given up after {LIVES} tries: {reason}"
+        with (
+            contextlib.suppress(OSError, InputError),
+            self.store.attempt(spec.key, spec.canonical(), lambda epoch: None) as attempt,
+        ):
+            attempt.end("failed", reason)
+        self.given_up = True
+        for batch, _ in (ticket, *self.same[spec.key]):
+            batch.given_up = True
+        self._end(ticket, reason)
 
-    def _end(self, batch: _Batch, index: int) -> None:
-        key = batch.jobs[index].spec.key
-        run = self.store.get(key)
-        assert run is not None
-        tickets = [(batch, index), *self.same.pop(key)]
+    def _end(self, ticket: Ticket, reason: str = "") -> None:
+        """A run has ended; if it was given up, for a reason."""
+        spec = _spec(ticket)
+        run = self.store.get(spec.key) or StoredRun(spec.key, spec, "failed", reason, [], None, 0.0, 0.0, [], None)
+        if reason:
+            run = replace(run, status="failed", reason=reason)
+        tickets = [ticket, *self.same.pop(spec.key)]
         for each, place in tickets:
             self._settle(each, place, run)
         for each, _ in tickets:
@@ -187,12 +246,19 @@ class Driver:
     def _settle(self, batch: _Batch, index: int, run: StoredRun) -> None:
         planned = batch.jobs[index].planned
         batch.runs[index] = run
+        if run.status == "failed":
+            place = f"{planned.method} {planned.phase} {planned.number} of {planned.pair}"
+            self.failures[run.key] = f"{place} ({run.key}): {run.reason}"
         if planned.place not in self.told:
             self.told.add(planned.place)
             self.report(planned, run)
             self.project(planned)
 
 
-def _spec(ticket: Ticket) -> Spec:
+def _job(ticket: Ticket) -> Job:
     batch, index = ticket
-    return batch.jobs[index].spec
+    return batch.jobs[index]
+
+
+def _spec(ticket: Ticket) -> Spec:
+    return _job(ticket).spec

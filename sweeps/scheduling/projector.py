@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from typing import TYPE_CHECKING
 
 from results.analysis.board import Board
 from results.analysis.reproduction import Reproduction
 from results.store.plan import Planned, SweepPlan
 from results.store.run_store import RunStore
+
+if TYPE_CHECKING:
+    from results.tracking.tracker import Tracker
+
+AGAIN = 1.0
+"""Seconds after which what could not be written is tried again; twice as many each time, up to LONGEST."""
+LONGEST = 60.0
+GRACE = 30.0
+"""Seconds at the end of a sweep in which what is left may still be written, if the last try failed."""
+
+Item = Planned | Board | Reproduction
 
 
 class Projector:
@@ -22,9 +35,22 @@ class Projector:
             plan: the plan that names the experiment.
         """
         self.store, self.plan = store, plan
-        self.problem = ""
-        self.inbox: queue.Queue[Planned | Board | Reproduction | None] = queue.Queue()
+        self.error = ""
+        """Of the last try, if it failed."""
+        self.queued = self.written = 0
+        """Items so far; the first is counted by the sweep's thread, the second by this one's."""
+        self.ending = threading.Event()
+        self.inbox: queue.Queue[Item] = queue.Queue()
+        self.tracker: Tracker | None = None
         self.thread = threading.Thread(target=self._work, daemon=True)
+
+    @property
+    def problem(self) -> str:
+        """What was not written in the end, and why; empty if all was."""
+        left = self.queued - self.written
+        why = f" ({self.error})" if self.error else ""
+        said = f"MLflow was not brought up to date: {left} of {self.queued} runs and pages are not there{why}"
+        return f"{said}; try: kdbench sync" if left else ""
 
     def __enter__(self) -> Projector:
         """Starts the thread that writes."""
@@ -32,32 +58,55 @@ class Projector:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Waits for what is queued, unless something went wrong."""
-        self.inbox.put(None)
-        if not any(exception):
-            self.thread.join()
+        """Waits for what is queued, unless the sweep was ended; not for long if MLflow cannot be written."""
+        self.ending.set()
+        deadline = time.monotonic() + GRACE
+        while not any(exception) and self.thread.is_alive() and not (self.error and time.monotonic() > deadline):
+            self.thread.join(0.1)
 
     def add(self, planned: Planned) -> None:
         """Queues a run that has ended."""
-        self.inbox.put(planned)
+        self._put(planned)
 
     def finish(self, board: Board, table: Reproduction | None = None) -> None:
         """Queues the comparison table, and a paper's beside ours if the plan is of one."""
-        self.inbox.put(board)
+        self._put(board)
         if table:
-            self.inbox.put(table)
+            self._put(table)
+
+    def _put(self, item: Item) -> None:
+        self.queued += 1
+        self.inbox.put(item)
 
     def _work(self) -> None:
+        pause = AGAIN
+        while not (self.ending.is_set() and self.written == self.queued):
+            try:
+                item = self.inbox.get(timeout=0.1)
+            except queue.Empty:
+                continue
+            if self._written(item):
+                self.written, pause = self.written + 1, AGAIN
+                continue
+            self.inbox.put(item)
+            if self.ending.wait(pause):
+                time.sleep(AGAIN)
+            pause = min(LONGEST, 2 * pause)
+
+    def _written(self, item: Item) -> bool:
+        """Tries to write an item; a copy that fails must not end the sweep, and is tried again."""
         try:
             from results.tracking.tracker import Tracker
 
-            tracker = Tracker(self.store, self.plan.name)
-            while (item := self.inbox.get()) is not None:
-                if isinstance(item, Planned):
-                    tracker.run(item)
-                elif isinstance(item, Board):
-                    tracker.board(item)
-                else:
-                    tracker.reproduction(item)
-        except Exception as error:  # a copy that fails must not end the sweep
-            self.problem = f"MLflow was not brought up to date ({type(error).__name__}: {error}); try: kdbench sync"
+            self.tracker = self.tracker or Tracker(self.store, self.plan.name)
+            if isinstance(item, Planned):
+                self.tracker.run(item)
+            elif isinstance(item, Board):
+                self.tracker.board(item)
+            else:
+                self.tracker.reproduction(item)
+        except Exception as error:  # MLflow raises what its database raised
+            self.error = f"{type(error).__name__}: {error}"
+            return False
+        self.error = ""
+        return True

@@ -7,7 +7,8 @@ from typing import Any
 
 from bench.record import Metric
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 
 
 def objective(run: StoredRun, shows: str, metric: Metric) -> float:

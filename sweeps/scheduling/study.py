@@ -7,6 +7,7 @@ is made again from the plan and the store.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import warnings
@@ -24,7 +25,8 @@ from bench.seeds import seed_of
 from bench.spec import Spec
 from methods.base import TEACHER, Net
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 from sweeps.scheduling.selection import best_trial, objective
 from sweeps.suites.suite import ResolvedPair, Suite
 from sweeps.suites.tuning import Space, containing
@@ -41,9 +43,15 @@ class Job:
 
     planned: Planned
     spec: Spec
-    watch: Callable[[Epoch], bool] = lambda epoch: True
+    watch: Callable[[Epoch], bool] | None = None
+    """Answers after each epoch whether the run should go on; without it nobody waits for an answer."""
     settled: bool = False
     """Whether it is known to have been pruned: what the store has of it is all there will be."""
+
+    @functools.cached_property
+    def views(self) -> str:
+        """Runs of equal views may be trained side by side; empty without teachers."""
+        return self.spec.views()
 
 
 Chain = Generator[list[Job], list[StoredRun], None]
@@ -125,6 +133,7 @@ def chain(
         (run,) = yield [Job(planned, spec, _watch(study, trial, told), settled)]
         trials.append((planned, run))
         if told is None:
+            _report_rest(study, trial, planned, run, plan)
             _tell(study, trial, run, suite.show, metric)
     best = best_trial(trials, suite.show, metric)
     setting = best.setting if best else starts[0]
@@ -151,10 +160,9 @@ def _trials_of(pair: str, method: str, plan: SweepPlan, store: RunStore) -> list
 
     A run that stands in several places was watched for the first of them alone.
     """
-    first: dict[str, Planned] = {}
+    first = _first_places(plan)
     trials: dict[int, Planned] = {}
     for planned in plan.started():
-        first.setdefault(planned.key, planned)
         if (planned.pair, planned.method, planned.phase) == (pair, method, "trial"):
             trials[planned.number] = planned
     found: list[Recalled] = []
@@ -234,6 +242,27 @@ def _watch(study: optuna.Study, trial: Any, told: FrozenTrial | None) -> Callabl
         return not trial.should_prune()
 
     return watch
+
+
+def _report_rest(study: optuna.Study, trial: Any, planned: Planned, run: StoredRun, plan: SweepPlan) -> None:
+    """Reports the epochs of a run that were not watched for its trial: another suite, or a driver that died, had it.
+
+    So a study is as it would be were it made again from the plan and the store. Of a run that stands in several places
+    of the plan, only the first of them has the epochs.
+    """
+    reported = study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    rest = [epoch for epoch in run.epochs if epoch.number not in reported]
+    if rest and (run.finished or run.pruned) and _first_places(plan)[planned.key] == planned:
+        for epoch in rest:
+            trial.report(epoch.validation, epoch.number)
+
+
+def _first_places(plan: SweepPlan) -> dict[str, Planned]:
+    """The first place of each run of a plan, by key."""
+    first: dict[str, Planned] = {}
+    for planned in plan.started():
+        first.setdefault(planned.key, planned)
+    return first
 
 
 def _tell(study: optuna.Study, trial: Any, run: StoredRun, shows: str, metric: Metric) -> None:

@@ -1,31 +1,36 @@
-"""Where runs are carried out: in this process, or in worker processes that one driver feeds."""
+"""How a run is carried out in this process, what a sweep may use for it, and whose fault it is if a run ends badly."""
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
+import contextlib
 import os
-import signal
+import time
 import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 
-from bench.environment import pick_device
 from bench.errors import InputError
-from bench.record import Epoch, Stopped, plain
+from bench.record import Epoch, Stopped
 from bench.spec import Spec
 from bench.tasks import load
-from bench.teachers.backends import DEFAULT_CACHE, parse_backend
+from bench.teachers.backends import DEFAULT_CACHE
 from bench.teachers.cache import TeacherCache
 from bench.training.engine import updates
 from bench.training.interleave import interleave
-from results.store.run_store import CHECKPOINT_SECONDS, RunStore, StoredRun
+from results.store.run_store import CHECKPOINT_SECONDS, Busy, RunStore
+from results.store.stored_run import Damaged, StoredRun
 from sweeps.scheduling.sources import provide
+
+Fault = Literal["busy", "machine", "input", "method"]
+"""Whose a bad end is. Another process has the run: it is waited for. The machine's (files, memory, damaged weights):
+tried again, and no result. The input's: no such run can be carried out. The method's: it is told as a failure."""
+
+AGAIN = 1.0
+"""Seconds after which a run that another process carries out is asked for again."""
 
 Watch = Callable[[Epoch], bool]
 """Sees an epoch; answers whether the run should go on."""
@@ -44,6 +49,10 @@ class Machine:
     """Runs that a worker may train side by side if they share teachers and views."""
     cache: str = DEFAULT_CACHE
     """Where teachers' answers are kept: off, or a backend and its GiB, as disk:8."""
+    lease: float = 60.0
+    """Seconds without a sign of life after which a worker is ended and its runs go on in another."""
+    patience: float = 3600.0
+    """The same without an update, of a worker that lives."""
 
 
 def carry_out(
@@ -54,8 +63,11 @@ def carry_out(
     watch: Watch,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     cache: TeacherCache | None = None,
+    waits: Callable[[str], None] = lambda reason: None,
 ) -> StoredRun:
     """Carries out a run, or goes on with an interrupted one; a finished one is only read.
+
+    One that another process carries out is waited for.
 
     Args:
         spec: what to do.
@@ -65,15 +77,22 @@ def carry_out(
         watch: sees every epoch, those of earlier attempts first.
         checkpoint_seconds: smallest time between checkpoints.
         cache: gives what teachers have said before.
+        waits: told once what is waited for.
 
     Raises:
         InputError: if the specification cannot be carried out; the store notes why.
     """
-    course = stored(spec, store, data_dir, device, watch, cache or TeacherCache(), checkpoint_seconds)
-    (run,) = interleave([course], device)
-    if isinstance(run, Exception):
-        raise run
-    return run
+    told, cache = False, cache or TeacherCache()
+    while True:
+        (run,) = interleave([stored(spec, store, data_dir, device, watch, cache, checkpoint_seconds)], device)
+        if not isinstance(run, Exception):
+            return run
+        if fault_of(run) != "busy":
+            raise run
+        if not told:
+            waits(str(run))
+        told = True
+        time.sleep(AGAIN)
 
 
 def stored(
@@ -85,9 +104,13 @@ def stored(
     cache: TeacherCache,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Generator[None, None, StoredRun]:
-    """`carry_out`, which pauses after every update so that others may be trained side by side."""
+    """`carry_out`, which pauses after every update so that others may be trained side by side.
+
+    Raises:
+        Busy: if another process is at this run.
+    """
     known = store.get(spec.key)
-    if known and known.finished:
+    if known and known.finished and not store.damage(spec.key):
         return known
 
     provide(spec.canonical(), store.root)
@@ -103,8 +126,11 @@ def stored(
             outcome, files = yield from updates(spec, load(spec.data, data_dir), attempt, device, cache)
         except Stopped as reason:
             attempt.end("stopped", str(reason))
-        except Exception as error:
-            attempt.end("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+        except (Exception, SystemExit) as error:
+            with contextlib.suppress(OSError):  # a full disk has no room for the reason either
+                attempt.end("failed", f"{type(error).__name__}: {error}", traceback.format_exc())
+            if isinstance(error, SystemExit):
+                raise RuntimeError(f"the run called sys.exit({error.code!r})") from error
             raise
         else:
             attempt.finish(outcome, files)
@@ -113,72 +139,17 @@ def stored(
     return run
 
 
-class Worker:
-    """A process that carries out runs, some side by side, and this process's end of the line to it."""
-
-    def __init__(self, store: Path, machine: Machine) -> None:
-        """Starts the worker's process.
-
-        Args:
-            store: the run store's folder.
-            machine: what all workers together may use; this one takes its share.
-        """
-        os.environ["OMP_NUM_THREADS"] = str(threads_each(machine.workers))
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])  # imported once for all workers; it holds no thread and no CUDA
-        self.line, end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(end, store, machine), daemon=True)
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: the driver decides on Ctrl-C
-        self.process.start()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        end.close()
-
-    def close(self) -> None:
-        """Ends the process; a run under way goes on later from its last checkpoint."""
-        self.process.terminate()
-        self.process.join()
-        self.line.close()
-
-
-def ready(workers: list[Worker]) -> list[Worker]:
-    """The workers that have something to say, or have died; waits for at least one."""
-    lines: dict[Any, Worker] = {worker.line: worker for worker in workers}
-    return [lines[line] for line in wait(list(lines))]
+def fault_of(error: BaseException) -> Fault:
+    """Whose fault it is that a run ended by an exception."""
+    if isinstance(error, Busy):
+        return "busy"
+    if isinstance(error, Damaged | OSError | MemoryError | torch.OutOfMemoryError):
+        return "machine"
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch's, of a CPU
+        return "machine"
+    return "input" if isinstance(error, InputError) else "method"
 
 
 def threads_each(workers: int) -> int:
     """Threads of a worker when so many share the cores."""
     return max(1, (os.cpu_count() or 1) // workers)
-
-
-def _serve(line: Connection, store_root: Path, machine: Machine) -> None:
-    """Body of a worker: specifications come in; epochs and ends go out; each epoch waits for leave to go on."""
-    torch.set_num_threads(threads_each(machine.workers))
-    store, device = RunStore(store_root), pick_device(machine.device)
-    if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(1 / machine.workers, device)
-    cache = TeacherCache(parse_backend(machine.cache, store_root / "cache", device))
-
-    def watch(place: int, epoch: Epoch) -> bool:
-        try:
-            line.send(("epoch", place, plain(epoch)))
-            return bool(line.recv())
-        except (EOFError, OSError):
-            raise SystemExit("the driver is gone") from None
-
-    def told(place: int, spec: Spec) -> Generator[None, None, None]:
-        course = stored(spec, store, machine.data_dir, device, functools.partial(watch, place), cache)
-        try:
-            yield from course
-            line.send(("ended", place, ""))
-        except InputError as error:
-            line.send(("refused", place, str(error)))
-        except Exception as error:
-            line.send(("failed", place, f"{type(error).__name__}: {error}"))
-
-    while True:
-        try:
-            specs = [Spec.model_validate_json(text) for text in line.recv()]
-        except (EOFError, OSError):
-            return
-        interleave([told(place, spec) for place, spec in enumerate(specs)], device)

@@ -9,13 +9,15 @@ from dataclasses import replace
 
 from bench.data.images import named
 from bench.environment import pick_device
+from bench.errors import Unfinished
 from bench.networks.build import check_model
 from bench.record import Epoch
 from bench.tasks import load, read, task_of
 from results.analysis.board import Board
 from results.analysis.leaderboard import leaderboard
 from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 from sweeps.scheduling.calibrate import weights_of
 from sweeps.scheduling.compute import way_of
 from sweeps.scheduling.driver import Driver
@@ -33,7 +35,7 @@ def sweep(
     machine: Machine,
     report: Callable[[Planned, Epoch | StoredRun], None],
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
-) -> tuple[Board, str]:
+) -> tuple[Board, str, list[str]]:
     """Carries out a suite, or goes on with one that was interrupted.
 
     Args:
@@ -44,10 +46,11 @@ def sweep(
         say: told what models' names mean, and what speaks against a teacher.
 
     Returns:
-        The leaderboard, and a warning if MLflow could not be written.
+        The leaderboard, a warning if MLflow could not be written, and what became of runs that failed.
 
     Raises:
         InputError: if the suite cannot be carried out, or another sweep is using the store.
+        Unfinished: if a teacher of the tuning was given up, without which nothing can be compared.
     """
     with store.exclusive():
         suite, machine = _placed(suite, machine)
@@ -63,6 +66,8 @@ def sweep(
             for doubt in doubted(task, [model for each in tuned for _, model in each.untrained], data, store, device):
                 say(doubt)
             driver.carry_out([teachers(tuned)])
+            if driver.given_up:
+                raise Unfinished(driver.failures.values())
             calibrate = weights_of(suite, plan, store, data, machine)
             driver.carry_out(
                 [
@@ -73,7 +78,7 @@ def sweep(
             )
             board = leaderboard(plan, store)
             projector.finish(board)
-        return board, projector.problem
+        return board, projector.problem, list(driver.failures.values())
 
 
 def _placed(suite: Suite, machine: Machine) -> tuple[Suite, Machine]:

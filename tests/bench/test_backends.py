@@ -96,13 +96,15 @@ def test_what_is_larger_than_the_backend_is_not_kept_and_drives_nothing_out(make
     assert backend.get("large") is None and backend.get("small") is not None
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "header"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "noise", "header", "bit"])
 def test_damaged_file_is_as_good_as_none_and_is_replaced(damage: str, tmp_path: Path) -> None:
     backend = Disk(tmp_path, 2**20)
     backend.put("a", block(1.0))
     path = tmp_path / "a.safetensors"
     whole = path.read_bytes()
-    path.write_bytes({"empty": b"", "cut": whole[:-100], "noise": os.urandom(300), "header": whole[:20]}[damage])
+    bit = whole[:-1] + bytes([whole[-1] ^ 1])
+    damages = {"empty": b"", "cut": whole[:-100], "noise": os.urandom(300), "header": whole[:20], "bit": bit}
+    path.write_bytes(damages[damage])
     assert backend.get("a") is None
     backend.put("a", block(2.0))
     found = backend.get("a")
@@ -115,7 +117,7 @@ def test_damaged_file_is_as_good_as_none_and_is_replaced(damage: str, tmp_path: 
 def test_full_disk_keeps_nothing_and_fails_nothing(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(tensors: Any, path: Path) -> None:
+    def full(tensors: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"part")
         raise error
 

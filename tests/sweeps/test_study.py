@@ -11,7 +11,8 @@ import pytest
 from bench.errors import InputError
 from bench.record import ACCURACY, Epoch, Metric, Outcome
 from results.store.plan import SweepPlan
-from results.store.run_store import RunStore, StoredRun
+from results.store.run_store import RunStore
+from results.store.stored_run import StoredRun
 from sweeps.scheduling.selection import best_trial
 from sweeps.scheduling.study import Job, chain, storage_at, teachers
 from sweeps.suites.files import load_suite
@@ -325,6 +326,29 @@ def test_run_that_another_place_had_watched_is_recalled_without_its_epochs(make:
     next(bed.chain())
     trial = bed.trials()[0]
     assert trial.intermediate_values == {} and trial.value == score(first)
+
+
+def test_trial_whose_run_another_suite_made_is_told_as_it_would_be_recalled(make: Callable[[str], Bed]) -> None:
+    """Its epochs were watched for the other suite: they are reported all the same, as a study made again has them."""
+    bed = make("a")
+    steps = bed.chain()
+    (job,) = next(steps)
+    with bed.store.attempt(job.spec.key, job.spec.canonical(), lambda _: None) as attempt:
+        for number in range(1, 5):
+            attempt.epoch(epoch(number, 0.5), lambda: b"")
+        outcome = finished(job).outcome
+        assert outcome is not None
+        attempt.finish(outcome, {})
+    bed.plan.add(job.planned)
+    run = bed.store.get(job.spec.key)
+    assert run is not None
+    steps.send([run])
+    steps.close()
+    before = told(bed)[0]
+    assert before[4] == {1: 0.5, 2: 0.5, 3: 0.5, 4: 0.5}
+    Path(bed.url.removeprefix("sqlite:///")).unlink()
+    next(bed.chain())
+    assert told(bed)[0] == before
 
 
 def test_trials_after_one_that_failed_are_drawn_again(make: Callable[[str], Bed]) -> None:

@@ -80,6 +80,14 @@ def workers_of(pid: int) -> list[int]:
     return [worker for server in servers for worker in children(server)]
 
 
+def gone_within(seconds: float, workers: list[int]) -> None:
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
+        time.sleep(0.1)
+    assert workers
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
     """A store with an uninterrupted sweep, its suite, and its board."""
@@ -187,8 +195,11 @@ def test_killed_sweep_goes_on_and_ends_with_the_same_table(
     _, suite, board = whole
     store = tmp_path / "store"
     process = begin_until(store, suite, 5)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = workers_of(process.pid)
+    os.kill(workers[0], signal.SIGSTOP)
+    process.kill()  # the driver alone: its workers end by themselves, also the one that is stopped
     process.communicate()
+    gone_within(60, workers)
     before = finished(store)
     assert numbers(swept(store, suite)) == numbers(board)
     after = finished(store)
@@ -221,8 +232,21 @@ def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)  # seconds on an idle machine
     assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
-    deadline = time.monotonic() + 5
-    while left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]:
-        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in left]
-        time.sleep(0.1)
-    assert workers
+    gone_within(5, workers)
+
+
+def test_sweep_whose_teacher_cannot_be_trained_here_says_so_with_an_exit_code_of_its_own_and_goes_on_later(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    reference, suite, _ = whole
+    teacher, *_ = (each.key for each in SweepPlan.find(reference, "tiny").started() if each.phase == "teacher")
+    store = tmp_path / "store"
+    blocked = store / "runs" / teacher
+    blocked.parent.mkdir(parents=True)
+    blocked.touch()  # a file where the run's folder should be
+    code, out, err = kdbench(*arguments(store, suite))
+    assert (code, out) == (3, "")
+    assert "1 runs came to no result; the same command tries them again:" in err and "FileExistsError" in err
+    blocked.unlink()
+    shutil.copytree(reference / "runs", store / "runs", dirs_exist_ok=True)
+    assert swept(store, suite)["done"] == 15
