@@ -158,6 +158,7 @@ def test_attempt_shows_life_while_it_lasts(store: RunStore, monkeypatch: pytest.
         ("elsewhere", 1, 0.0, True),
         ("elsewhere", 1, 2 * SILENT, False),
     ],
+    ids=["lives", "number used again", "gone", "elsewhere", "silent"],
 )
 def test_process_is_told_from_a_later_one_of_its_number(host: str, pid: int, age: float, alive: bool) -> None:
     import socket
