@@ -103,7 +103,8 @@ def test_status_counts_runs_and_says_what_failed(plan: SweepPlan, fill: Fill, st
         "  sp: 1 failed, 1 pending",
         "  failed: sp trial (bad): its worker died",
     ]
-    assert report.values["failures"] == [{"key": "bad", "method": "sp", "phase": "trial", "reason": "its worker died"}]
+    failure = {"key": "bad", "method": "sp", "phase": "trial", "status": "failed", "reason": "its worker died"}
+    assert report.values["failures"] == [failure]
 
 
 def test_teachers_are_listed_with_their_score_and_state(store: RunStore, finish: Finish) -> None:
