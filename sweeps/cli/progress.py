@@ -46,7 +46,7 @@ class Live:
             sys.stderr.flush()
         elif last or 10 * epoch.number // epoch.of > self.shown:
             self.shown = 10 * epoch.number // epoch.of
-            self.console.print(line, highlight=False, soft_wrap=True)
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         return True
 
 
@@ -95,6 +95,6 @@ class SweepProgress:
             end = f"validation {run.outcome.metric.name} {printed(value, run.outcome.metric)}"
         text = f"[{self.ended}/{self.runs}] {planned.method} {planned.phase} {planned.number}: {end}"
         if not self.console.is_terminal:
-            self.console.print(text, highlight=False, soft_wrap=True)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
         elif run.status == "failed":
-            self.bar.console.print(text, highlight=False)
+            self.bar.console.print(text, highlight=False, markup=False)
