@@ -131,10 +131,14 @@ def test_workers_end_within_two_seconds_of_their_driver_and_stopped_ones_with_th
             time.sleep(0.05)
 
 
-def test_worker_that_lives_but_makes_no_update_is_ended(bed: Callable[..., Bed], spec: Spec) -> None:
-    driven = bed(machine=Machine(NOWHERE, "cpu", "fp32", 1, lease=60.0, patience=0.0))
-    assert driven.carry_out(spec) == [], "it is ended while it makes ready, each time"
-    assert "given up after 3 tries: its worker made no update for 0 s" in "".join(driven.driver.failures.values())
+def test_worker_that_lives_but_makes_no_update_is_ended(bed: Callable[..., Bed], spec: Spec, store: RunStore) -> None:
+    """It waits for a file of its teacher for ever, in a thread of its own it shows life."""
+    (store.root / "runs" / "feed").mkdir()
+    os.mkfifo(store.root / "runs" / "feed" / "DONE.json")
+    teacher = ModelSpec(**spec.student.model_dump() | {"weights": "run:feed"})
+    driven = bed(machine=Machine(NOWHERE, "cpu", "fp32", 1, lease=60.0, patience=2.0))
+    assert driven.carry_out(spec.model_copy(update={"method": "kd", "params": {}, "teachers": (teacher,)})) == []
+    assert "given up after 3 tries: its worker made no update for 2 s" in "".join(driven.driver.failures.values())
 
 
 def test_run_whose_worker_dies_each_time_is_given_up_with_how_it_died_and_others_finish(
