@@ -177,7 +177,7 @@ class Driver:
         worker.silent = worker.still = 0.0
         self.busy[worker] = dict(enumerate(tickets))
         provide("".join(_spec(ticket).canonical() for ticket in tickets), self.store.root)
-        worker.send([(_spec(ticket).canonical(), _job(ticket).watch is not None) for ticket in tickets])
+        worker.send([(_spec(ticket).canonical(), _job(ticket).asked_from) for ticket in tickets])
 
     def _hear(self, worker: Worker) -> None:
         try:
@@ -192,8 +192,9 @@ class Driver:
         if kind == "epoch":
             epoch = Epoch(**content)
             self.report(job.planned, epoch)
-            if job.watch:
-                worker.send(job.watch(epoch))
+            goes_on = job.watch(epoch)
+            if job.asked_from is not None and epoch.number >= job.asked_from:
+                worker.send(goes_on)
             return
         del self.busy[worker][place]
         if not self.busy[worker]:

@@ -1,7 +1,7 @@
 """Worker processes on this machine that one driver feeds: what they are told, how they show life, and how they end.
 
-On the line between driver and worker goes JSON. To the worker: lists of specifications, each with whether to ask
-after its epochs for leave to go on. From it: (kind, place, content), where a kind is epoch, ended, a `Fault`, or beat:
+On the line between driver and worker goes JSON. To the worker: lists of specifications, each with the epoch from which
+on to ask for leave to go on. From it: (kind, place, content), where a kind is epoch, ended, a `Fault`, or beat:
 a sign of life with the number of updates so far.
 """
 
@@ -176,10 +176,10 @@ class _Server:
             self.working.wait()
             self.send("beat", 0, self.updates)
 
-    def watch(self, place: int, asks: bool, epoch: Epoch) -> bool:
-        """Shows an epoch, and waits for leave to go on if that is to be asked."""
+    def watch(self, place: int, asked_from: int | None, epoch: Epoch) -> bool:
+        """Shows an epoch, and waits for leave to go on from the epoch on that asks for it."""
         self.send("epoch", place, plain(epoch))
-        return bool(self.recv()) if asks else True
+        return bool(self.recv()) if asked_from is not None and epoch.number >= asked_from else True
 
     def told(self, place: int, course: Generator[None, None, Any]) -> Generator[None, None, None]:
         """A run that says how it has ended."""
@@ -219,8 +219,8 @@ def _serve(line: Connection, store_root: Path, machine: Machine, errors: Path) -
     cache = TeacherCache(parse_backend(machine.cache, store_root / "cache", device))
     server = _Server(line)
 
-    def course(place: int, text: str, asks: bool) -> Generator[None, None, Any]:
-        spec, watch = Spec.model_validate_json(text), functools.partial(server.watch, place, asks)
+    def course(place: int, text: str, asked_from: int | None) -> Generator[None, None, Any]:
+        spec, watch = Spec.model_validate_json(text), functools.partial(server.watch, place, asked_from)
         return server.told(place, stored(spec, store, machine.data_dir, device, watch, cache))
 
     while True:

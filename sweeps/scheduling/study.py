@@ -43,8 +43,10 @@ class Job:
 
     planned: Planned
     spec: Spec
-    watch: Callable[[Epoch], bool] | None = None
-    """Answers after each epoch whether the run should go on; without it nobody waits for an answer."""
+    watch: Callable[[Epoch], bool] = lambda epoch: True
+    """Sees every epoch; answers whether the run should go on."""
+    asked_from: int | None = None
+    """The epoch from which on its run waits for that answer; None if the answer is always yes."""
     settled: bool = False
     """Whether it is known to have been pruned: what the store has of it is all there will be."""
 
@@ -130,7 +132,8 @@ def chain(
         if told is None:
             trial.set_user_attr(KEY, spec.key)
         settled = told is not None and told.state == TrialState.PRUNED
-        (run,) = yield [Job(planned, spec, _watch(study, trial, told), settled)]
+        asked_from = _asked_from(study.pruner, suite, number, told)
+        (run,) = yield [Job(planned, spec, _watch(study, trial, told, asked_from), asked_from, settled)]
         trials.append((planned, run))
         if told is None:
             _report_rest(study, trial, planned, run, plan)
@@ -144,11 +147,28 @@ def chain(
     yield [Job(Planned(name, method, "seed", spec.seed, spec.key, setting), spec) for spec in specs]
 
 
+STARTUP = 2
+"""Trials that no median is there for."""
+
+
+def _warmup(suite: Suite) -> int:
+    """Epochs before which no trial is pruned."""
+    return max(1, suite.recipe.epochs // 2)
+
+
+def _asked_from(pruner: optuna.pruners.BasePruner, suite: Suite, number: int, told: FrozenTrial | None) -> int | None:
+    """The first epoch after which a trial may be pruned, or was; None if it cannot be."""
+    if told is not None:
+        return max(told.intermediate_values, default=1) if told.state == TrialState.PRUNED else None
+    never = isinstance(pruner, optuna.pruners.NopPruner) or number < STARTUP
+    return None if never else _warmup(suite)
+
+
 def _pruner(suite: Suite, method: str) -> optuna.pruners.BasePruner:
     stages = list(suite.configured(method, {}).stages((TEACHER, Net("teacher_2"))))
     if not suite.tuning.prune or len(stages) > 1 or suite.recipe.finetune:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=suite.recipe.epochs // 2)
+    return optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=_warmup(suite))
 
 
 Recalled = tuple[Planned, StoredRun, bool]
@@ -229,7 +249,9 @@ def _ask(
         return study.ask(fixed_distributions=space), None
 
 
-def _watch(study: optuna.Study, trial: Any, told: FrozenTrial | None) -> Callable[[Epoch], bool]:
+def _watch(
+    study: optuna.Study, trial: Any, told: FrozenTrial | None, asked_from: int | None
+) -> Callable[[Epoch], bool]:
     """Reports epochs to a trial and asks whether to go on; a trial that has ended gives its old answer."""
     if told is not None:
         last = max(told.intermediate_values, default=0)
@@ -239,7 +261,7 @@ def _watch(study: optuna.Study, trial: Any, told: FrozenTrial | None) -> Callabl
     def watch(epoch: Epoch) -> bool:
         if epoch.number not in reported:
             trial.report(epoch.validation, epoch.number)
-        return not trial.should_prune()
+        return asked_from is None or epoch.number < asked_from or not trial.should_prune()
 
     return watch
 
