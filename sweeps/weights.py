@@ -114,16 +114,16 @@ def doubted(
         if isinstance(data, ImageSplits):
             network = task.build(model, data)
             load_weights(network, store.weights(model.weights), model.name)
-            yield from doubts(network.to(device), model.name, data)
+            yield from doubts(task, network.to(device), model.name, data)
 
 
 def near_chance(outcome: Outcome, name: str) -> str:
-    """Says of a teacher that was trained here that it is near chance on the test part; empty if it is not."""
+    """Says of a teacher that was trained here that it is near chance on validation; empty if it is not."""
     counts = [sum(row) for row in outcome.confusion]
-    score = outcome.headline("last", "test")
+    score = outcome.headline("last", "validation")
     if outcome.metric != ACCURACY or score is None or not counts:
         return ""
-    return chance_doubt(name, score, max(counts) / sum(counts), "the test part")
+    return chance_doubt(name, score, max(counts) / sum(counts), "validation")
 
 
 def with_checkpoints(suite: Suite, task: Task, data: Splits, store: RunStore) -> Suite:

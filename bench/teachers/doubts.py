@@ -8,7 +8,8 @@ from torch import Tensor
 from bench.data.images import ImageSplits
 from bench.data.splits import EVALUATION_BATCH
 from bench.networks.network import Network
-from methods.rows import count, split, take, whole
+from bench.tasks import Task
+from methods.rows import Rows, count, split, take, whole
 
 ASKED = 512
 """Validation images that a teacher is asked about."""
@@ -22,10 +23,11 @@ NORMALISATIONS = {
 """Means and deviations of channels in [0, 1] with which networks are often trained."""
 
 
-def doubts(network: Network, name: str, data: ImageSplits) -> list[str]:
+def doubts(task: Task, network: Network, name: str, data: ImageSplits) -> list[str]:
     """What speaks against a teacher: it is near chance, or another normalisation would do better.
 
     Args:
+        task: makes of images what networks take.
         network: with its weights, on its device.
         name: of the teacher.
         data: it is asked about their validation part.
@@ -33,13 +35,13 @@ def doubts(network: Network, name: str, data: ImageSplits) -> list[str]:
     part = data.validation
     places = torch.linspace(0, count(part.inputs) - 1, min(ASKED, count(part.inputs))).long()
     images, targets = take(part.inputs, places), whole(part.targets)[places]
-    score = _accuracy(network, images, targets)
+    score = _accuracy(task, network, images, targets)
     chance = float(torch.bincount(targets).max()) / len(targets)
     found = [chance_doubt(name, score, chance, "validation")]
     if found[0]:
         classes = ", ".join(data.class_names[:4]) + ("" if len(data.class_names) <= 4 else ", ...")
         found.append(f"Its classes must be in the order of the data's ({classes}).")
-    return [*filter(None, [" ".join(found)]), *_better_normalised(network, name, data, images, targets, score)]
+    return [*filter(None, [" ".join(found)]), *_better_normalised(task, network, name, data, images, targets, score)]
 
 
 def chance_doubt(name: str, score: float, chance: float, where: str) -> str:
@@ -58,7 +60,7 @@ def chance_doubt(name: str, score: float, chance: float, where: str) -> str:
 
 
 def _better_normalised(
-    network: Network, name: str, data: ImageSplits, images: object, targets: Tensor, score: float
+    task: Task, network: Network, name: str, data: ImageSplits, images: Rows, targets: Tensor, score: float
 ) -> list[str]:
     own = network.mean.clone(), network.std.clone()
     best, how = score + GAP, ""
@@ -68,7 +70,7 @@ def _better_normalised(
             mean, std = ((sum(values) / len(values),) * channels for values in (mean, std))
         network.mean.copy_(torch.tensor(mean).view(1, -1, 1, 1))
         network.std.copy_(torch.tensor(std).view(1, -1, 1, 1))
-        if (other := _accuracy(network, images, targets)) > best:
+        if (other := _accuracy(task, network, images, targets)) > best:
             best, (means, deviations) = other, ([round(v, 4) for v in values] for values in (mean, std))
             how = f"mean={means} and std={deviations}".replace(" ", "").replace("and", " and ")
     network.mean.copy_(own[0])
@@ -82,10 +84,10 @@ def _better_normalised(
 
 
 @torch.no_grad()
-def _accuracy(network: Network, images: object, targets: Tensor) -> float:
+def _accuracy(task: Task, network: Network, images: Rows, targets: Tensor) -> float:
     network.eval()
     right = 0
-    for batch, expected in zip(split(images, EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):  # type: ignore[arg-type]
-        logits = network(whole(batch).to(network.device).float() / 255)
+    for batch, expected in zip(split(images, EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
+        logits = network(task.prepared(batch, network.device))
         right += int((logits.argmax(dim=1).cpu() == expected).sum())
     return right / len(targets)

@@ -151,12 +151,12 @@ def test_a_teacher_that_knows_nothing_or_is_normalised_otherwise_is_doubted(imag
     pixels = torch.arange(0, 250, 5, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     part = Part(pixels, (torch.arange(50) >= 26).long())  # above 0.5
     data = dataclasses.replace(images, validation=part, mean=(0.2,), std=(0.2,), class_names=("dark", "bright"))
-    assert doubts(Network(Brightness(), (0.5,), (0.25,), 0), "ours", data) == []
+    assert doubts(task_of("image"), Network(Brightness(), (0.5,), (0.25,), 0), "ours", data) == []
     network = Network(Brightness(), (0.2,), (0.2,), 0)
-    (warning,) = doubts(network, "ours", data)
+    (warning,) = doubts(task_of("image"), network, "ours", data)
     assert "otherwise than it was trained: " in warning and "mean=[0.5] and std=[0.5]" in warning
     assert network.mean.item() == pytest.approx(0.2)  # as before
-    near, *_ = doubts(Network(Brightness(), (-1.0,), (0.25,), 0), "ours", data)
+    near, *_ = doubts(task_of("image"), Network(Brightness(), (-1.0,), (0.25,), 0), "ours", data)
     assert (
         "teacher ours is near chance: 48.0 % on validation" in near
         and "in the order of the data's (dark, bright)" in near
