@@ -7,6 +7,7 @@ import io
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ from bench.teachers.cache import TeacherCache
 from bench.training.engine import run, updates
 from bench.training.interleave import interleave
 from methods.base import Net
+
+BENCH = Path(__file__).parents[1]
+"""Of this package: where an error was raised in a method's own code is sought elsewhere."""
 
 
 def trains(toy: Toy) -> None:
@@ -189,7 +193,9 @@ def check(name: str) -> Iterator[Verdict]:
 def _place(error: Exception) -> str:
     """An error as one line, with the line of code that it comes from."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if "/bench/" not in frame.filename and "site-packages" not in frame.filename]
+    own = [
+        each for each in frames if not (Path(each.filename).is_relative_to(BENCH) or "site-packages" in each.filename)
+    ]
     where = f" ({own[-1].filename}:{own[-1].lineno})" if own else ""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text[:300]}{where}"
