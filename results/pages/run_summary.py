@@ -131,7 +131,7 @@ def _confusion(run: StoredRun, form: str) -> bytes:
     if run.outcome is None or not run.outcome.confusion:
         raise InputError(f"run {run.key} has no confusion matrix: it is {run.status}.")
     matrix = run.outcome.confusion
-    figure = Figure(figsize=(5, 5))  # a sweep draws hundreds: a layout that is searched for takes as long as the rest
+    figure = Figure(figsize=(5, 5))  # a sweep draws many, and a layout that is searched for takes longer than the rest
     axes = figure.subplots()
     axes.imshow(matrix, cmap="Blues")
     axes.set(title=f"{run.spec.method} {run.key[:8]}", xlabel="decision", ylabel="class")

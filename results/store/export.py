@@ -107,8 +107,6 @@ def _folder_name(plan: SweepPlan) -> str:
 
 
 def _export(plan: SweepPlan, store: RunStore, folder: Path, limit: float) -> Exported:
-    planned = plan.started()
-    stored = {each.key: store.get(each.key) for each in planned}
     evidence = evidence_of(plan, store)
     kept = evidence.runs
     folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +115,8 @@ def _export(plan: SweepPlan, store: RunStore, folder: Path, limit: float) -> Exp
     write_evidence(evidence, folder)
     copy_sources((json.dumps(run.spec) for run in evidence.runs.values()), store.root, folder)
     weights = _write_weights(evidence, store, folder, limit)
-    states = {key: run.status if run else "pending" for key, run in stored.items()}
-    left_out = [LeftOut(each, states[each.key]) for each in planned if each.key not in kept]
+    missing = [each for each in plan.started() if each.key not in kept]
+    left_out = [LeftOut(each, run.status if (run := store.get(each.key)) else "pending") for each in missing]
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Exported(plan.name, folder, len(kept), len(evidence.weights()), weights, size, left_out)
 
