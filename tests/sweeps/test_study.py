@@ -396,14 +396,17 @@ def test_a_teacher_that_cannot_be_trained_ends_the_sweep(make: Callable[[str], B
 @pytest.mark.parametrize(("method", "pruned"), [("kd", True), ("fitnets", False)])
 def test_methods_of_several_stages_are_never_pruned(make: Callable[[str], Bed], method: str, pruned: bool) -> None:
     """Their epochs cannot be compared: the last stage may have just begun where another setting's is far."""
-    bed, stopped = make("a"), []
+    bed, stopped, asked = make("a"), list[bool](), list[int | None]()
     bed.method = method
     bed.suite = bed.suite.model_copy(update={"tuning": bed.suite.tuning.model_copy(update={"trials": 4})})
 
     def watched(job: Job) -> StoredRun:
         value = 0.9 if job.planned.number < 3 else 0.1
+        asked.append(job.asked_from)
         stopped.append(not all([job.watch(epoch(number, value)) for number in range(1, 5)]))
         return finished(job, "stopped" if stopped[-1] else "done")
 
     drive(bed.chain(), watched)
     assert stopped == [False, False, False, pruned]
+    half = bed.suite.recipe.epochs // 2 if pruned else None
+    assert asked == [None, None, half, half], "a worker waits for leave only where a trial may be pruned"
