@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 
 from results.analysis.leaderboard import leaderboard
+from results.analysis.statistics import holm
 from results.pages.board import board_report
 from results.pages.report import render
 from results.store.evidence import read_evidence
@@ -94,3 +96,24 @@ def test_no_method_of_the_main_board_is_below_the_student_without_a_reason() -> 
     lacking = [method for method in below if f"{method}: " not in said and f"{method} by " not in said]
     assert not lacking, f"{lacking} are below the student: say why in the suite's [reasons]"
     assert all(row.score for row in board.rows) and len(board.rows) > 20
+
+
+def test_study_of_weights_says_what_its_differences_are() -> None:
+    """Its pairs of rows are twelve of those in the file beside it, corrected for one another."""
+    text = (ROOT / "results" / "studies" / "weights.md").read_text()
+    with (ROOT / "results" / "studies" / "weights.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["control"] == f"{row['method']}_range"]
+    corrected = dict(
+        zip([(row["method"], row["pair"]) for row in rows], holm([float(row["p"]) for row in rows]), strict=True)
+    )
+    small = "cifar_resnet8 -> cifar_resnet8_quarter"
+    assert len(rows) == 12 and [place for place, p in corrected.items() if p is not None and p < 0.05] == [
+        ("at", small),
+        ("sp", small),
+    ]
+    for row in rows:
+        said = f"{100 * float(row['difference']):+.1f} ± {100 * float(row['half_width']):.1f}"
+        plain = said.removeprefix("+")
+        assert (said in text or plain in text) == (float(row["p"]) < 0.05), f"{row['method']} of {row['pair']}: {said}"
+    for method in ("at", "sp"):
+        assert f"{corrected[method, small]:.3f}" in text
