@@ -23,7 +23,7 @@ from bench.errors import InputError
 from bench.networks.build import check_model
 from bench.spec import ModelSpec
 from bench.speed.loops import Setting, one_stage
-from bench.speed.machine import convolution_peak, cores
+from bench.speed.machine import Peaks, cores
 from bench.speed.measure import Measuring, Row, measured
 from bench.training.precision import check_precision
 
@@ -63,7 +63,7 @@ def main(
     batches, workers = batches or (1200 if gpu else 40), workers if workers >= 0 else (8 if gpu else 0)
     if batches < rounds + 4:
         raise InputError(f"--batches must be at least four more than --rounds, but got {batches} and {rounds}.")
-    peaks = {name: convolution_peak(where, getattr(torch, name)) for name in ("float32", "bfloat16")}
+    peaks = Peaks(where)
     how = Measuring(students, rounds, workers, compiled, rival, precision, peaks)
     rows: list[Row] = []
     for (teacher, student), method in itertools.product(named, taught):

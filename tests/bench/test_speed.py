@@ -52,7 +52,7 @@ def test_bad_input_is_refused_before_anything_is_measured(
     def measuring(*_: object) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr(command, "convolution_peak", measuring)
+    monkeypatch.setattr(command, "Peaks", measuring)
     with pytest.raises(InputError, match=reason):
         command.main(**({"pairs": "cifar_resnet8:cifar_resnet8"} | arguments))
 
