@@ -17,6 +17,7 @@ Distribution-free multiple comparisons. Demšar (2006), Statistical comparisons 
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -34,6 +35,8 @@ FEWEST = 3
 """Seeds from which anything is concluded: two are often equal by chance, as if they had no spread."""
 WILCOXON_SEEDS = 6
 """The signed-rank test of fewer seeds cannot fall below LEVEL: the least p value of n differences is 2 / 2^n."""
+ENUMERATED = 13
+"""Most differences that are given every sign; more are left to scipy."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,18 @@ def t_test(paired_differences: Sequence[float]) -> float | None:
 def wilcoxon(paired_differences: Sequence[float]) -> float | None:
     """Two-sided p value of the signed-rank test (Wilcoxon 1945), which does not ask for normal differences.
 
-    None with fewer than WILCOXON_SEEDS differences. Zeros are dropped; if all are zero, it is 1.
+    None with fewer than WILCOXON_SEEDS differences. Zeros are dropped; if all are zero, it is 1. Few differences
+    are given every sign in turn, also where some are equal, as scipy does, but all at once.
     """
     if len(paired_differences) < WILCOXON_SEEDS:
         return None
     sizes = _levels([0.0, *map(abs, paired_differences)])[1:]
-    return float(stats.wilcoxon(np.sign(paired_differences) * sizes).pvalue) if sizes.any() else 1.0
+    signed = (np.sign(paired_differences) * sizes)[sizes > 0]
+    if len(signed) > ENUMERATED:
+        return float(stats.wilcoxon(signed).pvalue)
+    ranks = stats.rankdata(abs(signed))
+    sums = np.array(list(itertools.product((-1, 1), repeat=len(signed)))) @ ranks
+    return float(np.mean(abs(sums) >= abs(np.sign(signed) @ ranks)))
 
 
 def share_won(paired_differences: Sequence[float]) -> float:

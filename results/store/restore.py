@@ -98,7 +98,7 @@ def _restore_run(run: KeptRun, weights: bytes | None, store: RunStore) -> bool:
     there = store.get(run.key)
     if there and (there.finished or (there.pruned and not run.outcome)):
         if weights and not store.has_weights_under(f"run:{run.key}", float("inf")):
-            _add_weights(store.root / "runs" / run.key, weights)
+            _add_weights(store.root / "runs" / run.key, weights, store.durable)
         return False
     folder, lock = store.claimed(run.key, json.dumps(run.spec))
     try:
@@ -106,7 +106,7 @@ def _restore_run(run: KeptRun, weights: bytes | None, store: RunStore) -> bool:
         number = int(earlier[-1].name.removeprefix("attempt-")) + 1 if earlier else 1
         attempt = folder / f"attempt-{number}"
         attempt.mkdir()
-        write(attempt / "records.jsonl", run.records())
+        write(attempt / "records.jsonl", run.records(), store.durable)
         if run.outcome:
             done = {
                 "attempt": attempt.name,
@@ -114,9 +114,9 @@ def _restore_run(run: KeptRun, weights: bytes | None, store: RunStore) -> bool:
                 "left_out": run.files,
                 "spec": sha256((folder / "spec.json").read_bytes()),
             }
-            write(folder / "DONE.json", json.dumps(done, indent=1).encode())
+            write(folder / "DONE.json", json.dumps(done, indent=1).encode(), store.durable)
             if weights:
-                _add_weights(folder, weights)
+                _add_weights(folder, weights, store.durable)
         for other in earlier:
             shutil.rmtree(other, ignore_errors=True)
     finally:
@@ -124,14 +124,14 @@ def _restore_run(run: KeptRun, weights: bytes | None, store: RunStore) -> bool:
     return True
 
 
-def _add_weights(folder: Path, weights: bytes) -> None:
+def _add_weights(folder: Path, weights: bytes, durable: bool) -> None:
     """Adds the weights from which others are taught to a finished run that lacks them."""
     done = done_of(folder)
     assert done is not None
-    write(folder / done["attempt"] / TAUGHT_FROM, weights)
+    write(folder / done["attempt"] / TAUGHT_FROM, weights, durable)
     done["left_out"] = {name: digest for name, digest in done.get("left_out", {}).items() if name != TAUGHT_FROM}
     done["files"][TAUGHT_FROM] = sha256(weights)
-    write(folder / "DONE.json", json.dumps(done, indent=1).encode())
+    write(folder / "DONE.json", json.dumps(done, indent=1).encode(), durable)
 
 
 def _restore_plan(evidence: Evidence, store: RunStore) -> None:
@@ -151,4 +151,4 @@ def _restore_plan(evidence: Evidence, store: RunStore) -> None:
     }
     for name, data in files.items():
         if not (folder / name).exists() or (folder / name).read_bytes() != data:
-            write(folder / name, data)
+            write(folder / name, data, store.durable)

@@ -47,17 +47,19 @@ class Busy(InputError):
 class RunStore:
     """Runs on disk below one folder."""
 
-    def __init__(self, root: Path, read_only: bool = False) -> None:
+    def __init__(self, root: Path, read_only: bool = False, durable: bool = True) -> None:
         """Opens the store, making its folder.
 
         Args:
             root: the folder.
             read_only: whether it is only read; then nothing is made or tried out.
+            durable: whether the disk is waited for when evidence is brought in; a store of one command alone need not.
 
         Raises:
             InputError: if the folder is to be written and cannot be, or is one of evidence.
         """
         self.root = root.expanduser().resolve()
+        self.durable = durable
         self.verified = Verified(self.root)
         if read_only:
             return
@@ -166,7 +168,7 @@ class RunStore:
         try:
             read_spec(folder)
         except (InputError, FileNotFoundError):
-            write(folder / "spec.json", spec.encode())
+            write(folder / "spec.json", spec.encode(), self.durable)
         return folder, lock
 
     @contextlib.contextmanager

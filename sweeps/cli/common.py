@@ -145,7 +145,7 @@ def _imported(evidence: Path) -> tempfile.TemporaryDirectory[str]:
     from results.store.run_store import RunStore
 
     folder = tempfile.TemporaryDirectory(prefix="kdbench-")
-    restore([evidence], RunStore(Path(folder.name)))
+    restore([evidence], RunStore(Path(folder.name), durable=False))
     return folder
 
 

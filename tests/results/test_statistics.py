@@ -102,6 +102,13 @@ def test_wilcoxon_by_hand() -> None:
     assert wilcoxon([row[1] - row[0] for row in DEMSAR]) < 0.05  # type: ignore[operator]
 
 
+@pytest.mark.parametrize("count", [6, 9, 13, 14])
+def test_wilcoxon_is_that_of_scipy_with_and_without_equal_differences(count: int) -> None:
+    draw = random.Random(count)
+    for values in ([draw.gauss(0.01, 0.02) for _ in range(count)], [draw.choice([-1, 1, 2, 3]) for _ in range(count)]):
+        assert wilcoxon(values) == pytest.approx(stats.wilcoxon(values).pvalue)
+
+
 def test_share_won_counts_a_tie_as_half() -> None:
     assert share_won([0.1, -0.1, 0.0, 0.2]) == 2.5 / 4
     assert share_won([1e-8, -1e-8]) == 0.5, "32-bit noise is a tie"
