@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 
@@ -15,8 +16,13 @@ from bench.contract.toy import DATA, toy_data, untrained_file
 from bench.data.splits import Splits
 from bench.spec import ModelSpec
 
+MEMORY, ENOUGH = "/dev/shm", 4 * 2**30
+if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
+    tempfile.tempdir = os.environ["TMPDIR"] = MEMORY  # a fifth of the time went into waiting for a disk
+
 torch.set_num_threads(1)
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="kdbench-")  # what a machine remembers, for these tests alone
+CACHE = tempfile.TemporaryDirectory(prefix="kdbench-")
+os.environ["XDG_CACHE_HOME"] = CACHE.name  # what a machine remembers, for these tests alone
 
 bench.evaluation.cost.LATENCY_RUNS = 1  # no test asks for more than a time
 

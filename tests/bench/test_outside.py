@@ -155,6 +155,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     write(folder, "Metadata-Version: 2.1\nName: afternoon\nVersion: 1.0\n", "afternoon-1.0.dist-info/METADATA")
     monkeypatch.syspath_prepend(folder)
+    for name in [each for each in sys.modules if each.partition(".")[0] == "afternoon"]:
+        monkeypatch.delitem(sys.modules, name)  # that of another test, whose folder is gone
     outside.brought.cache_clear()
     return folder
 

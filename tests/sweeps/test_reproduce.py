@@ -44,6 +44,7 @@ from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_proto
 from sweeps.protocols.protocol import Protocol
 from sweeps.protocols.reproduce import imported, reproduction_of
 from sweeps.protocols.request import table_request
+from sweeps.scheduling import projector
 from tests.sweeps.commands import kdbench
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
@@ -409,7 +410,10 @@ def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Pa
     assert reproduction_of_plan(plan, RunStore(store)) == reproduction_of(request, store)
 
 
-def test_mlflow_that_cannot_be_written_is_a_warning(tmp_path: Path, table: Path) -> None:
+def test_mlflow_that_cannot_be_written_is_a_warning(
+    tmp_path: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(projector, "GRACE", 1.0)
     (tmp_path / "store" / "mlflow.db").mkdir(parents=True)
     out, _ = reproduce(tmp_path, str(table), "--scale", "short", "--methods", "student")
     assert "MLflow was not brought up to date" in out and "try: kdbench sync" in out

@@ -206,6 +206,7 @@ def test_killed_sweep_goes_on_and_ends_with_the_same_table(
     assert {key: after[key] for key in before} == before
 
 
+@pytest.mark.slow
 def test_run_whose_worker_is_killed_goes_on_in_another(
     whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
 ) -> None:
