@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.record import Outcome
 from results.analysis.board import Row
+from results.analysis.comparison import over_pairs, scores_of
 from results.analysis.leaderboard import leaderboard
 from results.analysis.statistics import Interval, interval
 from results.store.plan import Planned, SweepPlan
@@ -45,6 +46,8 @@ class EntryRow:
     calibration_error: float | None
     gap: Interval | None
     """Validation score minus test score, by seed."""
+    rank: float | None
+    """Mean rank over the pairs that rows of the entries share; None with fewer than two pairs or three rows."""
     setting: dict[str, Any]
 
 
@@ -53,10 +56,14 @@ def entry_rows(plan: SweepPlan, store: RunStore, methods: list[str]) -> list[Ent
     known = [(each, run) for each in plan.runs() if each.phase == "seed" and (run := store.get(each.key))]
     rows = leaderboard(plan, store).rows
     control = {row.pair: row for row in rows if row.method == plan.suite.control}
-    return [_row(plan, row, control.get(row.pair), known) for row in rows if row.method in methods]
+    ranking = over_pairs(scores_of(plan, store)).ranking if rows else None
+    ranks = ranking.ranks if ranking else {}
+    return [
+        _row(plan, row, control.get(row.pair), known, ranks.get(row.method)) for row in rows if row.method in methods
+    ]
 
 
-def _row(plan: SweepPlan, row: Row, control: Row | None, known: list[Run]) -> EntryRow:
+def _row(plan: SweepPlan, row: Row, control: Row | None, known: list[Run], rank: float | None) -> EntryRow:
     suite = plan.suite
     ended = [run.outcome for each, run in known if (each.pair, each.method) == (row.pair, row.method) and run.outcome]
     gaps = [gap for each in ended if (gap := _gap(each, suite.show)) is not None]
@@ -79,6 +86,7 @@ def _row(plan: SweepPlan, row: Row, control: Row | None, known: list[Run]) -> En
         teacher_kl=_mean(ended, suite.show, "teacher_kl"),
         calibration_error=_mean(ended, suite.show, "calibration_error"),
         gap=interval(gaps) if gaps else None,
+        rank=rank,
         setting=row.setting,
     )
 

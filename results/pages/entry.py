@@ -40,6 +40,8 @@ def entries_report(protocols: Sequence[ProtocolRows]) -> Report:
         "agree and KL: with the teacher's decisions and probabilities. ECE: expected calibration error. val - test: "
         "how far the validation score is above the test score.",
     ]
+    if any(row.rank is not None for each in protocols for row in each.rows):
+        notes.append("rank: mean over the pairs that entries, control and baseline share; 1 is the best.")
     values = {"protocols": [{"suite": each.suite, "rows": [asdict(row) for row in each.rows]} for each in protocols]}
     return Report(name="entries", title="entries", blocks=blocks, notes=notes, values=values)
 
@@ -49,12 +51,13 @@ def _block(protocol: ProtocolRows, title: str, rows: list[EntryRow]) -> Block:
     fidelity = ["agree", "KL", "ECE", "val - test"]
     baseline = rows[0].baseline
     gains = [f"over {protocol.control}", f"over {baseline}", "p"]
-    names = ["method", protocol.metric.name, *gains, *cost, *fidelity, "seeds"]
+    ranks = ["rank"] if any(row.rank is not None for row in rows) else []
+    names = ["method", protocol.metric.name, *gains, *ranks, *cost, *fidelity, "seeds"]
     columns = [Column(name, left=index < 2, wraps=index >= 5) for index, name in enumerate(names)]
-    return Block(title, columns, [_cells(protocol.metric, row) for row in rows])
+    return Block(title, columns, [_cells(protocol.metric, row, bool(ranks)) for row in rows])
 
 
-def _cells(metric: Metric, row: EntryRow) -> list[str]:
+def _cells(metric: Metric, row: EntryRow, ranked: bool) -> list[str]:
     def gain(value: object, p_value: float | None) -> str:
         return f"{value} {DIFFERS}" if value and p_value is not None and p_value < LEVEL else str(value)
 
@@ -64,6 +67,7 @@ def _cells(metric: Metric, row: EntryRow) -> list[str]:
         gain(score_text(row.gain_control, metric, signed=True), row.p_control),
         gain(score_text(row.gain_baseline, metric, signed=True), row.p_baseline),
         _number(row.p_baseline, "{:.3f}"),
+        *([_number(row.rank, "{:.1f}")] if ranked else []),
         f"{row.seconds:.1f}",
         count_text(row.teacher_forwards),
         "" if row.extra_parameters is None else count_text(row.extra_parameters),

@@ -90,17 +90,21 @@ def _keys(store: RunStore, runs: list[tuple[Planned, StoredRun]]) -> Iterator[st
 
 
 def _provenance(store: RunStore, runs: list[tuple[Planned, StoredRun]]) -> Iterator[str]:
-    """Students learn from runs of the entry, from the very file that each has left, and from the data that they say."""
+    """Students learn from runs of the entry, from the very file that each has left, and from the data that they say.
+
+    Of a checkpoint that was brought to the store, the reference itself is the file's SHA-256.
+    """
     known = {f"run:{run.key}" for _, run in runs}
     for _, run in runs:
         seen = run.outcome.provenance if run.outcome else None
         if seen and seen.data != run.spec.data.fingerprint:
             yield f"{run.key} was run on other data than it says"
         for teacher in run.spec.teachers:
-            if teacher.weights not in known:
+            left = teacher.weights.removeprefix("sha256:") if teacher.ready else _left(store, teacher.weights)
+            if teacher.weights not in known and not teacher.ready:
                 yield f"{run.key} learns from {teacher.weights}, which is no run of the entry"
-            elif seen and seen.weights.get(teacher.weights) != _left(store, teacher.weights):
-                yield f"{run.key} learned from another file than {teacher.weights} has left"
+            elif seen and seen.weights.get(teacher.weights) != left:
+                yield f"{run.key} learned from another file than {teacher.weights} names"
 
 
 def _left(store: RunStore, reference: str) -> str:
@@ -181,6 +185,11 @@ def _rerun(
         torch.set_num_threads(run.outcome.environment.threads or 1)
         for source in entry.sources:
             keep_source(new.root, source.module, source.code.encode())
+        if brought := [each.weights for each in run.spec.teachers if each.ready]:
+            raise InputError(
+                f"{entry.method} cannot be run again from its entry alone: it learns from {', '.join(brought)}, a "
+                "checkpoint of its author's that the entry names by its SHA-256 and does not carry."
+            )
         taught = [old[each.weights.removeprefix("run:")].spec for each in run.spec.teachers]
         again = [_again(spec, new, data_dir, place) for spec in (*taught, run.spec)][-1]
         was = run.outcome.headline(show, "test")

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
+import torch
 
 from results.store.entry import read_entry
 from tests.sweeps.commands import Run
+from tests.sweeps.conftest import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 ENTRY = ROOT / "results" / "leaderboard" / "digits-at.json"
@@ -87,3 +90,29 @@ def test_rows_of_different_protocols_share_no_table(kdbench: Run, tmp_path: Path
     assert code == 0, err
     titles = [line for line in out.splitlines() if line.startswith("**") and "@" in line]
     assert len(titles) == len(set(titles)) >= 2 and out.count("| at ") == 1
+
+
+def test_entries_of_several_pairs_are_ranked_over_them(kdbench: Run, tmp_path: Path) -> None:
+    size = str(ROOT / "results" / "evidence" / "study_size")
+    assert kdbench("submit", "study_size", "--method", "eskd", "--out", "eskd.json", "--store", size)[0] == 0
+    ranks = {row["rank"] for row in read_entry(tmp_path / "eskd.json").claims["rows"]}
+    assert len(ranks) == 1 and 1 <= ranks.pop() <= 3
+    _, out, _ = kdbench("entries", ".", "--format", "markdown")
+    assert "| rank " in out and "rank: mean over the pairs" in out
+    assert "rank" not in kdbench("entries", str(ENTRY.parent))[1]
+
+
+def test_an_entry_that_learned_from_an_authors_checkpoint_is_checked_and_cannot_be_run_again(
+    kdbench: Run, tmp_path: Path
+) -> None:
+    torch.save(timm.create_model("cifar_resnet8", num_classes=10, in_chans=1).state_dict(), tmp_path / "own.pt")
+    own = 'teacher = "cifar_resnet8"\nteacher_weights = ["own.pt"]'
+    (tmp_path / "own.toml").write_text(TINY.replace('teacher = "cifar_resnet8"', own))
+    small = ["--methods", "student,kd", "--epochs", "1", "--trials", "1", "--workers", "1", "--precision", "fp32"]
+    code, _, err = kdbench("sweep", "own.toml", *small, "--store", "runs")
+    assert code == 0, err
+    assert kdbench("submit", "own", "--method", "kd", "--out", "kd.json", "--store", "runs")[0] == 0
+    code, out, _ = kdbench("verify", "kd.json")
+    assert code == 0 and "all 8 checks pass" in out
+    code, _, err = kdbench("verify", "kd.json", "--rerun", "1")
+    assert code == 2 and "learns from sha256:" in err and "does not carry" in err
