@@ -310,3 +310,15 @@ def test_a_suite_may_extend_another(tiny: Path, tmp_path: Path) -> None:
     other.write_text('extends = "digitz"')
     with pytest.raises(InputError, match="unknown suite 'digitz': did you mean digits"):
         load_suite(str(other))
+
+
+@pytest.mark.parametrize("name", bundled())
+def test_teachers_and_searches_of_a_bundled_suite_suit_its_optimizer(name: str) -> None:
+    """A suite that extends another takes over what it does not say, as the learning rate of another optimizer."""
+    suite = load_suite(name)
+    teacher = {**suite.recipe.model_dump(), **suite.teacher}
+    rates = [suite.recipe.lr, teacher["lr"]]
+    assert max(rates) <= 5 * min(rates)
+    if "lr" in suite.tuning.search:
+        space = suite.tuning.search["lr"]
+        assert space.low <= suite.recipe.lr <= space.high
