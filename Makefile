@@ -30,7 +30,7 @@ docs: install ## Write docs/methods.md anew from the methods
 	$(BIN)/kdbench methods --format markdown > docs/methods.md
 
 pages: install ## Make the tables of README.md and results again from results/evidence
-	$(BIN)/python -m sweeps.cli.pages
+	$(BIN)/python -m kdbench.sweeps.cli.pages
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import safetensors.torch
 import torch
 
-from bench.configure import configure
-from bench.data.images import ImageSplits
-from bench.data.splits import Part
-from bench.networks.build import build
-from bench.record import Epoch
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from bench.training.engine import rehearse
-from methods.base import Data, Unsupported
+from kdbench.bench.configure import configure
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import Part
+from kdbench.bench.networks.build import build
+from kdbench.bench.record import Epoch
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.training.engine import rehearse
+from kdbench.methods.base import Data, Unsupported
 
 SIZE, CLASSES, TEACHER = 32, 4, "run:teacher"
 

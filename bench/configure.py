@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.errors import InputError, unknown
-from bench.spec import Spec, explain, read_value
-from methods import OUTSIDE, REGISTRY
-from methods.base import Method
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.spec import Spec, explain, read_value
+from kdbench.methods import OUTSIDE, REGISTRY
+from kdbench.methods.base import Method
 
 
 def configure(name: str, params: Mapping[str, Any]) -> Method:

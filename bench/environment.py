@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from bench.errors import InputError
-from bench.record import Environment
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Environment
 
 
 def pick_device(name: str) -> torch.device:

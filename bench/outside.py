@@ -21,9 +21,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from bench.errors import InputError, unknown
-from methods.base import Method
-from methods.registry import OF_SOURCE, OUTSIDE, REGISTRY
+from kdbench.bench.errors import InputError, unknown
+from kdbench.methods.base import Method
+from kdbench.methods.registry import OF_SOURCE, OUTSIDE, REGISTRY
 
 FILE = re.compile(r"(?P<path>.+\.py)(?::(?P<cls>\w+))?")
 MODULE = re.compile(r"(?P<module>[A-Za-z_][\w.]*):(?P<cls>\w+)")
@@ -138,7 +138,9 @@ def _chosen(source: Source, cls: str, name: str) -> str:
     if there is None:
         raise unknown(f"method of {source.origin}", cls, found)
     if not (isinstance(there, type) and issubclass(there, Method)):
-        raise InputError(f"{cls} of {source.origin} is no method: let it inherit methods.base.Method, below @method.")
+        raise InputError(
+            f"{cls} of {source.origin} is no method: let it inherit kdbench.methods.base.Method, below @method."
+        )
     raise InputError(f"{cls} of {source.origin} is not registered: put @method above its class.")
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import AliasChoices, ConfigDict, Field, model_validator
 
-from bench.schema import Frozen
+from kdbench.bench.schema import Frozen
 
 STATUSES = ("done", "diverged", "unsupported", "failed")
 """How a run can end. The first three are results; a failed run is not kept as one."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from bench.schema import Finite, Frozen
+from kdbench.bench.schema import Finite, Frozen
 
 NUMBERS = 4
 """Raised by hand with every change of the code that moves numbers, so that old results are not taken for new ones."""
@@ -61,7 +61,7 @@ class DataSpec(Finite):
 
     name: str
     task: str = "image"
-    """What is to be learned: the name of a file of `bench.tasks`."""
+    """What is to be learned: the name of a file of `kdbench.bench.tasks`."""
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
     """Height and width in pixels; 0 is the data set's own (folders of images need it)."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-from methods.registry import OUTSIDE, REGISTRY
+from kdbench.methods.registry import OUTSIDE, REGISTRY
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Paper, Signals, Step, features_of, loss_weight, method
-from methods.checks import fraction, non_negative, one_of, positive, same_shape
-from methods.functional import check_depths, kd_loss, matched, pooled_alike
+from kdbench.methods.base import Losses, Method, Paper, Signals, Step, features_of, loss_weight, method
+from kdbench.methods.checks import fraction, non_negative, one_of, positive, same_shape
+from kdbench.methods.functional import check_depths, kd_loss, matched, pooled_alike
 
 FORMS = ("sum", "max", "full")
 NORMALISATIONS = ("code", "paper")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, loss_weight, method
-from methods.checks import non_negative, require, same_shape
+from kdbench.methods.base import Losses, Method, Paper, Step, loss_weight, method
+from kdbench.methods.checks import non_negative, require, same_shape
 
 
 def gradient_attention_loss(student_grad: Tensor, teacher_grad: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from optuna.distributions import BaseDistribution
 from torch import Tensor, nn
 
-from methods.checks import require
-from methods.hooks import Hooks, StageOptions
-from methods.registry import identity, registered
-from methods.rows import Rows
+from kdbench.methods.checks import require
+from kdbench.methods.hooks import Hooks, StageOptions
+from kdbench.methods.registry import identity, registered
+from kdbench.methods.rows import Rows
 
 Losses = dict[str, Tensor]
 """Named scalar losses; the engine adds them up for the backward pass and logs each by its name."""

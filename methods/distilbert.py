@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
+from kdbench.methods.base import (
     STUDENT,
     Losses,
     Method,
@@ -24,9 +24,9 @@ from methods.base import (
     method,
     tuned,
 )
-from methods.checks import non_negative, positive, require, same_shape
-from methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map
-from methods.hooks import StageOptions, nothing
+from kdbench.methods.checks import non_negative, positive, require, same_shape
+from kdbench.methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map
+from kdbench.methods.hooks import StageOptions, nothing
 
 
 def cosine_loss(student_hidden: Tensor, teacher_hidden: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import STUDENT, Losses, Method, Net, Paper, Stage, Step, method, tuned
-from methods.checks import non_negative, one_of
-from methods.functional import kd_loss
-from methods.hooks import StageOptions
+from kdbench.methods.base import STUDENT, Losses, Method, Net, Paper, Stage, Step, method, tuned
+from kdbench.methods.checks import non_negative, one_of
+from kdbench.methods.functional import kd_loss
+from kdbench.methods.hooks import StageOptions
 
 
 def mutual_loss(student_logits: Tensor, peer_logits: Sequence[Tensor]) -> Tensor:

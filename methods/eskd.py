@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from optuna.distributions import FloatDistribution
 
-from methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
-from methods.checks import fraction, non_negative, positive
-from methods.functional import kd_loss
+from kdbench.methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
+from kdbench.methods.checks import fraction, non_negative, positive
+from kdbench.methods.functional import kd_loss
 
 EARLY = Net("teacher", copy="early")
 

@@ -8,9 +8,21 @@ import torch.nn.functional as F
 from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, loss_weight, method, tuned
-from methods.checks import fraction, non_negative, positive, same_shape
-from methods.functional import at_depth, kd_loss, pooled_alike
+from kdbench.methods.base import (
+    Losses,
+    Method,
+    Net,
+    Paper,
+    Signals,
+    Stage,
+    Step,
+    features_of,
+    loss_weight,
+    method,
+    tuned,
+)
+from kdbench.methods.checks import fraction, non_negative, positive, same_shape
+from kdbench.methods.functional import at_depth, kd_loss, pooled_alike
 
 
 def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:

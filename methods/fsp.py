@@ -9,10 +9,22 @@ import torch.nn.functional as F
 from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, features_of, loss_weight, method, tuned
-from methods.checks import non_negative, one_of, same_shape
-from methods.functional import check_depths, matched, pooled_alike
-from methods.hooks import StageOptions
+from kdbench.methods.base import (
+    Losses,
+    Method,
+    Net,
+    Paper,
+    Signals,
+    Stage,
+    Step,
+    features_of,
+    loss_weight,
+    method,
+    tuned,
+)
+from kdbench.methods.checks import non_negative, one_of, same_shape
+from kdbench.methods.functional import check_depths, matched, pooled_alike
+from kdbench.methods.hooks import StageOptions
 
 POOLS = ("avg", "max")
 Maps = tuple[Tensor, Tensor]

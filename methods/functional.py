@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Data, Networks, Unsupported
-from methods.checks import same_batch, same_shape
-from methods.rows import count, join
+from kdbench.methods.base import Data, Networks, Unsupported
+from kdbench.methods.checks import same_batch, same_shape
+from kdbench.methods.rows import count, join
 
 L = TypeVar("L")
 """What stands for a layer: its map, its states, its queries and keys."""

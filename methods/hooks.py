@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from methods.base import Data, Losses, Networks, Signals, Step
+    from kdbench.methods.base import Data, Losses, Networks, Signals, Step
 
 
 def nothing(networks: Networks) -> None:

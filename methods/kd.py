@@ -9,7 +9,7 @@ import torch
 from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
+from kdbench.methods.base import (
     Data,
     Losses,
     Method,
@@ -24,9 +24,9 @@ from methods.base import (
     method,
     tuned,
 )
-from methods.checks import fraction, one_of, positive, same_shape
-from methods.functional import class_targets, kd_loss, with_unlabelled
-from methods.rows import take
+from kdbench.methods.checks import fraction, one_of, positive, same_shape
+from kdbench.methods.functional import class_targets, kd_loss, with_unlabelled
+from kdbench.methods.rows import take
 
 
 def logit_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Signals, Step, Unsupported
-from methods.checks import one_of, positive, require, same_shape
-from methods.distilbert import cosine_loss
-from methods.functional import check_depths, check_mask, kd_loss, masked_mean, matched, same_tokens
-from methods.minilm import attention_relation_loss, relation_heads
-from methods.tinybert import attention_score_loss, attention_scores, hidden_loss
+from kdbench.methods.base import Losses, Method, Signals, Step, Unsupported
+from kdbench.methods.checks import one_of, positive, require, same_shape
+from kdbench.methods.distilbert import cosine_loss
+from kdbench.methods.functional import check_depths, check_mask, kd_loss, masked_mean, matched, same_tokens
+from kdbench.methods.minilm import attention_relation_loss, relation_heads
+from kdbench.methods.tinybert import attention_score_loss, attention_scores, hidden_loss
 
 PROJECTIONS: dict[str, type[nn.Module]] = {"linear": nn.Identity, "relu": nn.ReLU, "tanh": nn.Tanh}
 """What follows the linear layer that takes a student's states to the teacher's width."""

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, as_given, method, tuned
-from methods.checks import non_negative, require
-from methods.functional import check_mask, masked_mean, same_tokens, with_unlabelled
-from methods.hooks import StageOptions
+from kdbench.methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, as_given, method, tuned
+from kdbench.methods.checks import non_negative, require
+from kdbench.methods.functional import check_mask, masked_mean, same_tokens, with_unlabelled
+from kdbench.methods.hooks import StageOptions
 
 Pair = tuple[Tensor, Tensor]
 

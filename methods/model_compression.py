@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from torch import Tensor
 
-from methods.base import Data, Losses, Method, Net, Networks, Paper, Stage, Step, method, tuned
-from methods.checks import fraction, one_of, positive
-from methods.rows import count, join, whole
+from kdbench.methods.base import Data, Losses, Method, Net, Networks, Paper, Stage, Step, method, tuned
+from kdbench.methods.checks import fraction, one_of, positive
+from kdbench.methods.rows import count, join, whole
 
 NEIGHBOUR_ROWS = 1024
 """Rows of the distance matrix that are held at a time."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
+from kdbench.methods.base import (
     Losses,
     Method,
     Net,
@@ -24,8 +24,8 @@ from methods.base import (
     method,
     tuned,
 )
-from methods.checks import fraction, non_negative, one_of
-from methods.functional import kd_loss, with_unlabelled
+from kdbench.methods.checks import fraction, non_negative, one_of
+from kdbench.methods.functional import kd_loss, with_unlabelled
 
 
 class Temperature(nn.Module):

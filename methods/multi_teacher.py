@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, features_of, loss_weight, method, tuned
-from methods.checks import fraction, non_negative, positive, same_batch, same_shape
-from methods.functional import at_depth
+from kdbench.methods.base import Losses, Method, Paper, Step, features_of, loss_weight, method, tuned
+from kdbench.methods.checks import fraction, non_negative, positive, same_batch, same_shape
+from kdbench.methods.functional import at_depth
 
 
 def averaged_kd_loss(student_logits: Tensor, teacher_logits: Sequence[Tensor], temperature: float) -> Tensor:

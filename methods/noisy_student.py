@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution, IntDistribution
 from torch import Tensor
 
-from methods.base import Data, Losses, Method, Net, Networks, Paper, Stage, Step, Unsupported, method, tuned
-from methods.checks import fraction, positive
-from methods.functional import class_targets
-from methods.rows import count, join, take
+from kdbench.methods.base import Data, Losses, Method, Net, Networks, Paper, Stage, Step, Unsupported, method, tuned
+from kdbench.methods.checks import fraction, positive
+from kdbench.methods.functional import class_targets
+from kdbench.methods.rows import count, join, take
 
 
 def select_confident(probabilities: Tensor, threshold: float, balance: bool) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from methods.base import Method
+    from kdbench.methods.base import Method
 
 REGISTRY: dict[str, type[Method]] = {}
 """Every built-in method by its id, which is the name of its file."""

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
-from methods.checks import fraction, one_of, positive, same_shape
-from methods.functional import kd_loss
-from methods.hooks import StageOptions
+from kdbench.methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
+from kdbench.methods.checks import fraction, one_of, positive, same_shape
+from kdbench.methods.functional import kd_loss
+from kdbench.methods.hooks import StageOptions
 
 SWITCH = CategoricalDistribution((True, False))
 ANNEALING = frozenset({"max_temperature", "annealed"})

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, features_of, loss_weight, method
-from methods.checks import non_negative
-from methods.functional import check_depths, matched
+from kdbench.methods.base import Losses, Method, Paper, Step, features_of, loss_weight, method
+from kdbench.methods.checks import non_negative
+from kdbench.methods.functional import check_depths, matched
 
 
 def similarity_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:

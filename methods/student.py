@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, method
-from methods.checks import fraction
+from kdbench.methods.base import Losses, Method, Paper, Step, method
+from kdbench.methods.checks import fraction
 
 
 def smoothing_loss(logits: Tensor) -> Tensor:

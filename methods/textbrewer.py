@@ -14,7 +14,7 @@ import torch
 from optuna.distributions import BaseDistribution, FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import (
+from kdbench.methods.base import (
     STUDENT,
     TEACHER,
     Losses,
@@ -28,11 +28,11 @@ from methods.base import (
     method,
     tuned,
 )
-from methods.checks import non_negative, one_of, positive
-from methods.hooks import StageOptions, nothing
-from methods.matches import MATCHES
-from methods.registry import OUTSIDE, REGISTRY
-from methods.rows import Rows
+from kdbench.methods.checks import non_negative, one_of, positive
+from kdbench.methods.hooks import StageOptions, nothing
+from kdbench.methods.matches import MATCHES
+from kdbench.methods.registry import OUTSIDE, REGISTRY
+from kdbench.methods.rows import Rows
 
 TERM = re.compile(r"(?:(?P<weight>[0-9.eE-]+)\*)?(?P<id>\w+(?:@[0-9a-f]+)?)(?:\((?P<values>.*)\))?")
 SCHEDULES = ("constant", "linear_decay", "linear_growth")

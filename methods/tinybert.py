@@ -9,9 +9,9 @@ import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, as_given, loss_weight, method, tuned
-from methods.checks import non_negative, one_of, positive, require, same_shape
-from methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map, with_unlabelled
+from kdbench.methods.base import Losses, Method, Net, Paper, Signals, Stage, Step, as_given, loss_weight, method, tuned
+from kdbench.methods.checks import non_negative, one_of, positive, require, same_shape
+from kdbench.methods.functional import check_mask, kd_loss, masked_mean, same_tokens, uniform_map, with_unlabelled
 
 
 def attention_score_loss(student_scores: Tensor, teacher_scores: Tensor, mask: Tensor | None = None) -> Tensor:

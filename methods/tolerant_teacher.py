@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
-from methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
-from methods.checks import fraction, non_negative, one_of, positive
-from methods.functional import kd_loss
-from methods.rows import Rows
+from kdbench.methods.base import Losses, Method, Net, Paper, Stage, Step, method, tuned
+from kdbench.methods.checks import fraction, non_negative, one_of, positive
+from kdbench.methods.functional import kd_loss
+from kdbench.methods.rows import Rows
 
 
 def top_gap(logits: Tensor, labels: Rows, k: int) -> Tensor:

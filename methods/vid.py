@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Losses, Method, Paper, Signals, Step, features_of, loss_weight, method
-from methods.checks import non_negative, one_of, positive, require, same_shape
-from methods.functional import check_depths, kd_loss, matched, pooled_alike
+from kdbench.methods.base import Losses, Method, Paper, Signals, Step, features_of, loss_weight, method
+from kdbench.methods.checks import non_negative, one_of, positive, require, same_shape
+from kdbench.methods.functional import check_depths, kd_loss, matched, pooled_alike
 
 SMALLEST_VARIANCE = 1e-5
 HEADS = ("tian", "authors")

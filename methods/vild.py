@@ -10,10 +10,23 @@ import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor, nn
 
-from methods.base import Data, Losses, Method, Net, Networks, Paper, Signals, Stage, Step, loss_weight, method, tuned
-from methods.checks import fraction, non_negative, positive, require, same_shape
-from methods.functional import class_targets, with_unlabelled
-from methods.rows import take, whole
+from kdbench.methods.base import (
+    Data,
+    Losses,
+    Method,
+    Net,
+    Networks,
+    Paper,
+    Signals,
+    Stage,
+    Step,
+    loss_weight,
+    method,
+    tuned,
+)
+from kdbench.methods.checks import fraction, non_negative, positive, require, same_shape
+from kdbench.methods.functional import class_targets, with_unlabelled
+from kdbench.methods.rows import take, whole
 
 
 def similarity_logits(embedding: Tensor, class_embeddings: Tensor, temperature: float) -> Tensor:

@@ -1,6 +1,6 @@
-"""python -m sweeps: the command kdbench, also where it is not installed."""
+"""python -m kdbench.sweeps: the command kdbench, also where it is not installed."""
 
-from sweeps.cli import main
+from kdbench.sweeps.cli import main
 
 if __name__ == "__main__":  # workers import this again
     main()

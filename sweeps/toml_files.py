@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from bench.errors import InputError
+from kdbench.bench.errors import InputError
 
 
 def read_toml(path: Any, what: str) -> dict[str, Any]:

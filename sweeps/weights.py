@@ -13,17 +13,17 @@ import safetensors.torch
 import timm
 import torch
 
-from bench.data.images import ImageSplits
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.networks.build import SOURCES, build, published_config
-from bench.networks.checkpoints import import_checkpoint, load_weights
-from bench.record import ACCURACY, Outcome
-from bench.spec import ModelSpec, Recipe
-from bench.tasks import Task
-from bench.teachers.doubts import chance_doubt, doubts
-from results.store.run_store import RunStore
-from sweeps.suites.suite import Pair, Suite, Way
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import SOURCES, build, published_config
+from kdbench.bench.networks.checkpoints import import_checkpoint, load_weights
+from kdbench.bench.record import ACCURACY, Outcome
+from kdbench.bench.spec import ModelSpec, Recipe
+from kdbench.bench.tasks import Task
+from kdbench.bench.teachers.doubts import chance_doubt, doubts
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.suites.suite import Pair, Suite, Way
 
 Import = Callable[[ModelSpec], ModelSpec]
 """Puts a model's weights into the store; models without any as they are."""

@@ -10,11 +10,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-import bench.evaluation.cost
-from bench.contract.memory import Memory
-from bench.contract.toy import DATA, toy_data, untrained_file
-from bench.data.splits import Splits
-from bench.spec import ModelSpec
+import kdbench.bench.evaluation.cost
+from kdbench.bench.contract.memory import Memory
+from kdbench.bench.contract.toy import DATA, toy_data, untrained_file
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.spec import ModelSpec
 
 MEMORY, ENOUGH = "/dev/shm", 4 * 2**30
 if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH:
@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 CACHE = tempfile.TemporaryDirectory(prefix="kdbench-")
 os.environ["XDG_CACHE_HOME"] = CACHE.name  # what a machine remembers, for these tests alone
 
-bench.evaluation.cost.LATENCY_RUNS = 1  # no test asks for more than a time
+kdbench.bench.evaluation.cost.LATENCY_RUNS = 1  # no test asks for more than a time
 
 __all__ = ["DATA", "Memory"]
 

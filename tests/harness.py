@@ -1,5 +1,5 @@
 """A run that tests look into, as the contract's checks do."""
 
-from bench.contract.open_run import CPU, OpenRun, Seen
+from kdbench.bench.contract.open_run import CPU, OpenRun, Seen
 
 __all__ = ["CPU", "OpenRun", "Seen"]

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 
-from methods.base import Losses, Method, Paper, Step, loss_weight, method
-from methods.checks import non_negative
+from kdbench.methods.base import Losses, Method, Paper, Step, loss_weight, method
+from kdbench.methods.checks import non_negative
 
 
 @method

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.configure import by_role
-from methods import REGISTRY
+from kdbench.bench.configure import by_role
+from kdbench.methods import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"methods", "bench", "sweeps", "results"}
@@ -26,14 +26,15 @@ LONGEST_FILE, LONGEST_FUNCTION = 300, 50
 
 
 def modules_of(path: Path) -> set[str]:
-    """Every module that a file imports, also inside functions."""
+    """Every module that a file imports, also inside functions; ours without the package's name."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names if node.module in OURS}
-    return found
+            room = node.module.removeprefix("kdbench.") in OURS
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names if room}
+    return {name.removeprefix("kdbench.") for name in found}
 
 
 def imported(package: str) -> set[str]:
@@ -101,10 +102,11 @@ def test_mlflow_has_one_writer() -> None:
 
 def test_results_run_without_torch() -> None:
     code = """if True:
-        import importlib, pkgutil, sys, results
-        for module in pkgutil.walk_packages(results.__path__, "results."):
+        import importlib, pkgutil, sys
+        from kdbench import results
+        for module in pkgutil.walk_packages(results.__path__, "kdbench.results."):
             importlib.import_module(module.name)
-        assert not {"torch", "torchvision", "timm", "optuna", "methods"} & set(sys.modules)
+        assert not {"torch", "torchvision", "timm", "optuna", "kdbench.methods"} & set(sys.modules)
     """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
@@ -159,3 +161,17 @@ def test_files_are_replaced_whole_by_one_function() -> None:
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.endswith(".tmp"):
             found.append(place)
     assert found == []
+
+
+@pytest.mark.parametrize("package", sorted(OURS))
+def test_rooms_are_imported_as_parts_of_kdbench(package: str) -> None:
+    """Their own names are those of folders that users have too."""
+    names = [name for _, node in nodes(FILES) for name in _names(node)]
+    assert [name for name in names if name.split(".")[0] == package] == []
+    assert (ROOT / "kdbench" / package).resolve() == ROOT / package
+
+
+def _names(node: ast.AST) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []

@@ -8,14 +8,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from bench.compatibility import FAMILIES, compatibility
-from bench.configure import configure
-from bench.data.splits import Splits
-from bench.networks.build import build
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import load
-from bench.training.engine import run
-from methods import REGISTRY
+from kdbench.bench.compatibility import FAMILIES, compatibility
+from kdbench.bench.configure import configure
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.build import build
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import load
+from kdbench.bench.training.engine import run
+from kdbench.methods import REGISTRY
 from tests.conftest import Memory
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import outside
-from methods import OUTSIDE
+from kdbench.bench import outside
+from kdbench.methods import OUTSIDE
 from tests.sweeps.commands import kdbench
 
 TUTORIAL = (Path(__file__).resolve().parents[1] / "docs" / "tutorial.md").read_text()

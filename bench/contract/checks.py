@@ -12,23 +12,23 @@ from typing import Any
 
 import torch
 
-from bench.contract.gradients import gradients_reach_what_they_should
-from bench.contract.rules import KEPT, Broken, finite, rule, steady
-from bench.contract.terms import losses_are_named_numbers, weights_are_calibrated
-from bench.contract.toy import CPU, PAIRS, RECIPE, Ended, Toy, toy_data
-from bench.contract.words import (
+from kdbench.bench.contract.gradients import gradients_reach_what_they_should
+from kdbench.bench.contract.rules import KEPT, Broken, finite, rule, steady
+from kdbench.bench.contract.terms import losses_are_named_numbers, weights_are_calibrated
+from kdbench.bench.contract.toy import CPU, PAIRS, RECIPE, Ended, Toy, toy_data
+from kdbench.bench.contract.words import (
     defaults_lie_in_the_search_space,
     says_what_it_is_given,
     says_where_it_comes_from,
 )
-from bench.networks.signals import GRADIENTS
-from bench.record import Stopped
-from bench.spec import Compute, Recipe
-from bench.teachers.backends import Memory as CacheBackend
-from bench.teachers.cache import TeacherCache
-from bench.training.engine import run, updates
-from bench.training.interleave import interleave
-from methods.base import Net
+from kdbench.bench.networks.signals import GRADIENTS
+from kdbench.bench.record import Stopped
+from kdbench.bench.spec import Compute, Recipe
+from kdbench.bench.teachers.backends import Memory as CacheBackend
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.engine import run, updates
+from kdbench.bench.training.interleave import interleave
+from kdbench.methods.base import Net
 
 BENCH = Path(__file__).parents[1]
 """Of this package: where an error was raised in a method's own code is sought elsewhere."""
@@ -132,7 +132,7 @@ def other_pairs_work_or_are_refused(toy: Toy) -> None:
 
 def on_pair(toy: Toy, pair: str) -> None:
     """On a pair it works, or says in a sentence what is missing."""
-    way = "raise methods.base.Unsupported with a sentence that names what is missing"
+    way = "raise kdbench.methods.base.Unsupported with a sentence that names what is missing"
     try:
         outcome, _, memory = toy.run(toy.spec(pair, recipe=_short()))
     except Exception as error:  # what the method's own code raises

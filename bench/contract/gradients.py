@@ -6,11 +6,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from bench.contract.open_run import OpenRun
-from bench.contract.rules import rule
-from bench.contract.toy import Toy, toy_data
-from bench.networks.signals import observe
-from methods.base import Net
+from kdbench.bench.contract.open_run import OpenRun
+from kdbench.bench.contract.rules import rule
+from kdbench.bench.contract.toy import Toy, toy_data
+from kdbench.bench.networks.signals import observe
+from kdbench.methods.base import Net
 
 
 def gradients_reach_what_they_should(toy: Toy) -> None:

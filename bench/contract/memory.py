@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from bench.record import Epoch, Stopped
+from kdbench.bench.record import Epoch, Stopped
 
 
 @dataclass
 class Memory:
-    """A bench.record.Recorder in memory."""
+    """A kdbench.bench.record.Recorder in memory."""
 
     stored: dict[str, bytes]
     """Safetensors files by reference."""

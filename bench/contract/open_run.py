@@ -9,19 +9,19 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from bench.contract.memory import Memory
-from bench.data.splits import Splits
-from bench.networks.run_networks import RunNetworks
-from bench.record import Epoch
-from bench.spec import Spec
-from bench.teachers.cache import TeacherCache
-from bench.training.run_state import RunState
-from bench.training.scorer import Result, Scorer
-from bench.training.setup import set_up
-from bench.training.stage_entry import EnteredStage, enter
-from bench.training.train_state import TrainState
-from bench.training.trainer import Trainer
-from methods.base import Losses, Method, Stage, Step
+from kdbench.bench.contract.memory import Memory
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.run_networks import RunNetworks
+from kdbench.bench.record import Epoch
+from kdbench.bench.spec import Spec
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.run_state import RunState
+from kdbench.bench.training.scorer import Result, Scorer
+from kdbench.bench.training.setup import set_up
+from kdbench.bench.training.stage_entry import EnteredStage, enter
+from kdbench.bench.training.train_state import TrainState
+from kdbench.bench.training.trainer import Trainer
+from kdbench.methods.base import Losses, Method, Stage, Step
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench.contract.memory import Memory
+from kdbench.bench.contract.memory import Memory
 
 
 class Broken(Exception):

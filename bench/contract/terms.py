@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.configure import nested
-from bench.contract.open_run import OpenRun
-from bench.contract.rules import rule
-from bench.contract.toy import CPU, Toy, toy_data
-from bench.training.calibration import calibrated
-from methods.base import Losses, Signals, Stage, Step
+from kdbench.bench.configure import nested
+from kdbench.bench.contract.open_run import OpenRun
+from kdbench.bench.contract.rules import rule
+from kdbench.bench.contract.toy import CPU, Toy, toy_data
+from kdbench.bench.training.calibration import calibrated
+from kdbench.methods.base import Losses, Signals, Stage, Step
 
 
 def losses_are_named_numbers(toy: Toy) -> None:

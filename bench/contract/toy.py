@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import safetensors.torch
 import torch
 
-from bench.configure import configure
-from bench.contract.memory import Memory
-from bench.contract.open_run import OpenRun
-from bench.data.images import ImageSplits
-from bench.networks.build import build
-from bench.record import Outcome
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import load
-from bench.training.engine import run
-from methods.base import Method
+from kdbench.bench.configure import configure
+from kdbench.bench.contract.memory import Memory
+from kdbench.bench.contract.open_run import OpenRun
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.networks.build import build
+from kdbench.bench.record import Outcome
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import load
+from kdbench.bench.training.engine import run
+from kdbench.methods.base import Method
 
 CPU = torch.device("cpu")
 DATA = DataSpec(name="digits", train_fraction=0.1, validation=0.25)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.configure import configure
-from bench.contract.rules import rule
-from bench.contract.toy import Toy
-from methods.base import KNOWLEDGE, SAMPLES, SIGNALS, Data, Net
+from kdbench.bench.configure import configure
+from kdbench.bench.contract.rules import rule
+from kdbench.bench.contract.toy import Toy
+from kdbench.methods.base import KNOWLEDGE, SAMPLES, SIGNALS, Data, Net
 
 
 def says_where_it_comes_from(toy: Toy) -> None:

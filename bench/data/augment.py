@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import InputError, unknown
-from bench.seeds import generator
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.seeds import generator
 
 AUGMENTATIONS = ("none", "resized-crop", "crop", "crop-reflect", "flip", "randaugment")
 """Names of all augmentations, in the order in which they are applied."""
@@ -78,7 +78,7 @@ class Augment:
         if "flip" in self.names:
             images = flip(images, self.views)
         if "randaugment" in self.names:
-            from bench.data.randaugment import randaugment  # torchvision is slow to import
+            from kdbench.bench.data.randaugment import randaugment  # torchvision is slow to import
 
             images = randaugment(images, self.magnitude, self.operations)
         return images

@@ -11,10 +11,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.data.splits import content
-from bench.seeds import generator
-from methods.base import Data
-from methods.rows import Rows, count, take
+from kdbench.bench.data.splits import content
+from kdbench.bench.seeds import generator
+from kdbench.methods.base import Data
+from kdbench.methods.rows import Rows, count, take
 
 
 def steps_per_epoch(samples: int, batch_size: int) -> int:
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
     inputs: Rows
     """As networks take them, augmented: images (B, C, H, W) in [0, 1]."""
     targets: Rows
-    """As `methods.base.Step` has them."""
+    """As `kdbench.methods.base.Step` has them."""
     indices: Tensor
     """(B,) int64 on the CPU: which samples of the stage's data these are."""
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bench.data.augment import Augment, check_augment
-from bench.data.batches import Batch, Batches, on
-from bench.data.image_files import FileBatches, ImageFiles
-from bench.data.images import shape
-from bench.seeds import seed_of
-from methods.base import Data
-from methods.rows import Rows, take, whole
+from kdbench.bench.data.augment import Augment, check_augment
+from kdbench.bench.data.batches import Batch, Batches, on
+from kdbench.bench.data.image_files import FileBatches, ImageFiles
+from kdbench.bench.data.images import shape
+from kdbench.bench.seeds import seed_of
+from kdbench.methods.base import Data
+from kdbench.methods.rows import Rows, take, whole
 
 
 def unit_range(images: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from bench.data.augment import crop_boxes
-from bench.errors import InputError
-from bench.seeds import generator
-from methods.base import Unsupported
-from methods.rows import FileRows
+from kdbench.bench.data.augment import crop_boxes
+from kdbench.bench.errors import InputError
+from kdbench.bench.seeds import generator
+from kdbench.methods.base import Unsupported
+from kdbench.methods.rows import FileRows
 
 MOST_WORKERS = 16
 """Processes that decode for one run."""

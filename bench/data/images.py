@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data.image_files import ImageFiles
-from bench.data.splits import EVALUATION_BATCH, Part, Source, Splits, fingerprint
-from bench.errors import InputError, unknown
-from bench.outside import brought, loaded
-from bench.seeds import generator
-from methods.rows import Rows, split, take, whole
+from kdbench.bench.data.image_files import ImageFiles
+from kdbench.bench.data.splits import EVALUATION_BATCH, Part, Source, Splits, fingerprint
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.outside import brought, loaded
+from kdbench.bench.seeds import generator
+from kdbench.methods.rows import Rows, split, take, whole
 
 FOLDER = "folder:"
 LARGEST_FOLDER = 8 * 2**30

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.data.images import FOLDER, read
-from bench.errors import InputError, unknown
-from bench.spec import DataSpec
+from kdbench.bench.data.images import FOLDER, read
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.spec import DataSpec
 
 
 class DataInfo(NamedTuple):

@@ -11,12 +11,12 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from bench.data.image_files import ImageFiles
-from bench.errors import InputError
-from bench.seeds import seed_of
-from bench.spec import DataSpec
-from methods.base import Data
-from methods.rows import Rows, count, take, whole
+from kdbench.bench.data.image_files import ImageFiles
+from kdbench.bench.errors import InputError
+from kdbench.bench.seeds import seed_of
+from kdbench.bench.spec import DataSpec
+from kdbench.methods.base import Data
+from kdbench.methods.rows import Rows, count, take, whole
 
 EVALUATION_BATCH = 128
 """Samples of a batch where nothing is trained. Larger ones are no faster on CPUs, where their activations fault pages

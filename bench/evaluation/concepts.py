@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bench.networks.network import Network
-from bench.seeds import generator
-from methods.base import Unsupported
+from kdbench.bench.networks.network import Network
+from kdbench.bench.seeds import generator
+from kdbench.methods.base import Unsupported
 
 Feature = Callable[[Tensor], Tensor]
 """A feature (B, ...) of images (B, C, H, W) in [0, 1], each image's own."""

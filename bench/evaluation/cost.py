@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.data.splits import EVALUATION_BATCH, Part
-from bench.networks.network import Network
-from bench.networks.signals import GRADIENTS
-from methods.base import SIGNALS, Method, Signals
-from methods.rows import Rows, split, take
+from kdbench.bench.data.splits import EVALUATION_BATCH, Part
+from kdbench.bench.networks.network import Network
+from kdbench.bench.networks.signals import GRADIENTS
+from kdbench.methods.base import SIGNALS, Method, Signals
+from kdbench.methods.rows import Rows, split, take
 
 LATENCY_RUNS = 30
 
 
 class ObservingTask(Protocol):
-    """What evaluation needs of the task; `bench.tasks.Task` has it."""
+    """What evaluation needs of the task; `kdbench.bench.tasks.Task` has it."""
 
     def prepared(self, inputs: Rows, device: torch.device) -> Rows:
         """Inputs as networks take them."""

@@ -12,14 +12,14 @@ from timm.models import PretrainedCfg, load_model_config_from_hf
 from timm.models._hub import load_model_config_from_path
 from torch import nn
 
-import bench.networks.zoo  # noqa: F401  (registers the literature's networks)
-from bench.data.images import ImageSplits
-from bench.errors import InputError, unknown
-from bench.networks.network import Network
-from bench.networks.zoo.base import register
-from bench.outside import brought, loaded
-from bench.spec import ModelSpec
-from methods.base import Unsupported
+import kdbench.bench.networks.zoo  # noqa: F401  (registers the literature's networks)
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.networks.network import Network
+from kdbench.bench.networks.zoo.base import register
+from kdbench.bench.outside import brought, loaded
+from kdbench.bench.spec import ModelSpec
+from kdbench.methods.base import Unsupported
 
 
 class Refused(Unsupported):

@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bench.errors import InputError
-from bench.networks.network import Network
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.network import Network
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "student")
 """Names below which programs save a state dict, among other things; the first that is there counts."""

@@ -11,7 +11,7 @@ import torch._dynamo
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.spec import Compute
+from kdbench.bench.spec import Compute
 
 COMPILED = 2**16
 """Shapes, modes and networks for which a process may compile; beyond torch's own limits passes are eager."""

@@ -10,14 +10,14 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from bench.data.splits import EVALUATION_BATCH, Splits
-from bench.networks.build import Refused
-from bench.networks.checkpoints import load_weights
-from bench.networks.network import Network
-from bench.seeds import generator, seed_of
-from bench.spec import ModelSpec
-from methods.base import Net, Unsupported
-from methods.rows import Rows, count, split
+from kdbench.bench.data.splits import EVALUATION_BATCH, Splits
+from kdbench.bench.networks.build import Refused
+from kdbench.bench.networks.checkpoints import load_weights
+from kdbench.bench.networks.network import Network
+from kdbench.bench.seeds import generator, seed_of
+from kdbench.bench.spec import ModelSpec
+from kdbench.methods.base import Net, Unsupported
+from kdbench.methods.rows import Rows, count, split
 
 Recall = Callable[[str, Rows, Callable[[], Tensor]], tuple[Tensor, bool]]
 """Takes a network's identity, inputs, and what predicts them; gives the logits, and whether they were known before."""
@@ -28,7 +28,7 @@ START = "start:"
 
 
 class NetworkTask(Protocol):
-    """What networks need of their task; `bench.tasks.Task` has it."""
+    """What networks need of their task; `kdbench.bench.tasks.Task` has it."""
 
     def build(self, spec: ModelSpec, data: Splits, model_args: dict[str, object] | None = None) -> Network:
         """A network for these data."""

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from bench.networks.network import Network
-from methods.base import Signals, Unsupported
+from kdbench.bench.networks.network import Network
+from kdbench.methods.base import Signals, Unsupported
 
 GRADIENTS = frozenset({"input_grad", "mirrored_grad"})
 """Signals that need a backward pass of their own; they are of no use in evaluation."""

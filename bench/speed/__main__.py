@@ -1,4 +1,4 @@
-"""python -m bench.speed: images/s of a plain loop and of the engine in its ways, interleaved in one process."""
+"""python -m kdbench.bench.speed: images/s of a plain loop and of the engine in its ways, interleaved in one process."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.configure import by_role
-from bench.environment import environment, pick_device
-from bench.errors import InputError
-from bench.networks.build import check_model
-from bench.spec import ModelSpec
-from bench.speed.loops import Setting, one_stage
-from bench.speed.machine import Peaks, cores
-from bench.speed.measure import Measuring, Row, measured
-from bench.training.precision import check_precision
+from kdbench.bench.configure import by_role
+from kdbench.bench.environment import environment, pick_device
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import check_model
+from kdbench.bench.spec import ModelSpec
+from kdbench.bench.speed.loops import Setting, one_stage
+from kdbench.bench.speed.machine import Peaks, cores
+from kdbench.bench.speed.measure import Measuring, Row, measured
+from kdbench.bench.training.precision import check_precision
 
 PAIRS = "wrn_40_2:wrn_16_2,cifar_resnet56:cifar_resnet20,cifar_resnet32x4:cifar_resnet8x4"
 
@@ -99,7 +99,7 @@ def _values(rows: list[Row], device: torch.device, peaks: dict[str, float], riva
     arguments = ["CHECKOUT" if argument == str(rival) else argument for argument in sys.argv[1:]]
     loops = dict.fromkeys(row.loop for row in rows)
     return {
-        "command": shlex.join(["python", "-m", "bench.speed", *arguments]),
+        "command": shlex.join(["python", "-m", "kdbench.bench.speed", *arguments]),
         "environment": environment(device).model_dump() | {"cores": cores()},
         "time": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "peak_operations_per_second": peaks,
@@ -133,7 +133,7 @@ def run() -> None:
     try:
         typer.run(main)
     except InputError as error:
-        typer.echo(f"bench.speed: {error}", err=True)
+        typer.echo(f"kdbench.bench.speed: {error}", err=True)
         sys.exit(2)
 
 

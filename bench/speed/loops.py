@@ -19,21 +19,21 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2 as transforms
 
-from bench.configure import by_role, configure
-from bench.data.images import ImageSplits
-from bench.data.splits import Part
-from bench.errors import InputError
-from bench.networks.build import build
-from bench.networks.network import Network
-from bench.networks.signals import observe
-from bench.record import Epoch
-from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import task_of
-from bench.teachers.backends import Memory
-from bench.teachers.cache import TeacherCache
-from bench.training.engine import updates
-from methods.base import SIGNALS, TEACHER, Data, Method, Step
-from methods.rows import take, whole
+from kdbench.bench.configure import by_role, configure
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import Part
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.network import Network
+from kdbench.bench.networks.signals import observe
+from kdbench.bench.record import Epoch
+from kdbench.bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import task_of
+from kdbench.bench.teachers.backends import Memory
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.engine import updates
+from kdbench.methods.base import SIGNALS, TEACHER, Data, Method, Step
+from kdbench.methods.rows import take, whole
 
 CLASSES, SIZE = 100, 32
 NOISE = DataSpec(name="noise")
@@ -163,7 +163,7 @@ def _loaded(data: ImageSplits, setting: Setting, workers: int, indexed: bool = F
 
 
 class _Recorder:
-    """A bench.record.Recorder that keeps nothing and gives the teacher's weights."""
+    """A kdbench.bench.record.Recorder that keeps nothing and gives the teacher's weights."""
 
     def __init__(self, teacher: bytes) -> None:
         self.teacher = teacher

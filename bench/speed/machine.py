@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.training.precision import timed
+from kdbench.bench.training.precision import timed
 
 FOREIGN = 0.1
 """Largest share of one core that other processes may have used while a measurement counts."""

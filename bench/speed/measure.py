@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from bench.spec import ModelSpec
-from bench.speed.loops import NOISE, Loop, Setting, engine, operations, plain, repdistiller
-from bench.speed.machine import FOREIGN, Watcher, peak_memory
-from bench.tasks import task_of
-from bench.training.precision import chosen, timed
+from kdbench.bench.spec import ModelSpec
+from kdbench.bench.speed.loops import NOISE, Loop, Setting, engine, operations, plain, repdistiller
+from kdbench.bench.speed.machine import FOREIGN, Watcher, peak_memory
+from kdbench.bench.tasks import task_of
+from kdbench.bench.training.precision import chosen, timed
 
 UNIT = 0.3
 """Seconds that a measurement lasts at least, so that the use of the cores can be read from it."""
@@ -73,7 +73,7 @@ class Measuring:
     rival: Path | None
     """A checkout of RepDistiller, if there is one."""
     precision: str
-    """By which the engine's networks are computed, but on its plain path; see `bench.training.precision.chosen`."""
+    """By which the engine's networks are computed, but on its plain path."""
     peaks: dict[str, float]
     """Operations a second of a convolution, by the name of the precision in torch."""
 

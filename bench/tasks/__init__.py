@@ -7,11 +7,11 @@ import importlib.util
 import pkgutil
 from pathlib import Path
 
-from bench.data.splits import Source, Splits
-from bench.errors import unknown
-from bench.outside import brought, loaded
-from bench.spec import DataSpec
-from bench.tasks.base import Task
+from kdbench.bench.data.splits import Source, Splits
+from kdbench.bench.errors import unknown
+from kdbench.bench.outside import brought, loaded
+from kdbench.bench.spec import DataSpec
+from kdbench.bench.tasks.base import Task
 
 
 def tasks() -> list[str]:

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric as RunningMetric
 
-from bench.data.batches import Batches
-from bench.data.splits import Source, Splits, check_fingerprint, divided
-from bench.networks.network import Network
-from bench.record import Metric
-from bench.spec import DataSpec, ModelSpec
-from methods.base import Data, Losses, Signals, Unsupported
-from methods.rows import Rows
+from kdbench.bench.data.batches import Batches
+from kdbench.bench.data.splits import Source, Splits, check_fingerprint, divided
+from kdbench.bench.networks.network import Network
+from kdbench.bench.record import Metric
+from kdbench.bench.spec import DataSpec, ModelSpec
+from kdbench.methods.base import Data, Losses, Signals, Unsupported
+from kdbench.methods.rows import Rows
 
 
 class Task(ABC):
@@ -35,7 +35,7 @@ class Task(ABC):
     primary: ClassVar[Metric]
     """The metric by which epochs, trials and methods are compared."""
     offers: ClassVar[frozenset[str]]
-    """What methods may need: names of `methods.base.SIGNALS` that its networks can emit, and of `SAMPLES`."""
+    """What methods may need: names of `kdbench.methods.base.SIGNALS` that its networks can emit, and of `SAMPLES`."""
 
     def check(self, method: str, needs: frozenset[str]) -> None:
         """Checks that this task has what a method reads.

@@ -10,20 +10,20 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric as RunningMetric
 
-from bench.data.batches import Batches
-from bench.data.image_batches import ImageBatches, unit_range
-from bench.data.images import ImageSplits, read
-from bench.data.splits import Source, Splits
-from bench.evaluation.decisions import LabelledAccuracy, decision_metrics
-from bench.networks.build import build
-from bench.networks.network import Network
-from bench.networks.signals import observe
-from bench.record import ACCURACY
-from bench.spec import DataSpec, ModelSpec
-from bench.tasks.base import Task
-from methods.base import SAMPLES, SIGNALS, Data, Losses, Signals
-from methods.functional import labelled_cross_entropy
-from methods.rows import Rows, whole
+from kdbench.bench.data.batches import Batches
+from kdbench.bench.data.image_batches import ImageBatches, unit_range
+from kdbench.bench.data.images import ImageSplits, read
+from kdbench.bench.data.splits import Source, Splits
+from kdbench.bench.evaluation.decisions import LabelledAccuracy, decision_metrics
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.network import Network
+from kdbench.bench.networks.signals import observe
+from kdbench.bench.record import ACCURACY
+from kdbench.bench.spec import DataSpec, ModelSpec
+from kdbench.bench.tasks.base import Task
+from kdbench.methods.base import SAMPLES, SIGNALS, Data, Losses, Signals
+from kdbench.methods.functional import labelled_cross_entropy
+from kdbench.methods.rows import Rows, whole
 
 
 class ImageClassification(Task):

@@ -18,21 +18,21 @@ from torchmetrics import Metric as RunningMetric
 from torchmetrics.classification import MulticlassJaccardIndex
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from bench.data.augment import Augment, check_augment
-from bench.data.batches import Batches
-from bench.data.image_batches import ImageBatches, unit_range
-from bench.data.images import ImageSplits
-from bench.data.splits import Part, Source, Splits, fingerprint
-from bench.errors import InputError, unknown
-from bench.evaluation.decisions import decision_metrics
-from bench.networks.build import backbone
-from bench.networks.network import Network
-from bench.record import Metric
-from bench.seeds import generator
-from bench.spec import DataSpec, ModelSpec
-from bench.tasks.base import Task
-from methods.base import Data, Losses, Signals
-from methods.rows import Rows, whole
+from kdbench.bench.data.augment import Augment, check_augment
+from kdbench.bench.data.batches import Batches
+from kdbench.bench.data.image_batches import ImageBatches, unit_range
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import Part, Source, Splits, fingerprint
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.evaluation.decisions import decision_metrics
+from kdbench.bench.networks.build import backbone
+from kdbench.bench.networks.network import Network
+from kdbench.bench.record import Metric
+from kdbench.bench.seeds import generator
+from kdbench.bench.spec import DataSpec, ModelSpec
+from kdbench.bench.tasks.base import Task
+from kdbench.methods.base import Data, Losses, Signals
+from kdbench.methods.rows import Rows, whole
 
 WIDTH = 16
 """Channels of the decoder."""

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bench.atomic import replacing
-from bench.errors import InputError
+from kdbench.bench.atomic import replacing
+from kdbench.bench.errors import InputError
 
 Tensors = dict[str, Tensor]
 

@@ -15,13 +15,13 @@ import timm
 import torch
 from torch import Tensor
 
-from bench.data.batches import Batch, Batches
-from bench.data.splits import EVALUATION_BATCH, content
-from bench.spec import NUMBERS
-from bench.teachers.backends import CacheBackend, Tensors, layout, nbytes
-from bench.teachers.flatten import flat, lossless, signal, signals_of, unflat
-from methods.base import Signals
-from methods.rows import Rows, split
+from kdbench.bench.data.batches import Batch, Batches
+from kdbench.bench.data.splits import EVALUATION_BATCH, content
+from kdbench.bench.spec import NUMBERS
+from kdbench.bench.teachers.backends import CacheBackend, Tensors, layout, nbytes
+from kdbench.bench.teachers.flatten import flat, lossless, signal, signals_of, unflat
+from kdbench.methods.base import Signals
+from kdbench.methods.rows import Rows, split
 
 ORIGIN = (3, NUMBERS, torch.__version__, timm.__version__)
 """Enters every name: answers of other code are not taken. The first number is raised with how answers are kept."""
@@ -34,7 +34,7 @@ bits, so a run asks about the same batches whether or not it has a backend."""
 Ask = Callable[[Rows], Signals]
 """Runs the teacher on inputs as networks take them."""
 Prepare = Callable[[Rows, torch.device], Rows]
-"""Makes of a part's inputs what networks take, as `bench.tasks.Task.prepared`."""
+"""Makes of a part's inputs what networks take, as `kdbench.bench.tasks.Task.prepared`."""
 
 
 class EpochOutputs:

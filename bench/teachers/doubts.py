@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.data.images import ImageSplits
-from bench.data.splits import EVALUATION_BATCH
-from bench.networks.network import Network
-from bench.tasks import Task
-from methods.rows import Rows, count, split, take, whole
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import EVALUATION_BATCH
+from kdbench.bench.networks.network import Network
+from kdbench.bench.tasks import Task
+from kdbench.methods.rows import Rows, count, split, take, whole
 
 ASKED = 512
 """Validation images that a teacher is asked about."""

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.teachers.backends import Tensors, layout
-from methods.base import Signals
+from kdbench.bench.teachers.backends import Tensors, layout
+from kdbench.methods.base import Signals
 
 
 def signal(key: str) -> str:

@@ -8,10 +8,10 @@ from typing import Protocol
 
 from torch import Tensor
 
-from bench.data.batches import Batch
-from bench.teachers.cache import EpochOutputs
-from methods.base import Signals
-from methods.rows import Rows, count
+from kdbench.bench.data.batches import Batch
+from kdbench.bench.teachers.cache import EpochOutputs
+from kdbench.methods.base import Signals
+from kdbench.methods.rows import Rows, count
 
 
 class Observe(Protocol):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from methods.rows import Rows
+from kdbench.methods.rows import Rows
 
 
 class EpochAverages:

@@ -17,17 +17,17 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from bench.configure import method_of, nested
-from bench.data.splits import Splits
-from bench.networks.signals import differentiation
-from bench.record import Recorder
-from bench.spec import Spec
-from bench.teachers.cache import TeacherCache
-from bench.training.run_state import RunState
-from bench.training.setup import set_up
-from bench.training.stage_entry import enter, frozen_teachers
-from bench.training.trainer import Trainer
-from methods.base import Step
+from kdbench.bench.configure import method_of, nested
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.signals import differentiation
+from kdbench.bench.record import Recorder
+from kdbench.bench.spec import Spec
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.run_state import RunState
+from kdbench.bench.training.setup import set_up
+from kdbench.bench.training.stage_entry import enter, frozen_teachers
+from kdbench.bench.training.trainer import Trainer
+from kdbench.methods.base import Step
 
 BATCHES = 8
 """How many batches norms are the mean over."""

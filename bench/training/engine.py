@@ -6,18 +6,18 @@ from collections.abc import Generator
 
 import torch
 
-from bench.data.splits import Splits
-from bench.environment import environment
-from bench.record import Outcome, Recorder
-from bench.spec import Spec
-from bench.teachers.cache import TeacherCache
-from bench.training.interleave import interleave
-from bench.training.run_state import Diverged, RunState, load_weights, opened, restored, saved
-from bench.training.scorer import Result, Scorer
-from bench.training.setup import Setup, set_up
-from bench.training.stage_entry import EnteredStage, enter
-from bench.training.trainer import Trainer
-from methods.base import Unsupported
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.environment import environment
+from kdbench.bench.record import Outcome, Recorder
+from kdbench.bench.spec import Spec
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.interleave import interleave
+from kdbench.bench.training.run_state import Diverged, RunState, load_weights, opened, restored, saved
+from kdbench.bench.training.scorer import Result, Scorer
+from kdbench.bench.training.setup import Setup, set_up
+from kdbench.bench.training.stage_entry import EnteredStage, enter
+from kdbench.bench.training.trainer import Trainer
+from kdbench.methods.base import Unsupported
 
 
 def run(

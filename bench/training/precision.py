@@ -20,15 +20,15 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from bench.atomic import write
-from bench.data.splits import Splits
-from bench.environment import hardware
-from bench.errors import InputError
-from bench.spec import Compute, ModelSpec, Recipe
-from bench.tasks import Task
-from bench.training.train_state import TrainState
-from methods.base import STUDENT
-from methods.rows import count, sample_shape
+from kdbench.bench.atomic import write
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.environment import hardware
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import Compute, ModelSpec, Recipe
+from kdbench.bench.tasks import Task
+from kdbench.bench.training.train_state import TrainState
+from kdbench.methods.base import STUDENT
+from kdbench.methods.rows import count, sample_shape
 
 PRECISIONS = ("auto", "measured", "fp32", "bf16")
 PLAIN = Compute()

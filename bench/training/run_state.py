@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.record import Metric
-from bench.training.train_state import TrainState, Weights
+from kdbench.bench.record import Metric
+from kdbench.bench.training.train_state import TrainState, Weights
 
 FORMAT = 2
 """Of a checkpoint; one of another is not taken up, and the run starts anew."""

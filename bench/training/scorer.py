@@ -7,15 +7,15 @@ import dataclasses
 import safetensors.torch
 from torch import Tensor
 
-from bench.data.splits import Part
-from bench.environment import environment
-from bench.evaluation.cost import Costs, predict, sizes
-from bench.evaluation.decisions import confusion
-from bench.record import EpochScores, Metrics, Outcome, Provenance, Scores
-from bench.training.run_state import Best, Diverged, RunState
-from bench.training.setup import Setup
-from bench.training.train_state import TrainState
-from methods.base import TEACHER, Method
+from kdbench.bench.data.splits import Part
+from kdbench.bench.environment import environment
+from kdbench.bench.evaluation.cost import Costs, predict, sizes
+from kdbench.bench.evaluation.decisions import confusion
+from kdbench.bench.record import EpochScores, Metrics, Outcome, Provenance, Scores
+from kdbench.bench.training.run_state import Best, Diverged, RunState
+from kdbench.bench.training.setup import Setup
+from kdbench.bench.training.train_state import TrainState
+from kdbench.methods.base import TEACHER, Method
 
 Result = tuple[Outcome, dict[str, bytes]]
 """The outcome, and the safetensors files "last" and "best" of the first student of the last stage, with

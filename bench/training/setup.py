@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from bench.configure import method_of
-from bench.data.batches import steps_per_epoch
-from bench.data.splits import Splits
-from bench.networks.run_networks import RunNetworks
-from bench.record import Recorder
-from bench.spec import Spec
-from bench.tasks import Task, task_of
-from bench.teachers.cache import TeacherCache
-from bench.training.stage_plan import StagePlan
-from methods.base import Method, Net, Signals, Unsupported
-from methods.rows import count
+from kdbench.bench.configure import method_of
+from kdbench.bench.data.batches import steps_per_epoch
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.run_networks import RunNetworks
+from kdbench.bench.record import Recorder
+from kdbench.bench.spec import Spec
+from kdbench.bench.tasks import Task, task_of
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.stage_plan import StagePlan
+from kdbench.methods.base import Method, Net, Signals, Unsupported
+from kdbench.methods.rows import count
 
 
 @dataclass(frozen=True)

@@ -8,15 +8,15 @@ from typing import TypeVar
 
 import torch
 
-from bench.data.batches import Batches, on
-from bench.networks.signals import GRADIENTS
-from bench.seeds import seed_of
-from bench.teachers.frozen import FrozenTeacher
-from bench.training.run_state import RunState
-from bench.training.setup import Setup
-from bench.training.train_state import TrainState
-from methods.base import Net, Signals, Stage
-from methods.rows import Rows, take
+from kdbench.bench.data.batches import Batches, on
+from kdbench.bench.networks.signals import GRADIENTS
+from kdbench.bench.seeds import seed_of
+from kdbench.bench.teachers.frozen import FrozenTeacher
+from kdbench.bench.training.run_state import RunState
+from kdbench.bench.training.setup import Setup
+from kdbench.bench.training.train_state import TrainState
+from kdbench.methods.base import Net, Signals, Stage
+from kdbench.methods.rows import Rows, take
 
 PROBED = 2
 """Samples that networks are asked about before a stage."""

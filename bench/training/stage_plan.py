@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from bench.networks.signals import GRADIENTS
-from bench.spec import Recipe
-from methods.base import SIGNALS, Method, Net, Stage
-from methods.hooks import StageOptions
+from kdbench.bench.networks.signals import GRADIENTS
+from kdbench.bench.spec import Recipe
+from kdbench.methods.base import SIGNALS, Method, Net, Stage
+from kdbench.methods.hooks import StageOptions
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from timm.scheduler.multistep_lr import MultiStepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
-from bench.networks.network import Network
-from bench.spec import Recipe
-from methods.base import Net
+from kdbench.bench.networks.network import Network
+from kdbench.bench.spec import Recipe
+from kdbench.methods.base import Net
 
 OPTIMIZERS = {"sgd": "momentum", "nesterov": "sgd"}
 """timm's names where they differ from ours: timm's "sgd" is Nesterov's."""

@@ -10,17 +10,17 @@ from collections.abc import Callable, Generator
 import torch
 from torch import Tensor
 
-from bench.data.batches import Batch, Batches
-from bench.networks.signals import differentiation
-from bench.record import Epoch
-from bench.seeds import seed_of
-from bench.teachers.frozen import FrozenTeacher
-from bench.training.averages import EpochAverages
-from bench.training.run_state import TEACHER_COSTS, Diverged, RunState
-from bench.training.setup import Setup
-from bench.training.stage_entry import EnteredStage, frozen_teachers, without
-from methods.base import Signals, Step
-from methods.rows import count
+from kdbench.bench.data.batches import Batch, Batches
+from kdbench.bench.networks.signals import differentiation
+from kdbench.bench.record import Epoch
+from kdbench.bench.seeds import seed_of
+from kdbench.bench.teachers.frozen import FrozenTeacher
+from kdbench.bench.training.averages import EpochAverages
+from kdbench.bench.training.run_state import TEACHER_COSTS, Diverged, RunState
+from kdbench.bench.training.setup import Setup
+from kdbench.bench.training.stage_entry import EnteredStage, frozen_teachers, without
+from kdbench.methods.base import Signals, Step
+from kdbench.methods.rows import count
 
 
 @dataclasses.dataclass(frozen=True)

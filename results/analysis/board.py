@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bench.record import Metric
-from results.analysis.statistics import Interval
+from kdbench.bench.record import Metric
+from kdbench.results.analysis.statistics import Interval
 
 
 @dataclass(frozen=True)

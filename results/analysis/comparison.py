@@ -11,9 +11,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.errors import InputError, unknown
-from bench.record import Metric
-from results.analysis.statistics import (
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.record import Metric
+from kdbench.results.analysis.statistics import (
     FEWEST,
     LEVEL,
     Interval,
@@ -27,8 +27,8 @@ from results.analysis.statistics import (
     t_test,
     wilcoxon,
 )
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
 
 Scores = Mapping[str, Mapping[str, Mapping[int, float]]]
 """Test scores by pair, method and seed, with the sign of the metric, so that higher is better.

@@ -6,14 +6,14 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.record import Outcome
-from results.analysis.board import Row
-from results.analysis.comparison import over_pairs, scores_of
-from results.analysis.leaderboard import leaderboard
-from results.analysis.statistics import Interval, interval
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
+from kdbench.bench.record import Outcome
+from kdbench.results.analysis.board import Row
+from kdbench.results.analysis.comparison import over_pairs, scores_of
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.analysis.statistics import Interval, interval
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
 
 Run = tuple[Planned, StoredRun]
 

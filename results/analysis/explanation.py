@@ -7,8 +7,8 @@ from typing import Literal
 
 from pydantic import AliasChoices, Field
 
-from bench.record import ACCURACY, Metric
-from bench.schema import Frozen
+from kdbench.bench.record import ACCURACY, Metric
+from kdbench.bench.schema import Frozen
 
 INK = "ink"
 """The foreground mask of images of one channel: what Otsu's threshold separates from the background."""

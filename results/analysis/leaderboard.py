@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.record import Environment
-from results.analysis.board import Board, Budget, LabelShares, Row
-from results.analysis.comparison import Comparison, within_groups
-from results.analysis.statistics import Interval, could_be_best, interval
-from results.store.plan import LABELS_ALONE, UNLABELLED, Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
+from kdbench.bench.record import Environment
+from kdbench.results.analysis.board import Board, Budget, LabelShares, Row
+from kdbench.results.analysis.comparison import Comparison, within_groups
+from kdbench.results.analysis.statistics import Interval, could_be_best, interval
+from kdbench.results.store.plan import LABELS_ALONE, UNLABELLED, Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
 
 Run = tuple[Planned, StoredRun]
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from bench.errors import unknown
-from bench.schema import Frozen
+from kdbench.bench.errors import unknown
+from kdbench.bench.schema import Frozen
 
 FOLDER = Path(__file__).parents[1] / "published"
 PublishedMeasure = Literal[

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from results.analysis.statistics import FEWEST, ROUNDING, Interval, interval
+from kdbench.results.analysis.statistics import FEWEST, ROUNDING, Interval, interval
 
 Array = npt.NDArray[np.float64]
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from results.analysis.literature import Published
+from kdbench.results.analysis.literature import Published
 
 Measure = Literal[
     "", "accuracy_top1", "accuracy_top5", "error_top1", "error_top5", "test_errors", "test_errors_digit3"

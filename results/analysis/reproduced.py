@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from results.analysis.order import Order, Ordered, order
-from results.analysis.paper_table import Table, Wanted
-from results.analysis.statistics import Interval, could_be_best, interval
-from results.analysis.verdict import ONE_NETWORK, Judgement, Question, error_of, gap, judged, unable
+from kdbench.results.analysis.order import Order, Ordered, order
+from kdbench.results.analysis.paper_table import Table, Wanted
+from kdbench.results.analysis.statistics import Interval, could_be_best, interval
+from kdbench.results.analysis.verdict import ONE_NETWORK, Judgement, Question, error_of, gap, judged, unable
 
 
 @dataclass(frozen=True)

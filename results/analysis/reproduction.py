@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.errors import InputError
-from bench.record import EpochScores, Metrics
-from results.analysis.order import Order
-from results.analysis.paper_table import Table, Wanted
-from results.analysis.reproduced import Reproduced, orders, ranked, with_gains, with_verdicts
-from results.analysis.statistics import interval
-from results.analysis.verdict import Judgement
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import EpochScores, Metrics
+from kdbench.results.analysis.order import Order
+from kdbench.results.analysis.paper_table import Table, Wanted
+from kdbench.results.analysis.reproduced import Reproduced, orders, ranked, with_gains, with_verdicts
+from kdbench.results.analysis.statistics import interval
+from kdbench.results.analysis.verdict import Judgement
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
 
 BAD = ("diverged", "unsupported", "failed", "damaged")
 

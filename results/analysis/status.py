@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.errors import InputError
-from bench.record import ACCURACY, Metric
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore, WeightsLeftOut
-from results.store.stored_run import StoredRun
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import ACCURACY, Metric
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore, WeightsLeftOut
+from kdbench.results.store.stored_run import StoredRun
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.record import Outcome
+from kdbench.bench.record import Outcome
 
 SCORE_SHARE, PARAMETER_SHARE, LATENCY_MS = 0.9, 0.1, 50.0
 """The least share of the teacher's score, the largest share of its parameters, and milliseconds for one sample."""

@@ -23,9 +23,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from results.analysis.literature import Published
-from results.analysis.paper_table import Wanted
-from results.analysis.statistics import FEWEST, LEVEL, ROUNDING, holm
+from kdbench.results.analysis.literature import Published
+from kdbench.results.analysis.paper_table import Wanted
+from kdbench.results.analysis.statistics import FEWEST, LEVEL, ROUNDING, holm
 
 Verdict = Literal["equivalent", "different", "inconclusive", "not comparable", "not run", "not published"]
 Array = npt.NDArray[np.float64]

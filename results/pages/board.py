@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, fields
 from typing import Any
 
-from results.analysis.board import Board, Row
-from results.analysis.statistics import LEVEL, Interval
-from results.pages.numbers import DIFFERS, count_text, score_text, setting_text
-from results.pages.report import TIE, Block, Column, Report, Sheet
+from kdbench.results.analysis.board import Board, Row
+from kdbench.results.analysis.statistics import LEVEL, Interval
+from kdbench.results.pages.numbers import DIFFERS, count_text, score_text, setting_text
+from kdbench.results.pages.report import TIE, Block, Column, Report, Sheet
 
 
 def board_report(board: Board) -> Report:

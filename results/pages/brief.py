@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from results.analysis.board import Board
-from results.analysis.comparison import Compared
-from results.pages.comparison import p_text
-from results.pages.numbers import score_text
-from results.pages.report import Block, Column, Report
+from kdbench.results.analysis.board import Board
+from kdbench.results.analysis.comparison import Compared
+from kdbench.results.pages.comparison import p_text
+from kdbench.results.pages.numbers import score_text
+from kdbench.results.pages.report import Block, Column, Report
 
 ARROW = " -> "
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from bench.errors import InputError
-from results.analysis.comparison import Compared, Comparison, Ranked
-from results.analysis.statistics import FEWEST, LEVEL, WILCOXON_SEEDS, Ranking
-from results.pages.diagram import critical_difference_diagram
-from results.pages.numbers import DIFFERS, score_text
-from results.pages.report import Block, Column, Report, Sheet
+from kdbench.bench.errors import InputError
+from kdbench.results.analysis.comparison import Compared, Comparison, Ranked
+from kdbench.results.analysis.statistics import FEWEST, LEVEL, WILCOXON_SEEDS, Ranking
+from kdbench.results.pages.diagram import critical_difference_diagram
+from kdbench.results.pages.numbers import DIFFERS, score_text
+from kdbench.results.pages.report import Block, Column, Report, Sheet
 
 COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
 RANK_COLUMNS = ("mean rank", "group")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from results.pages.report import Block, Column, Report, Sheet
+from kdbench.results.pages.report import Block, Column, Report, Sheet
 
 
 class Answer(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from results.pages.report import Block, Column, Report
+from kdbench.results.pages.report import Block, Column, Report
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from results.analysis.statistics import Ranking
-from results.pages.pictures import check_picture, figure_file
+from kdbench.results.analysis.statistics import Ranking
+from kdbench.results.pages.pictures import check_picture, figure_file
 
 
 def critical_difference_diagram(rankings: Mapping[str, Ranking], form: str = "png") -> bytes:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench.record import Metric
-from results.analysis.entry import EntryRow
-from results.analysis.statistics import LEVEL
-from results.pages.numbers import DIFFERS, count_text, score_text
-from results.pages.report import Block, Column, Report
+from kdbench.bench.record import Metric
+from kdbench.results.analysis.entry import EntryRow
+from kdbench.results.analysis.statistics import LEVEL
+from kdbench.results.pages.numbers import DIFFERS, count_text, score_text
+from kdbench.results.pages.report import Block, Column, Report
 
 
 @dataclass(frozen=True)

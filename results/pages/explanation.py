@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from results.analysis.explanation import HYPOTHESES, INK, Explained, Hypothesis
-from results.pages.numbers import printed
-from results.pages.pictures import figure_file
-from results.pages.report import Block, Column, Number, Report, Sheet
+from kdbench.results.analysis.explanation import HYPOTHESES, INK, Explained, Hypothesis
+from kdbench.results.pages.numbers import printed
+from kdbench.results.pages.pictures import figure_file
+from kdbench.results.pages.report import Block, Column, Number, Report, Sheet
 
 LISTS = {"metric", "epochs", "foreground", "background"}
 """Fields of an explanation that are no single number."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from results.pages.report import Block, Column, Report
+from kdbench.results.pages.report import Block, Column, Report
 
 INTRODUCTION = "# The methods\n\nMade by `make docs` from the files in `methods/`."
 

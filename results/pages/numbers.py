@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.record import Metric
-from results.analysis.statistics import Interval
+from kdbench.bench.record import Metric
+from kdbench.results.analysis.statistics import Interval
 
 DIFFERS = "*"
 """Marks a difference that a test finds after correction."""

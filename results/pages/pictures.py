@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from bench.errors import unknown
+from kdbench.bench.errors import unknown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

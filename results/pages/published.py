@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from results.analysis.literature import Published, disputed, plain, recipe
-from results.pages.report import Block, Column, Report, Sheet
+from kdbench.results.analysis.literature import Published, disputed, plain, recipe
+from kdbench.results.pages.report import Block, Column, Report, Sheet
 
 COLUMNS = (
     *(Column(name, left=True, wraps=True) for name in ("table", "data", "teacher", "student", "method", "metric")),

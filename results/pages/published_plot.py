@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.errors import InputError
-from results.analysis.reproduced import Reproduced
-from results.analysis.reproduction import Reproduction
-from results.pages.pictures import figure_file
+from kdbench.bench.errors import InputError
+from kdbench.results.analysis.reproduced import Reproduced
+from kdbench.results.analysis.reproduction import Reproduction
+from kdbench.results.pages.pictures import figure_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

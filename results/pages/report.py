@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from bench.errors import unknown
+from kdbench.bench.errors import unknown
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 TIE = "="

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, get_args
 
-from results.analysis.order import Order
-from results.analysis.paper_table import Wanted
-from results.analysis.reproduced import Gain, Reproduced
-from results.analysis.reproduction import Reproduction
-from results.analysis.statistics import Interval
-from results.analysis.verdict import Judgement, Verdict
-from results.pages.published_plot import MEASURES, plot
-from results.pages.report import TIE, Block, Column, Number, Report, Sheet
+from kdbench.results.analysis.order import Order
+from kdbench.results.analysis.paper_table import Wanted
+from kdbench.results.analysis.reproduced import Gain, Reproduced
+from kdbench.results.analysis.reproduction import Reproduction
+from kdbench.results.analysis.statistics import Interval
+from kdbench.results.analysis.verdict import Judgement, Verdict
+from kdbench.results.pages.published_plot import MEASURES, plot
+from kdbench.results.pages.report import TIE, Block, Column, Number, Report, Sheet
 
 COLUMNS = ("row", "measure", "published", "origin", "ours", "seeds", "difference", "verdict")
 LEFT = ("row", "measure", "origin", "verdict")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from bench.errors import InputError
-from bench.record import Metrics, Outcome, plain
-from results.analysis.status import TeacherCost
-from results.analysis.targets import targets
-from results.pages.numbers import setting_text
-from results.pages.pictures import figure_file
-from results.pages.report import Report
-from results.store.stored_run import StoredRun
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Metrics, Outcome, plain
+from kdbench.results.analysis.status import TeacherCost
+from kdbench.results.analysis.targets import targets
+from kdbench.results.pages.numbers import setting_text
+from kdbench.results.pages.pictures import figure_file
+from kdbench.results.pages.report import Report
+from kdbench.results.store.stored_run import StoredRun
 
 
 def run_summary_report(run: StoredRun) -> Report:

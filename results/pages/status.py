@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from results.analysis.status import Running, SuiteStatus, TeacherStatus
-from results.pages.numbers import printed
-from results.pages.report import Report
+from kdbench.results.analysis.status import Running, SuiteStatus, TeacherStatus
+from kdbench.results.pages.numbers import printed
+from kdbench.results.pages.report import Report
 
 
 def status_report(status: SuiteStatus) -> Report:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from results.pages.report import Block, Column, Report
+from kdbench.results.pages.report import Block, Column, Report
 
 RIGHT = ("pairs", "numbers", "runs", "images", "hours")
 COLUMNS = ("table", "data", *RIGHT, "status", "about")

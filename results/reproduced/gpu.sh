@@ -22,11 +22,11 @@ keep() {
 
 for table in ${TABLES:-at2017_cifar10 vid2019_cifar10 sp2019_cifar10 fsp2017_cifar10_small}; do
     asked="reproduce $table --data cifar10-jpeg --scale ${SCALE:-full}"
-    timeout --signal INT "${LIMIT:-0}" python -m sweeps $asked --store "$store" --device "${DEVICE:-cuda}" \
+    timeout --signal INT "${LIMIT:-0}" python -m kdbench.sweeps $asked --store "$store" --device "${DEVICE:-cuda}" \
         --data-dir "$data" || echo "$table: ended with code $?; call again to go on" >&2
-    keep "$table.md" python -m sweeps $asked --store "$store" --no-train --format markdown
-    keep "$table.csv" python -m sweeps $asked --store "$store" --no-train --format csv
-    python -m sweeps $asked --store "$store" --no-train --plot "$out/$table.png" > /dev/null ||
+    keep "$table.md" python -m kdbench.sweeps $asked --store "$store" --no-train --format markdown
+    keep "$table.csv" python -m kdbench.sweeps $asked --store "$store" --no-train --format csv
+    python -m kdbench.sweeps $asked --store "$store" --no-train --plot "$out/$table.png" > /dev/null ||
         echo "$table: no plot yet" >&2
-    python -m sweeps export "$table" "$out/evidence" --store "$store" || echo "$table: not exported" >&2
+    python -m kdbench.sweeps export "$table" "$out/evidence" --store "$store" || echo "$table: not exported" >&2
 done

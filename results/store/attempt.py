@@ -20,10 +20,10 @@ from typing import Any
 import psutil
 from filelock import FileLock
 
-from bench.atomic import write
-from bench.errors import InputError
-from bench.record import Epoch, Outcome, plain
-from results.store.files import attempts_of, json_line, read_lines, sha256
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch, Outcome, plain
+from kdbench.results.store.files import attempts_of, json_line, read_lines, sha256
 
 BEAT = 2.0
 """Seconds between the signs of life of an attempt: the time of its claim.json."""

@@ -1,7 +1,7 @@
 """A method's row of a leaderboard as one file that verifies itself: its claims, and the evidence that they follow from.
 
-The evidence is that of the method, the control and the baseline, as `results.store.evidence` writes it into a folder,
-packed into JSON; the file of a method that is no part of this package comes along.
+The evidence is that of the method, the control and the baseline, as `kdbench export` writes it into a folder, packed
+into JSON; the file of a method that is no part of this package comes along.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from bench.errors import InputError
-from bench.schema import Frozen
-from bench.spec import explain, ids_from_outside
-from results.store.evidence import EPOCHS, OUTCOMES, Evidence, read_evidence, write_evidence
-from results.store.export import evidence_of
-from results.store.files import PLAN, sha256
-from results.store.plan import SuiteRecord, SweepPlan, read_suite
-from results.store.restore import restore
-from results.store.run_store import RunStore
-from results.store.sources import keep_source, kept_source
+from kdbench.bench.errors import InputError
+from kdbench.bench.schema import Frozen
+from kdbench.bench.spec import explain, ids_from_outside
+from kdbench.results.store.evidence import EPOCHS, OUTCOMES, Evidence, read_evidence, write_evidence
+from kdbench.results.store.export import evidence_of
+from kdbench.results.store.files import PLAN, sha256
+from kdbench.results.store.plan import SuiteRecord, SweepPlan, read_suite
+from kdbench.results.store.restore import restore
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.sources import keep_source, kept_source
 
 
 class Source(Frozen):

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bench.record import Epoch, plain
+from kdbench.bench.record import Epoch, plain
 
 Timed = tuple[float, Epoch]
 """When an epoch ended, in seconds since 1970, and its record."""

@@ -19,13 +19,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.atomic import write
-from bench.errors import InputError
-from bench.record import Epoch, Outcome, plain
-from bench.spec import Spec
-from results.store.epoch_table import packed, unpacked
-from results.store.files import PLAN, json_line, sha256
-from results.store.plan import PHASES, Planned, SuiteRecord, read_suite
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch, Outcome, plain
+from kdbench.bench.spec import Spec
+from kdbench.results.store.epoch_table import packed, unpacked
+from kdbench.results.store.files import PLAN, json_line, sha256
+from kdbench.results.store.plan import PHASES, Planned, SuiteRecord, read_suite
 
 OUTCOMES, EPOCHS, WEIGHTS = "outcomes.jsonl", "epochs.parquet", "weights"
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.atomic import write
-from bench.errors import InputError
-from results.store.evidence import (
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError
+from kdbench.results.store.evidence import (
     WEIGHTS,
     Evidence,
     KeptRun,
@@ -18,11 +18,11 @@ from results.store.evidence import (
     weights_path,
     write_evidence,
 )
-from results.store.files import PLAN, done_of, sha256
-from results.store.plan import Planned, SweepPlan, read_suite
-from results.store.run_store import RunStore
-from results.store.sources import copy_sources
-from results.store.stored_run import Damaged, StoredRun
+from kdbench.results.store.files import PLAN, done_of, sha256
+from kdbench.results.store.plan import Planned, SweepPlan, read_suite
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.sources import copy_sources
+from kdbench.results.store.stored_run import Damaged, StoredRun
 
 MEGABYTE = 1_000_000
 SHOWN = 10

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.errors import InputError
+from kdbench.bench.errors import InputError
 
 PLAN = "plan.json"
 """The file of a folder of evidence that names the others."""

@@ -16,11 +16,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, ValidationError, model_validator
 
-from bench.atomic import write
-from bench.errors import InputError, unknown
-from bench.record import ACCURACY, Metric
-from bench.schema import Frozen
-from bench.spec import Compute, DataSpec, Recipe, explain
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.record import ACCURACY, Metric
+from kdbench.bench.schema import Frozen
+from kdbench.bench.spec import Compute, DataSpec, Recipe, explain
 
 PHASES = ("teacher", "trial", "seed")
 LABELS_ALONE, UNLABELLED = "labels alone", "unlabelled images too"

@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.atomic import write
-from bench.errors import InputError
-from results.store.evidence import Evidence, KeptRun, joined_plans, kept_weights, read_evidence
-from results.store.export import kept_run
-from results.store.files import attempts_of, done_of, evidence_folders, json_line, sha256
-from results.store.plan import Planned, SweepPlan, read_suite
-from results.store.run_store import TAUGHT_FROM, RunStore
-from results.store.sources import copy_sources
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError
+from kdbench.results.store.evidence import Evidence, KeptRun, joined_plans, kept_weights, read_evidence
+from kdbench.results.store.export import kept_run
+from kdbench.results.store.files import attempts_of, done_of, evidence_folders, json_line, sha256
+from kdbench.results.store.plan import Planned, SweepPlan, read_suite
+from kdbench.results.store.run_store import TAUGHT_FROM, RunStore
+from kdbench.results.store.sources import copy_sources
 
 
 @dataclass(frozen=True)

@@ -18,13 +18,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from bench.atomic import write
-from bench.errors import InputError, unknown
-from bench.record import Epoch
-from results.store.attempt import Attempt, claim_of
-from results.store.files import attempts_of, done_of, evidence_folders, sha256
-from results.store.stored_run import UNREADABLE, Damaged, StoredRun, read_run, read_spec
-from results.store.verified import Verified
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.record import Epoch
+from kdbench.results.store.attempt import Attempt, claim_of
+from kdbench.results.store.files import attempts_of, done_of, evidence_folders, sha256
+from kdbench.results.store.stored_run import UNREADABLE, Damaged, StoredRun, read_run, read_spec
+from kdbench.results.store.verified import Verified
 
 CHECKPOINT_SECONDS = 5.0
 """Checkpoints are at least this far apart: a death costs these seconds and the epoch under way."""

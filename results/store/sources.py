@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.atomic import write
-from bench.errors import InputError
-from bench.spec import ids_from_outside
-from results.store.files import sha256
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import ids_from_outside
+from kdbench.results.store.files import sha256
 
 METHODS = "methods"
 

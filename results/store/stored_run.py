@@ -8,11 +8,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.errors import InputError
-from bench.record import Epoch, Outcome
-from bench.spec import DataSpec, ModelSpec, Spec, explain
-from results.store.attempt import Claim, claim_of
-from results.store.files import attempts_of, done_of, parsed, sha256
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch, Outcome
+from kdbench.bench.spec import DataSpec, ModelSpec, Spec, explain
+from kdbench.results.store.attempt import Claim, claim_of
+from kdbench.results.store.files import attempts_of, done_of, parsed, sha256
 
 
 class Damaged(InputError):

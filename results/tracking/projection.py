@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from bench.record import Epoch, Metrics, Outcome
-from bench.spec import Spec
-from results.analysis.board import Row
-from results.analysis.targets import targets
-from results.pages.report import Number
-from results.store.stored_run import StoredRun
+from kdbench.bench.record import Epoch, Metrics, Outcome
+from kdbench.bench.spec import Spec
+from kdbench.results.analysis.board import Row
+from kdbench.results.analysis.targets import targets
+from kdbench.results.pages.report import Number
+from kdbench.results.store.stored_run import StoredRun
 
 
 def epoch_numbers(epoch: Epoch) -> Iterator[Number]:

@@ -30,24 +30,24 @@ from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
-from bench.atomic import replacing  # noqa: E402
-from bench.errors import InputError  # noqa: E402
-from results.analysis.board import Board, Row  # noqa: E402
-from results.analysis.comparison import compare  # noqa: E402
-from results.analysis.explanation import Explained  # noqa: E402
-from results.analysis.reproduction import Reproduction  # noqa: E402
-from results.pages.board import board_report  # noqa: E402
-from results.pages.comparison import comparison_report  # noqa: E402
-from results.pages.explanation import explanation_report, numbers_of  # noqa: E402
-from results.pages.report import Report, forms_of, render, rows_of  # noqa: E402
-from results.pages.reproduction import reproduction_report  # noqa: E402
-from results.pages.run_summary import run_summary_report  # noqa: E402
-from results.store.files import sha256  # noqa: E402
-from results.store.plan import Planned, SweepPlan  # noqa: E402
-from results.store.run_store import RunStore  # noqa: E402
-from results.store.stored_run import StoredRun  # noqa: E402
-from results.tracking.place import artifacts_of, follow  # noqa: E402
-from results.tracking.projection import epoch_numbers, result_numbers, row_numbers, run_params, run_tags  # noqa: E402
+from kdbench.bench.atomic import replacing  # noqa: E402
+from kdbench.bench.errors import InputError  # noqa: E402
+from kdbench.results.analysis.board import Board, Row  # noqa: E402
+from kdbench.results.analysis.comparison import compare  # noqa: E402
+from kdbench.results.analysis.explanation import Explained  # noqa: E402
+from kdbench.results.analysis.reproduction import Reproduction  # noqa: E402
+from kdbench.results.pages.board import board_report  # noqa: E402
+from kdbench.results.pages.comparison import comparison_report  # noqa: E402
+from kdbench.results.pages.explanation import explanation_report, numbers_of  # noqa: E402
+from kdbench.results.pages.report import Report, forms_of, render, rows_of  # noqa: E402
+from kdbench.results.pages.reproduction import reproduction_report  # noqa: E402
+from kdbench.results.pages.run_summary import run_summary_report  # noqa: E402
+from kdbench.results.store.files import sha256  # noqa: E402
+from kdbench.results.store.plan import Planned, SweepPlan  # noqa: E402
+from kdbench.results.store.run_store import RunStore  # noqa: E402
+from kdbench.results.store.stored_run import StoredRun  # noqa: E402
+from kdbench.results.tracking.place import artifacts_of, follow  # noqa: E402
+from kdbench.results.tracking.projection import epoch_numbers, result_numbers, row_numbers, run_params, run_tags  # noqa: E402
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)

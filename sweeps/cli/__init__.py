@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from bench.errors import InputError, Unfinished
-from sweeps.cli import authoring, reading, running
-from sweeps.cli.common import say
+from kdbench.bench.errors import InputError, Unfinished
+from kdbench.sweeps.cli import authoring, reading, running
+from kdbench.sweeps.cli.common import say
 
 app = typer.Typer(
     add_completion=False,

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import InputError
-from sweeps.cli.common import DEFAULT_STORE, DataDir, Device, Json, Store, existing, opened, print_report, say
+from kdbench.bench.errors import InputError
+from kdbench.sweeps.cli.common import DEFAULT_STORE, DataDir, Device, Json, Store, existing, opened, print_report, say
 
 app = typer.Typer()
 
@@ -20,8 +20,8 @@ def check(
     as_json: Json = False,
 ) -> None:
     """Checks what every method must keep to, on toy data in under a minute; says what to change."""
-    from results.pages.report import check_form
-    from sweeps.cli.checking import report_of_check
+    from kdbench.results.pages.report import check_form
+    from kdbench.sweeps.cli.checking import report_of_check
 
     check_form(form, ("terminal", "markdown"))
     report = report_of_check(method)
@@ -36,7 +36,7 @@ def new_method(
     folder: Annotated[Path, typer.Option(help="Where to write it.")] = Path(),
 ) -> None:
     """Writes the starting file of a method, with comments, and a test of it."""
-    from sweeps.cli.starting import write_method
+    from kdbench.sweeps.cli.starting import write_method
 
     typer.echo(write_method(name, folder))
 
@@ -49,10 +49,10 @@ def submit(
     store: Store = DEFAULT_STORE,
 ) -> None:
     """Writes a method's row of a leaderboard as one file that verifies itself."""
-    from bench.atomic import write
-    from bench.outside import method_id
-    from results.store.plan import SweepPlan
-    from sweeps.cli.entries import submit as entry_of
+    from kdbench.bench.atomic import write
+    from kdbench.bench.outside import method_id
+    from kdbench.results.store.plan import SweepPlan
+    from kdbench.sweeps.cli.entries import submit as entry_of
 
     text = entry_of(SweepPlan.find(existing(store), suite), opened(store), method_id(method)).text()
     if out is None:
@@ -76,7 +76,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Checks an entry's hashes, recomputes its row, and runs cells of it again."""
-    from sweeps.cli.entries import verify as verified
+    from kdbench.sweeps.cli.entries import verify as verified
 
     report = verified(entry, rerun, (data_dir or store / "data").expanduser().resolve(), device)
     print_report(report, as_json=as_json)
@@ -91,8 +91,8 @@ def entries(
     as_json: Json = False,
 ) -> None:
     """Prints accepted entries, a table for each protocol."""
-    from results.pages.report import check_form
-    from sweeps.cli.entries import report_of_entries
+    from kdbench.results.pages.report import check_form
+    from kdbench.sweeps.cli.entries import report_of_entries
 
     check_form(form, ("terminal", "markdown", "latex"))
     print_report(report_of_entries(folder), form, as_json)

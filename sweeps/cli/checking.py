@@ -5,11 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 from rich.progress import track
 
-from bench.configure import configure
-from bench.contract.checks import CHECKS, check
-from bench.outside import method_id
-from results.pages.contract import CheckFacts, checks_report
-from results.pages.report import Report
+from kdbench.bench.configure import configure
+from kdbench.bench.contract.checks import CHECKS, check
+from kdbench.bench.outside import method_id
+from kdbench.results.pages.contract import CheckFacts, checks_report
+from kdbench.results.pages.report import Report
 
 
 def report_of_check(name: str) -> Report:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.errors import InputError
+from kdbench.bench.errors import InputError
 
 if TYPE_CHECKING:
-    from results.pages.report import Report
-    from results.store.run_store import RunStore
+    from kdbench.results.pages.report import Report
+    from kdbench.results.store.run_store import RunStore
 
 
 def _folder(text: str) -> Path:
@@ -56,7 +56,7 @@ def print_report(report: Report, form: str = "terminal", as_json: bool = False) 
     Raises:
         InputError: for a form that the report does not have.
     """
-    from results.pages.report import render
+    from kdbench.results.pages.report import render
 
     if as_json:
         answer(report.values)
@@ -70,7 +70,7 @@ def draw_picture(report: Report, name: str, path: Path) -> None:
     Raises:
         InputError: for another ending, if there is nothing to draw, or no folder for the file.
     """
-    from bench.atomic import write
+    from kdbench.bench.atomic import write
 
     write(picture_path(path), report.pictures[name](path.suffix.removeprefix(".").lower()))
 
@@ -112,7 +112,7 @@ def picture_path(path: Path) -> Path:
     Raises:
         InputError: if the folder is not there, or for another ending.
     """
-    from results.pages.pictures import check_picture
+    from kdbench.results.pages.pictures import check_picture
 
     check_picture(path.suffix.removeprefix(".").lower())
     if not path.resolve().parent.is_dir():
@@ -133,7 +133,7 @@ def existing(store: Path) -> Path:
 
 def readable(store: Path) -> Path:
     """A store's own folder; of evidence that of a store that is made of it, and is gone when the command has ended."""
-    from results.store.files import evidence_folders
+    from kdbench.results.store.files import evidence_folders
 
     return Path(_imported(store).name) if evidence_folders(store) else store
 
@@ -141,8 +141,8 @@ def readable(store: Path) -> Path:
 @functools.cache
 def _imported(evidence: Path) -> tempfile.TemporaryDirectory[str]:
     """A store for this command alone."""
-    from results.store.restore import restore
-    from results.store.run_store import RunStore
+    from kdbench.results.store.restore import restore
+    from kdbench.results.store.run_store import RunStore
 
     folder = tempfile.TemporaryDirectory(prefix="kdbench-")
     restore([evidence], RunStore(Path(folder.name), durable=False))
@@ -155,7 +155,7 @@ def opened(store: Path, read_only: bool = True) -> RunStore:
     Raises:
         InputError: if it is not, or cannot be written and is to be.
     """
-    from results.store.run_store import RunStore
+    from kdbench.results.store.run_store import RunStore
 
     root = existing(store)
     return RunStore(root if read_only else store, read_only)

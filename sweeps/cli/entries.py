@@ -13,23 +13,23 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bench.environment import environment, pick_device
-from bench.errors import InputError, unknown
-from bench.spec import NUMBERS, Recipe, Spec
-from results.analysis.entry import claims_of, entry_rows
-from results.pages.contract import CheckFacts, checks_report
-from results.pages.entry import ProtocolRows, entries_report
-from results.pages.report import Report
-from results.store.entry import Entry, packed, read_entry, store_of
-from results.store.files import done_of, sha256
-from results.store.plan import PairRecord, Planned, SuiteRecord, SweepPlan
-from results.store.run_store import TAUGHT_FROM, RunStore
-from results.store.sources import keep_source
-from results.store.stored_run import StoredRun
-from sweeps.scheduling.selection import best_trial
-from sweeps.scheduling.sources import provide
-from sweeps.scheduling.workers import carry_out
-from sweeps.suites.suite import RECIPE, of_recipe
+from kdbench.bench.environment import environment, pick_device
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.spec import NUMBERS, Recipe, Spec
+from kdbench.results.analysis.entry import claims_of, entry_rows
+from kdbench.results.pages.contract import CheckFacts, checks_report
+from kdbench.results.pages.entry import ProtocolRows, entries_report
+from kdbench.results.pages.report import Report
+from kdbench.results.store.entry import Entry, packed, read_entry, store_of
+from kdbench.results.store.files import done_of, sha256
+from kdbench.results.store.plan import PairRecord, Planned, SuiteRecord, SweepPlan
+from kdbench.results.store.run_store import TAUGHT_FROM, RunStore
+from kdbench.results.store.sources import keep_source
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.selection import best_trial
+from kdbench.sweeps.scheduling.sources import provide
+from kdbench.sweeps.scheduling.workers import carry_out
+from kdbench.sweeps.suites.suite import RECIPE, of_recipe
 
 LEAST = 0.02
 """A run again elsewhere may differ by this share of its metric, or three deviations of its seeds if they are more."""

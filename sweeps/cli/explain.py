@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from bench.atomic import write
-from bench.configure import method_of
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.evaluation.concepts import (
+from kdbench.bench.atomic import write
+from kdbench.bench.configure import method_of
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.evaluation.concepts import (
     Concepts,
     centre,
     concepts,
@@ -35,25 +35,25 @@ from bench.evaluation.concepts import (
     ratio,
     stage_feature,
 )
-from bench.networks.network import Network
-from bench.networks.run_networks import RunNetworks
-from bench.record import Epoch
-from bench.spec import Spec
-from bench.tasks import task_of
-from bench.tasks.image import ImageClassification
-from bench.teachers.cache import TeacherCache
-from bench.training.engine import run as repeat
-from bench.training.stage_plan import StagePlan
-from methods.base import Net, Unsupported
-from methods.rows import whole
-from results.analysis.explanation import INK, Explained
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
-from sweeps.cli.progress import Live
-from sweeps.scheduling.sources import provide
+from kdbench.bench.networks.network import Network
+from kdbench.bench.networks.run_networks import RunNetworks
+from kdbench.bench.record import Epoch
+from kdbench.bench.spec import Spec
+from kdbench.bench.tasks import task_of
+from kdbench.bench.tasks.image import ImageClassification
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.engine import run as repeat
+from kdbench.bench.training.stage_plan import StagePlan
+from kdbench.methods.base import Net, Unsupported
+from kdbench.methods.rows import whole
+from kdbench.results.analysis.explanation import INK, Explained
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.cli.progress import Live
+from kdbench.sweeps.scheduling.sources import provide
 
 VERSION = 1
-"""Raised by hand with every change here or in bench.evaluation.concepts that moves numbers; then none are read
+"""Raised by hand with every change here or in kdbench.bench.evaluation.concepts that moves numbers; then none are read
 from before."""
 
 
@@ -152,7 +152,7 @@ def _is_control(run: StoredRun) -> bool:
 
 
 class Snapshots:
-    """A bench.record.Recorder in memory that keeps one network's weights at chosen epochs."""
+    """A kdbench.bench.record.Recorder in memory that keeps one network's weights at chosen epochs."""
 
     def __init__(self, store: RunStore, name: str, epochs: Sequence[int], watch: Callable[[Epoch], object]) -> None:
         """Starts without a snapshot.

@@ -1,4 +1,4 @@
-"""Makes committed pages again from committed evidence: python -m sweeps.cli.pages, or make pages.
+"""Makes committed pages again from committed evidence: python -m kdbench.sweeps.cli.pages, or make pages.
 
 A page is markdown in which a comment names the command whose output follows it, up to the next comment "end":
 
@@ -19,11 +19,11 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from bench.atomic import write
-from results.store.plan import SweepPlan
-from sweeps.cli import app
-from sweeps.cli.common import opened
-from sweeps.scheduling.selection import best_settings
+from kdbench.bench.atomic import write
+from kdbench.results.store.plan import SweepPlan
+from kdbench.sweeps.cli import app
+from kdbench.sweeps.cli.common import opened
+from kdbench.sweeps.scheduling.selection import best_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"(<!-- kdbench ([^\n]+) -->\n).*?(<!-- end -->\n)", re.DOTALL)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sweeps.scheduling.workers import Machine
+    from kdbench.sweeps.scheduling.workers import Machine
 
 DEFAULT_CACHE = "disk:8"
 
@@ -37,10 +37,10 @@ class Place:
         Raises:
             InputError: if there is no such device, precision or cache.
         """
-        from bench.environment import pick_device
-        from bench.teachers.backends import parse_backend
-        from bench.training.precision import check_precision
-        from sweeps.scheduling.workers import Machine
+        from kdbench.bench.environment import pick_device
+        from kdbench.bench.teachers.backends import parse_backend
+        from kdbench.bench.training.precision import check_precision
+        from kdbench.sweeps.scheduling.workers import Machine
 
         device = pick_device(self.device)
         check_precision(self.precision)

@@ -14,10 +14,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from bench.record import Epoch, Metric
-from results.pages.numbers import printed
-from results.store.plan import Planned
-from results.store.stored_run import StoredRun
+from kdbench.bench.record import Epoch, Metric
+from kdbench.results.pages.numbers import printed
+from kdbench.results.store.plan import Planned
+from kdbench.results.store.stored_run import StoredRun
 
 
 class Live:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import InputError
-from sweeps.cli.common import (
+from kdbench.bench.errors import InputError
+from kdbench.sweeps.cli.common import (
     DEFAULT_STORE,
     DataDir,
     Device,
@@ -23,7 +23,7 @@ from sweeps.cli.common import (
     print_report,
     say,
 )
-from sweeps.cli.place import Place
+from kdbench.sweeps.cli.place import Place
 
 app = typer.Typer()
 
@@ -35,8 +35,8 @@ def methods(
     as_json: Json = False,
 ) -> None:
     """Lists the methods, or one with its hyperparameters."""
-    from results.pages.methods import method_report, methods_document, methods_report
-    from sweeps.cli.registry import all_facts, facts_of
+    from kdbench.results.pages.methods import method_report, methods_document, methods_report
+    from kdbench.sweeps.cli.registry import all_facts, facts_of
 
     if form not in ("terminal", "markdown"):
         raise InputError(f"methods are shown as terminal or markdown, but got --format {form}.")
@@ -56,7 +56,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Shows a run: its scores, cost, and whether it meets practitioners' targets."""
-    from results.pages.run_summary import run_summary_report
+    from kdbench.results.pages.run_summary import run_summary_report
 
     report = run_summary_report(opened(store).find(run))
     if plot:
@@ -75,10 +75,10 @@ def leaderboard(
     as_json: Json = False,
 ) -> None:
     """Prints the leaderboard of a suite as it stands, also while it runs."""
-    from results.analysis.leaderboard import leaderboard as board_of
-    from results.pages.board import board_report
-    from results.pages.report import with_columns
-    from results.store.plan import SweepPlan
+    from kdbench.results.analysis.leaderboard import leaderboard as board_of
+    from kdbench.results.pages.board import board_report
+    from kdbench.results.pages.report import with_columns
+    from kdbench.results.store.plan import SweepPlan
 
     report = board_report(board_of(SweepPlan.find(existing(store), suite), opened(store)))
     print_report(with_columns(report, named(columns, "--columns")) if columns is not None else report, form, as_json)
@@ -100,12 +100,12 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Tests each method against the controls by paired seeds, and ranks all over pairs; also while a sweep runs."""
-    from results.analysis.comparison import compare as compare_methods
-    from results.analysis.comparison import compare_pairs
-    from results.analysis.leaderboard import leaderboard as leaderboard_of
-    from results.pages.brief import brief_report
-    from results.pages.comparison import comparison_report
-    from results.store.plan import SweepPlan
+    from kdbench.results.analysis.comparison import compare as compare_methods
+    from kdbench.results.analysis.comparison import compare_pairs
+    from kdbench.results.analysis.leaderboard import leaderboard as leaderboard_of
+    from kdbench.results.pages.brief import brief_report
+    from kdbench.results.pages.comparison import comparison_report
+    from kdbench.results.store.plan import SweepPlan
 
     if brief and (pairs or against):
         raise InputError("--brief compares methods with the suite's control: leave out --pairs and --against.")
@@ -134,9 +134,9 @@ def published(
     as_json: Json = False,
 ) -> None:
     """Searches the papers' numbers, with their sources."""
-    from results.analysis.literature import conflicting, search
-    from results.pages.published import published_report
-    from results.pages.report import check_form
+    from kdbench.results.analysis.literature import conflicting, search
+    from kdbench.results.pages.published import published_report
+    from kdbench.results.pages.report import check_form
 
     check_form(form, ("terminal", "markdown", "csv"))
     found = search(method, data, paper, table, teacher, student, text)
@@ -159,8 +159,8 @@ def tables(
     as_json: Json = False,
 ) -> None:
     """Lists the papers' tables that can be reproduced: what they cost, if their data are here, how far they are."""
-    from results.pages.report import check_form
-    from sweeps.cli.tables import report_of_protocol, report_of_tables
+    from kdbench.results.pages.report import check_form
+    from kdbench.sweeps.cli.tables import report_of_protocol, report_of_tables
 
     check_form(form, ("terminal", "markdown"))
     print_report(
@@ -175,9 +175,9 @@ def status(
     as_json: Json = False,
 ) -> None:
     """Counts the runs of a suite by how they stand; of those under way, says by whom, since when and how far."""
-    from results.analysis.status import status_of
-    from results.pages.status import status_report
-    from results.store.plan import SweepPlan
+    from kdbench.results.analysis.status import status_of
+    from kdbench.results.pages.status import status_report
+    from kdbench.results.store.plan import SweepPlan
 
     print_report(status_report(status_of(SweepPlan.find(existing(store), suite), opened(store))), as_json=as_json)
 
@@ -185,8 +185,8 @@ def status(
 @app.command(epilog="Example: kdbench teachers")
 def teachers(store: Store = DEFAULT_STORE, as_json: Json = False) -> None:
     """Lists every teacher in the store, and verifies its weights against their SHA-256."""
-    from results.analysis.status import teachers_of
-    from results.pages.status import teachers_report
+    from kdbench.results.analysis.status import teachers_of
+    from kdbench.results.pages.status import teachers_report
 
     found = teachers_of(opened(store))
     print_report(teachers_report(found), as_json=as_json)
@@ -205,8 +205,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Writes what stands behind a suite's or a paper's table into a folder for git, to import it elsewhere."""
-    from results.store.export import export as export_of
-    from results.store.plan import SweepPlan
+    from kdbench.results.store.export import export as export_of
+    from kdbench.results.store.plan import SweepPlan
 
     exported = export_of(SweepPlan.find(existing(store), suite), opened(store), folder, weights_under)
     answer(exported.values()) if as_json else typer.echo(exported.page())
@@ -219,8 +219,8 @@ def import_(
     as_json: Json = False,
 ) -> None:
     """Makes a store of what kdbench export wrote, or adds it to one; sweeps go on from it and repeat nothing."""
-    from results.store.restore import restore
-    from results.store.run_store import RunStore
+    from kdbench.results.store.restore import restore
+    from kdbench.results.store.run_store import RunStore
 
     restored = restore(folders, RunStore(store))
     page = "\n".join(each.page() for each in restored)

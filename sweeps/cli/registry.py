@@ -8,12 +8,12 @@ from dataclasses import asdict
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from bench.configure import configure
-from bench.outside import brought, method_id
-from methods import REGISTRY
-from methods.base import Method
-from results.pages.methods import HyperparameterFacts, MethodFacts, PaperFacts
-from sweeps.suites.tuning import UNITS
+from kdbench.bench.configure import configure
+from kdbench.bench.outside import brought, method_id
+from kdbench.methods import REGISTRY
+from kdbench.methods.base import Method
+from kdbench.results.pages.methods import HyperparameterFacts, MethodFacts, PaperFacts
+from kdbench.sweeps.suites.tuning import UNITS
 
 
 def all_facts() -> list[MethodFacts]:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from bench.errors import Unfinished
-from sweeps.cli.common import (
+from kdbench.bench.errors import Unfinished
+from kdbench.sweeps.cli.common import (
     DEFAULT_STORE,
     PRECISION_HELP,
     Cache,
@@ -25,7 +25,7 @@ from sweeps.cli.common import (
     picture_path,
     print_report,
 )
-from sweeps.cli.place import DEFAULT_CACHE, Place
+from kdbench.sweeps.cli.place import DEFAULT_CACHE, Place
 
 app = typer.Typer()
 
@@ -49,7 +49,7 @@ def compatibility(
     as_json: Json = False,
 ) -> None:
     """Tries methods on pairs of timm's families by one update of every stage; says what works, and why not."""
-    from sweeps.cli.sweep import report_of_compatibility
+    from kdbench.sweeps.cli.sweep import report_of_compatibility
 
     print_report(report_of_compatibility(methods, teachers, students, form), form, as_json)
 
@@ -87,7 +87,7 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Carries out one run: trains the teacher if need be, then the student, and scores it on test once."""
-    from sweeps.cli.single import RunRequest, carry_out_request
+    from kdbench.sweeps.cli.single import RunRequest, carry_out_request
 
     changes = pairs_of(recipe, "--recipe") | ({} if finetune is None else {"finetune": str(finetune)})
     request = RunRequest(
@@ -123,12 +123,12 @@ def explain(
     as_json: Json = False,
 ) -> None:
     """Counts the visual concepts that students learned, and how, by training them again with snapshots."""
-    from bench.environment import pick_device
-    from results.pages.explanation import explanation_report
-    from results.pages.report import render
-    from results.pages.run_summary import run_summary_report
-    from sweeps.cli.explain import Settings
-    from sweeps.cli.explain import explain as explained
+    from kdbench.bench.environment import pick_device
+    from kdbench.results.pages.explanation import explanation_report
+    from kdbench.results.pages.report import render
+    from kdbench.results.pages.run_summary import run_summary_report
+    from kdbench.sweeps.cli.explain import Settings
+    from kdbench.sweeps.cli.explain import explain as explained
 
     kept = opened(store, read_only=False)
     settings = Settings(images=images, snapshots=snapshots, depth=depth, threshold=threshold)
@@ -139,7 +139,7 @@ def explain(
     if plot:
         draw_picture(report, "concepts", plot)
     if mlflow:
-        from results.tracking.tracker import Tracker
+        from kdbench.results.tracking.tracker import Tracker
 
         Tracker(kept, "explain").explanation(rows)
     summaries = [run_summary_report(kept.find(row.key)) for row in rows]
@@ -167,7 +167,7 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard."""
-    from sweeps.cli.sweep import sweep_and_show
+    from kdbench.sweeps.cli.sweep import sweep_and_show
 
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
     board, text, failures = sweep_and_show(suite, changes, Place(store, device, precision, cache, data_dir, workers))
@@ -199,9 +199,9 @@ def reproduce(
     as_json: Json = False,
 ) -> None:
     """Runs a paper's table by its own protocol and prints each number beside the published; goes on where it was."""
-    from sweeps.cli.tables import reproduce_and_show
-    from sweeps.protocols.files import load_protocol
-    from sweeps.protocols.request import table_request
+    from kdbench.sweeps.cli.tables import reproduce_and_show
+    from kdbench.sweeps.protocols.files import load_protocol
+    from kdbench.sweeps.protocols.request import table_request
 
     request = table_request(load_protocol(table), scale, pairs, methods, seeds, data, parts)
     plot = picture_path(plot) if plot else None
@@ -219,10 +219,10 @@ def sync(
     as_json: Json = False,
 ) -> None:
     """Brings MLflow up to date with the run store; rebuilds it if it was lost."""
-    from results.analysis.leaderboard import leaderboard as board_of
-    from results.analysis.reproduction import reproduction_of_plan
-    from results.store.plan import SweepPlan
-    from results.tracking.tracker import Tracker
+    from kdbench.results.analysis.leaderboard import leaderboard as board_of
+    from kdbench.results.analysis.reproduction import reproduction_of_plan
+    from kdbench.results.store.plan import SweepPlan
+    from kdbench.results.tracking.tracker import Tracker
 
     plan, runs = SweepPlan.find(existing(store), suite), opened(store, read_only=False)
     tracker = Tracker(runs, plan.name)

@@ -10,32 +10,32 @@ import torch
 from pydantic import ValidationError
 from rich.console import Console
 
-from bench.configure import configure
-from bench.data.augment import check_augment
-from bench.data.images import default_augment, named
-from bench.data.splits import Splits
-from bench.environment import command, pick_device
-from bench.errors import InputError
-from bench.networks.build import check_model
-from bench.outside import method_id
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec, explain, read_value
-from bench.tasks import load, read, task_of
-from bench.teachers.backends import parse_backend
-from bench.teachers.cache import TeacherCache
-from bench.training.precision import check_precision, chosen
-from methods import REGISTRY
-from methods.base import Method
-from results.pages.report import render
-from results.pages.run_summary import run_summary_report
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
-from sweeps.cli.common import say
-from sweeps.cli.place import Place
-from sweeps.cli.progress import Live
-from sweeps.scheduling.workers import carry_out
-from sweeps.suites.suite import primary_of, taught_by, teacher_runs
-from sweeps.weights import checkpoint, doubted, near_chance, started
-from sweeps.weights import named as named_model
+from kdbench.bench.configure import configure
+from kdbench.bench.data.augment import check_augment
+from kdbench.bench.data.images import default_augment, named
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.environment import command, pick_device
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import check_model
+from kdbench.bench.outside import method_id
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec, explain, read_value
+from kdbench.bench.tasks import load, read, task_of
+from kdbench.bench.teachers.backends import parse_backend
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.precision import check_precision, chosen
+from kdbench.methods import REGISTRY
+from kdbench.methods.base import Method
+from kdbench.results.pages.report import render
+from kdbench.results.pages.run_summary import run_summary_report
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.cli.common import say
+from kdbench.sweeps.cli.place import Place
+from kdbench.sweeps.cli.progress import Live
+from kdbench.sweeps.scheduling.workers import carry_out
+from kdbench.sweeps.suites.suite import primary_of, taught_by, teacher_runs
+from kdbench.sweeps.weights import checkpoint, doubted, near_chance, started
+from kdbench.sweeps.weights import named as named_model
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ def _waits(reason: str) -> None:
 
 def _track(run: StoredRun, store: RunStore, name: str) -> None:
     """Projects the run; a copy that fails is a warning, for the run is kept."""
-    from results.tracking.tracker import Tracker
+    from kdbench.results.tracking.tracker import Tracker
 
     try:
         Tracker(store, "runs").single(run, name, {"method": run.spec.method, "phase": "run"})

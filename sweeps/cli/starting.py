@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from string import Template
 
-from bench.atomic import write
-from bench.environment import command
-from bench.errors import InputError
-from methods import REGISTRY
+from kdbench.bench.atomic import write
+from kdbench.bench.environment import command
+from kdbench.bench.errors import InputError
+from kdbench.methods import REGISTRY
 
 METHOD = Template('''\
 """$title: one sentence that says what the student learns from the teacher."""
@@ -20,8 +20,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from methods.base import Losses, Method, Paper, Step, loss_weight, method
-from methods.checks import non_negative, same_shape
+from kdbench.methods.base import Losses, Method, Paper, Step, loss_weight, method
+from kdbench.methods.checks import non_negative, same_shape
 
 
 def match_loss(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.outside import Source, load
+from kdbench.bench.outside import Source, load
 
 HERE = Path(__file__).parent / "$name.py"
 match_loss = load(Source("$name", HERE.read_bytes(), str(HERE))).match_loss

@@ -9,25 +9,25 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import track
 
-from bench.configure import configure
-from bench.environment import command
-from bench.errors import InputError, unknown
-from bench.outside import method_id
-from bench.spec import explain
-from methods import REGISTRY
-from results.analysis.status import status_of
-from results.pages.board import board_report
-from results.pages.compatibility import compatibility_report
-from results.pages.report import Report, check_form, render
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
-from sweeps.cli.common import named
-from sweeps.cli.place import Place
-from sweeps.cli.progress import SweepProgress
-from sweeps.scheduling.sources import provide
-from sweeps.suites.files import load_suite
-from sweeps.suites.suite import Suite
-from sweeps.suites.sweep import sweep
+from kdbench.bench.configure import configure
+from kdbench.bench.environment import command
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.outside import method_id
+from kdbench.bench.spec import explain
+from kdbench.methods import REGISTRY
+from kdbench.results.analysis.status import status_of
+from kdbench.results.pages.board import board_report
+from kdbench.results.pages.compatibility import compatibility_report
+from kdbench.results.pages.report import Report, check_form, render
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.cli.common import named
+from kdbench.sweeps.cli.place import Place
+from kdbench.sweeps.cli.progress import SweepProgress
+from kdbench.sweeps.scheduling.sources import provide
+from kdbench.sweeps.suites.files import load_suite
+from kdbench.sweeps.suites.suite import Suite
+from kdbench.sweeps.suites.sweep import sweep
 
 
 def report_of_compatibility(methods: str | None, teachers: str | None, students: str | None, form: str) -> Report:
@@ -36,7 +36,7 @@ def report_of_compatibility(methods: str | None, teachers: str | None, students:
     Raises:
         InputError: for an unknown method, family or format.
     """
-    from bench.compatibility import FAMILIES, compatibility
+    from kdbench.bench.compatibility import FAMILIES, compatibility
 
     check_form(form, ("terminal", "markdown"))
     chosen = {

@@ -9,20 +9,27 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from bench.data.info import missing
-from bench.environment import command, pick_device
-from results.analysis.reproduction import Reproduction
-from results.pages.report import Report, check_form, render
-from results.pages.reproduction import reproduction_report
-from results.pages.tables import ProtocolFacts, SourcedValue, TableCost, TableFacts, protocol_report, tables_report
-from results.store.run_store import RunStore
-from sweeps.cli.common import draw_picture, readable
-from sweeps.cli.place import Place
-from sweeps.cli.progress import SweepProgress
-from sweeps.protocols.cost import Speeds, cost_of
-from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
-from sweeps.protocols.reproduce import carry_out, plan_of, reproduction_of
-from sweeps.protocols.request import SCALES, TableRequest, table_request
+from kdbench.bench.data.info import missing
+from kdbench.bench.environment import command, pick_device
+from kdbench.results.analysis.reproduction import Reproduction
+from kdbench.results.pages.report import Report, check_form, render
+from kdbench.results.pages.reproduction import reproduction_report
+from kdbench.results.pages.tables import (
+    ProtocolFacts,
+    SourcedValue,
+    TableCost,
+    TableFacts,
+    protocol_report,
+    tables_report,
+)
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.cli.common import draw_picture, readable
+from kdbench.sweeps.cli.place import Place
+from kdbench.sweeps.cli.progress import SweepProgress
+from kdbench.sweeps.protocols.cost import Speeds, cost_of
+from kdbench.sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
+from kdbench.sweeps.protocols.reproduce import carry_out, plan_of, reproduction_of
+from kdbench.sweeps.protocols.request import SCALES, TableRequest, table_request
 
 
 def reproduce_and_show(

@@ -17,19 +17,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from bench.atomic import write
-from bench.configure import method_of
-from bench.data.images import ImageSplits
-from bench.data.info import DataInfo, data_info, training_images
-from bench.data.splits import Part
-from bench.environment import hardware
-from bench.networks.build import build
-from bench.networks.signals import observe
-from bench.spec import ModelSpec, Recipe, Spec
-from bench.training.precision import timed
-from bench.training.train_state import TrainState
-from methods.base import STUDENT, TEACHER, Data
-from sweeps.protocols.request import TableRequest
+from kdbench.bench.atomic import write
+from kdbench.bench.configure import method_of
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.info import DataInfo, data_info, training_images
+from kdbench.bench.data.splits import Part
+from kdbench.bench.environment import hardware
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.signals import observe
+from kdbench.bench.spec import ModelSpec, Recipe, Spec
+from kdbench.bench.training.precision import timed
+from kdbench.bench.training.train_state import TrainState
+from kdbench.methods.base import STUDENT, TEACHER, Data
+from kdbench.sweeps.protocols.request import TableRequest
 
 FORWARD = 1 / 3
 """What asking a frozen network about a batch takes, as a share of a training step."""

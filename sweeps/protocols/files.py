@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.errors import InputError, unknown
-from bench.outside import method_id
-from bench.spec import explain
-from sweeps.protocols.protocol import Protocol
-from sweeps.toml_files import read_toml
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.outside import method_id
+from kdbench.bench.spec import explain
+from kdbench.sweeps.protocols.protocol import Protocol
+from kdbench.sweeps.toml_files import read_toml
 
 SAID = ("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment")
 """Fields of the recipe that a protocol must write, so that each has its source."""
@@ -80,4 +80,4 @@ def _check_said(name: str, values: dict[str, Any], protocol: Protocol) -> None:
 
 
 def _folder() -> Any:
-    return resources.files("sweeps") / "protocols"
+    return resources.files("kdbench.sweeps") / "protocols"

@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bench.configure import by_role, configure
-from bench.data.augment import check_augment
-from bench.data.info import data_info
-from bench.errors import InputError, unknown
-from bench.networks.build import check_model
-from bench.schema import Frozen
-from bench.spec import NUMBERS, DataSpec, Recipe
-from methods.base import Method
-from results.analysis.literature import ORIGINS, Published, load
-from results.analysis.paper_table import Measure
+from kdbench.bench.configure import by_role, configure
+from kdbench.bench.data.augment import check_augment
+from kdbench.bench.data.info import data_info
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.networks.build import check_model
+from kdbench.bench.schema import Frozen
+from kdbench.bench.spec import NUMBERS, DataSpec, Recipe
+from kdbench.methods.base import Method
+from kdbench.results.analysis.literature import ORIGINS, Published, load
+from kdbench.results.analysis.paper_table import Measure
 
 TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""

@@ -6,25 +6,25 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.data.images import ImageSplits
-from bench.data.info import check_data
-from bench.environment import pick_device
-from bench.record import Epoch
-from bench.tasks import load
-from results.analysis.leaderboard import leaderboard
-from results.analysis.reproduction import Reproduction, reproduction_of_plan
-from results.analysis.reproduction import reproduction_of as beside
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
-from sweeps.protocols.request import TableRequest, row_name
-from sweeps.scheduling.compute import way_of
-from sweeps.scheduling.driver import Driver
-from sweeps.scheduling.projector import Projector
-from sweeps.scheduling.study import Chain, Job
-from sweeps.scheduling.workers import Machine
-from sweeps.suites.suite import Way
-from sweeps.weights import imported, with_weights
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.info import check_data
+from kdbench.bench.environment import pick_device
+from kdbench.bench.record import Epoch
+from kdbench.bench.tasks import load
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.analysis.reproduction import Reproduction, reproduction_of_plan
+from kdbench.results.analysis.reproduction import reproduction_of as beside
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.protocols.request import TableRequest, row_name
+from kdbench.sweeps.scheduling.compute import way_of
+from kdbench.sweeps.scheduling.driver import Driver
+from kdbench.sweeps.scheduling.projector import Projector
+from kdbench.sweeps.scheduling.study import Chain, Job
+from kdbench.sweeps.scheduling.workers import Machine
+from kdbench.sweeps.suites.suite import Way
+from kdbench.sweeps.weights import imported, with_weights
 
 
 def carry_out(

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.configure import by_role
-from bench.data.info import check_stand_in
-from bench.errors import InputError, unknown
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from results.analysis.paper_table import Table, Wanted
-from sweeps.protocols.protocol import OWN, TEACHER, Pairing, Protocol, Row, Subset
-from sweeps.suites.suite import Way, compared_by, plainly, taught_by, teacher_runs
+from kdbench.bench.configure import by_role
+from kdbench.bench.data.info import check_stand_in
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from kdbench.results.analysis.paper_table import Table, Wanted
+from kdbench.sweeps.protocols.protocol import OWN, TEACHER, Pairing, Protocol, Row, Subset
+from kdbench.sweeps.suites.suite import Way, compared_by, plainly, taught_by, teacher_runs
 
 SCALES = ("full", "short")
 SHORT_SCALE = "short scale"

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bench.data.splits import Splits
-from bench.environment import pick_device
-from bench.record import Epoch
-from bench.training.calibration import calibrated
-from methods.base import Unsupported
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
-from sweeps.scheduling.study import Calibrate
-from sweeps.scheduling.workers import Machine
-from sweeps.suites.suite import ResolvedPair, Suite
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.environment import pick_device
+from kdbench.bench.record import Epoch
+from kdbench.bench.training.calibration import calibrated
+from kdbench.methods.base import Unsupported
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.scheduling.study import Calibrate
+from kdbench.sweeps.scheduling.workers import Machine
+from kdbench.sweeps.suites.suite import ResolvedPair, Suite
 
 
 def weights_of(suite: Suite, plan: SweepPlan, store: RunStore, data: Splits, machine: Machine) -> Calibrate:
@@ -55,7 +55,7 @@ class Loading:
     store: RunStore
 
     def weights(self, reference: str) -> bytes:
-        """See `bench.record.Recorder`."""
+        """See `kdbench.bench.record.Recorder`."""
         return self.store.weights(reference)
 
     def checkpoint(self) -> None:

@@ -9,15 +9,15 @@ import json
 
 import torch
 
-from bench.data.splits import Splits
-from bench.environment import pick_device
-from bench.spec import Compute, ModelSpec, Recipe
-from bench.tasks import Task, task_of
-from bench.training.precision import chosen
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
-from sweeps.scheduling.workers import Machine, threads_each
-from sweeps.suites.suite import Way
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.environment import pick_device
+from kdbench.bench.spec import Compute, ModelSpec, Recipe
+from kdbench.bench.tasks import Task, task_of
+from kdbench.bench.training.precision import chosen
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.scheduling.workers import Machine, threads_each
+from kdbench.sweeps.suites.suite import Way
 
 
 def way_of(plan: SweepPlan, store: RunStore, data: Splits, machine: Machine) -> Way:

@@ -14,16 +14,16 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from bench.errors import InputError
-from bench.record import Epoch
-from bench.spec import Spec
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
-from sweeps.scheduling.processes import Gone, Worker, end, ready
-from sweeps.scheduling.sources import provide
-from sweeps.scheduling.study import Chain, Job
-from sweeps.scheduling.workers import AGAIN, Machine
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch
+from kdbench.bench.spec import Spec
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.processes import Gone, Worker, end, ready
+from kdbench.sweeps.scheduling.sources import provide
+from kdbench.sweeps.scheduling.study import Chain, Job
+from kdbench.sweeps.scheduling.workers import AGAIN, Machine
 
 LIVES = 3
 """How often a run is begun, if by the machine's fault it ends each time, before it is given up in this sweep."""

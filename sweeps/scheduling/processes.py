@@ -27,15 +27,15 @@ from typing import Any
 
 import torch
 
-from bench.environment import pick_device
-from bench.errors import InputError
-from bench.record import Epoch, plain
-from bench.spec import Spec
-from bench.teachers.backends import parse_backend
-from bench.teachers.cache import TeacherCache
-from bench.training.interleave import interleave
-from results.store.run_store import RunStore
-from sweeps.scheduling.workers import Machine, fault_of, stored, threads_each
+from kdbench.bench.environment import pick_device
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch, plain
+from kdbench.bench.spec import Spec
+from kdbench.bench.teachers.backends import parse_backend
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.interleave import interleave
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.scheduling.workers import Machine, fault_of, stored, threads_each
 
 BEAT = 1.0
 """Seconds between a worker's signs of life; so soon an orphan ends, too."""

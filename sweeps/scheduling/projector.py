@@ -7,13 +7,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from results.analysis.board import Board
-from results.analysis.reproduction import Reproduction
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
+from kdbench.results.analysis.board import Board
+from kdbench.results.analysis.reproduction import Reproduction
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
 
 if TYPE_CHECKING:
-    from results.tracking.tracker import Tracker
+    from kdbench.results.tracking.tracker import Tracker
 
 AGAIN = 1.0
 """Seconds after which what could not be written is tried again; twice as many each time, up to LONGEST."""
@@ -96,7 +96,7 @@ class Projector:
     def _written(self, item: Item) -> bool:
         """Tries to write an item; a copy that fails must not end the sweep, and is tried again."""
         try:
-            from results.tracking.tracker import Tracker
+            from kdbench.results.tracking.tracker import Tracker
 
             self.tracker = self.tracker or Tracker(self.store, self.plan.name)
             if isinstance(item, Planned):

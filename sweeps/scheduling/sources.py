@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.outside import Source, load, sources_of
-from bench.spec import ids_from_outside
-from methods.registry import OF_SOURCE, OUTSIDE
-from results.store.sources import keep_source, kept_source
+from kdbench.bench.outside import Source, load, sources_of
+from kdbench.bench.spec import ids_from_outside
+from kdbench.methods.registry import OF_SOURCE, OUTSIDE
+from kdbench.results.store.sources import keep_source, kept_source
 
 
 def provide(text: str, root: Path) -> None:

@@ -19,17 +19,17 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bench.errors import InputError
-from bench.record import Epoch, Metric
-from bench.seeds import seed_of
-from bench.spec import Spec
-from methods.base import TEACHER, Net
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
-from sweeps.scheduling.selection import best_trial, objective
-from sweeps.suites.suite import ResolvedPair, Suite
-from sweeps.suites.tuning import Space, containing
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch, Metric
+from kdbench.bench.seeds import seed_of
+from kdbench.bench.spec import Spec
+from kdbench.methods.base import TEACHER, Net
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.selection import best_trial, objective
+from kdbench.sweeps.suites.suite import ResolvedPair, Suite
+from kdbench.sweeps.suites.tuning import Space, containing
 
 logging.getLogger("optuna").setLevel(logging.WARNING)
 

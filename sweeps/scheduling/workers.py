@@ -13,17 +13,17 @@ from typing import Literal
 
 import torch
 
-from bench.errors import InputError
-from bench.record import Epoch, Stopped
-from bench.spec import Spec
-from bench.tasks import load
-from bench.teachers.backends import DEFAULT_CACHE
-from bench.teachers.cache import TeacherCache
-from bench.training.engine import updates
-from bench.training.interleave import interleave
-from results.store.run_store import CHECKPOINT_SECONDS, Busy, RunStore
-from results.store.stored_run import Damaged, StoredRun
-from sweeps.scheduling.sources import provide
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch, Stopped
+from kdbench.bench.spec import Spec
+from kdbench.bench.tasks import load
+from kdbench.bench.teachers.backends import DEFAULT_CACHE
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.engine import updates
+from kdbench.bench.training.interleave import interleave
+from kdbench.results.store.run_store import CHECKPOINT_SECONDS, Busy, RunStore
+from kdbench.results.store.stored_run import Damaged, StoredRun
+from kdbench.sweeps.scheduling.sources import provide
 
 Fault = Literal["busy", "machine", "input", "method"]
 """Whose a bad end is. Another process has the run: it is waited for. The machine's (files, memory, damaged weights):

@@ -9,12 +9,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.data.images import DATASETS
-from bench.errors import InputError, unknown
-from bench.outside import brought, method_id
-from bench.spec import explain
-from sweeps.suites.suite import Suite
-from sweeps.toml_files import folder_beside, read_toml
+from kdbench.bench.data.images import DATASETS
+from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.outside import brought, method_id
+from kdbench.bench.spec import explain
+from kdbench.sweeps.suites.suite import Suite
+from kdbench.sweeps.toml_files import folder_beside, read_toml
 
 
 def bundled() -> list[str]:
@@ -116,4 +116,4 @@ def _changed(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _folder() -> Any:
-    return resources.files("sweeps") / "suites"
+    return resources.files("kdbench.sweeps") / "suites"

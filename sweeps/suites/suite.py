@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from bench.configure import by_role, configure, flat, nested
-from bench.data.augment import check_augment
-from bench.record import Metric
-from bench.schema import Frozen
-from bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import task_of
-from methods import REGISTRY
-from methods.base import Method
-from results.store.plan import LABELS_ALONE, UNLABELLED, PairRecord
-from sweeps.suites.tuning import Space, Tuning, containing
+from kdbench.bench.configure import by_role, configure, flat, nested
+from kdbench.bench.data.augment import check_augment
+from kdbench.bench.record import Metric
+from kdbench.bench.schema import Frozen
+from kdbench.bench.spec import NUMBERS, DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import task_of
+from kdbench.methods import REGISTRY
+from kdbench.methods.base import Method
+from kdbench.results.store.plan import LABELS_ALONE, UNLABELLED, PairRecord
+from kdbench.sweeps.suites.tuning import Space, Tuning, containing
 
 RECIPE = "recipe."
 """Prefix of a recipe's field among searched names."""
@@ -105,7 +105,7 @@ class Suite(Frozen):
     seeds: Annotated[int, Field(ge=0)] = 5
     """How often the best setting is trained again, with seeds 1, 2, ...; tuning uses seed 0, and 0 is tuning alone."""
     precision: Literal["auto", "measured", "fp32", "bf16"] = "auto"
-    """How networks are computed unless the command says otherwise; see `bench.training.precision.chosen`."""
+    """How networks are computed unless the command says otherwise; see `kdbench.bench.training.precision.chosen`."""
     reasons: dict[str, str] = {}
     """Why a method does worse than the control, by row; tables say it."""
     show: Literal["last", "best"] = "last"

@@ -7,26 +7,26 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 
-from bench.data.images import named
-from bench.environment import pick_device
-from bench.errors import Unfinished
-from bench.networks.build import check_model
-from bench.record import Epoch
-from bench.tasks import load, read, task_of
-from results.analysis.board import Board
-from results.analysis.leaderboard import leaderboard
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
-from sweeps.scheduling.calibrate import weights_of
-from sweeps.scheduling.compute import way_of
-from sweeps.scheduling.driver import Driver
-from sweeps.scheduling.projector import Projector
-from sweeps.scheduling.study import chain, storage_at, teachers
-from sweeps.scheduling.workers import Machine
-from sweeps.suites.suite import Suite
-from sweeps.weights import doubted, started, with_checkpoints, with_weights
-from sweeps.weights import named as model_named
+from kdbench.bench.data.images import named
+from kdbench.bench.environment import pick_device
+from kdbench.bench.errors import Unfinished
+from kdbench.bench.networks.build import check_model
+from kdbench.bench.record import Epoch
+from kdbench.bench.tasks import load, read, task_of
+from kdbench.results.analysis.board import Board
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.calibrate import weights_of
+from kdbench.sweeps.scheduling.compute import way_of
+from kdbench.sweeps.scheduling.driver import Driver
+from kdbench.sweeps.scheduling.projector import Projector
+from kdbench.sweeps.scheduling.study import chain, storage_at, teachers
+from kdbench.sweeps.scheduling.workers import Machine
+from kdbench.sweeps.suites.suite import Suite
+from kdbench.sweeps.weights import doubted, started, with_checkpoints, with_weights
+from kdbench.sweeps.weights import named as model_named
 
 
 def sweep(

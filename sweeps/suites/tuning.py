@@ -8,8 +8,8 @@ from typing import Annotated, Any, Self
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, field_validator, model_validator
 
-from bench.schema import Finite, Frozen
-from bench.spec import Recipe
+from kdbench.bench.schema import Finite, Frozen
+from kdbench.bench.spec import Recipe
 
 UNITS = 30.0
 """A weight is searched from one UNITS-th to UNITS times its calibrated value."""

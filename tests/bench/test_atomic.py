@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.atomic import replacing, write
+from kdbench.bench.atomic import replacing, write
 
 
 def test_a_file_is_written_whole_in_place_of_another_and_nothing_else_stays(tmp_path: Path) -> None:

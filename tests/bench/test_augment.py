@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2.functional import resized_crop as torchvision_resized_crop
 
-from bench.data.augment import (
+from kdbench.bench.data.augment import (
     AUGMENTATIONS,
     RATIO,
     Augment,
@@ -21,9 +21,9 @@ from bench.data.augment import (
     crop_boxes,
     resized_crop,
 )
-from bench.data.image_batches import ImageBatches
-from bench.errors import InputError
-from methods.base import Data
+from kdbench.bench.data.image_batches import ImageBatches
+from kdbench.bench.errors import InputError
+from kdbench.methods.base import Data
 
 CPU = torch.device("cpu")
 
@@ -159,10 +159,10 @@ def test_augmented_images_lie_in_memory_as_they_are_indexed(names: tuple[str, ..
 
 
 def test_a_process_that_trains_on_mirrored_grey_images_does_not_crash() -> None:
-    """See `bench.networks.network.corrupted_by_channels_last`; a crash here would be that of all tests."""
+    """See `kdbench.bench.networks.network.corrupted_by_channels_last`; a crash here would be that of all tests."""
     code = """if True:
         from pathlib import Path
-        from bench.tasks import load
+        from kdbench.bench.tasks import load
         from tests.conftest import DATA, Memory
         from tests.harness import OpenRun
         from tests.methods.options import LARGE, SMALL, spec_of

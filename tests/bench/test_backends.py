@@ -16,8 +16,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bench.errors import InputError
-from bench.teachers.backends import CacheBackend, Disk, Memory, layout, nbytes, parse_backend
+from kdbench.bench.errors import InputError
+from kdbench.bench.teachers.backends import CacheBackend, Disk, Memory, layout, nbytes, parse_backend
 
 CPU = torch.device("cpu")
 KINDS = ("memory", "disk")

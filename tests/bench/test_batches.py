@@ -7,12 +7,12 @@ import dataclasses
 import pytest
 import torch
 
-from bench.data.batches import Batches
-from bench.data.splits import TEST_SEED, Part, Source, Splits, divided
-from bench.spec import DataSpec
-from bench.tasks import task_of
-from methods.base import Data
-from methods.functional import with_unlabelled
+from kdbench.bench.data.batches import Batches
+from kdbench.bench.data.splits import TEST_SEED, Part, Source, Splits, divided
+from kdbench.bench.spec import DataSpec
+from kdbench.bench.tasks import task_of
+from kdbench.methods.base import Data
+from kdbench.methods.functional import with_unlabelled
 from tests.conftest import DATA
 from tests.harness import CPU
 

@@ -14,24 +14,24 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import bench.teachers.cache
-import bench.training.engine
-from bench.data.batches import Batches
-from bench.data.image_batches import ImageBatches
-from bench.data.splits import EVALUATION_BATCH, Splits
-from bench.networks.run_networks import RunNetworks
-from bench.record import Outcome, Stopped
-from bench.spec import Compute, ModelSpec, Spec
-from bench.tasks import task_of
-from bench.teachers.backends import CacheBackend, Disk, layout
-from bench.teachers.backends import Memory as InMemory
-from bench.teachers.cache import WINDOW, EpochOutputs, TeacherCache
-from bench.teachers.flatten import flat, lossless, signals_of, unflat
-from bench.teachers.frozen import FrozenTeacher
-from bench.training.engine import rehearse, updates
-from bench.training.interleave import interleave
-from methods.base import TEACHER, Data, Net, Signals
-from methods.rows import Rows, take
+import kdbench.bench.teachers.cache
+import kdbench.bench.training.engine
+from kdbench.bench.data.batches import Batches
+from kdbench.bench.data.image_batches import ImageBatches
+from kdbench.bench.data.splits import EVALUATION_BATCH, Splits
+from kdbench.bench.networks.run_networks import RunNetworks
+from kdbench.bench.record import Outcome, Stopped
+from kdbench.bench.spec import Compute, ModelSpec, Spec
+from kdbench.bench.tasks import task_of
+from kdbench.bench.teachers.backends import CacheBackend, Disk, layout
+from kdbench.bench.teachers.backends import Memory as InMemory
+from kdbench.bench.teachers.cache import WINDOW, EpochOutputs, TeacherCache
+from kdbench.bench.teachers.flatten import flat, lossless, signals_of, unflat
+from kdbench.bench.teachers.frozen import FrozenTeacher
+from kdbench.bench.training.engine import rehearse, updates
+from kdbench.bench.training.interleave import interleave
+from kdbench.methods.base import TEACHER, Data, Net, Signals
+from kdbench.methods.rows import Rows, take
 from tests.bench.plugged.tagging import TokenBatches, sequences
 from tests.conftest import Memory
 from tests.harness import CPU
@@ -191,8 +191,11 @@ def test_outputs_are_shared_by_name_and_forgotten_after_use() -> None:
 def test_other_code_asks_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     cache, given = TeacherCache(), batches()
     name = shared(cache, given, LOGITS).name
-    assert torch.__version__ in bench.teachers.cache.ORIGIN and bench.spec.NUMBERS in bench.teachers.cache.ORIGIN
-    monkeypatch.setattr(bench.teachers.cache, "ORIGIN", (*bench.teachers.cache.ORIGIN, "newer"))
+    assert (
+        torch.__version__ in kdbench.bench.teachers.cache.ORIGIN
+        and kdbench.bench.spec.NUMBERS in kdbench.bench.teachers.cache.ORIGIN
+    )
+    monkeypatch.setattr(kdbench.bench.teachers.cache, "ORIGIN", (*kdbench.bench.teachers.cache.ORIGIN, "newer"))
     assert shared(cache, given, LOGITS).name != name
 
 
@@ -284,7 +287,7 @@ def test_whether_batches_are_fixed_does_not_depend_on_the_backend(limit: int, mo
     assert shared(cache, batches(13, 3, "none"), LOGITS).fixed  # one is left out of each epoch
     assert not shared(cache, batches(14, 3, "none"), LOGITS).fixed
     assert not shared(cache, batches(), LOGITS).fixed
-    monkeypatch.setattr(bench.teachers.cache, "FIXED", 199)
+    monkeypatch.setattr(kdbench.bench.teachers.cache, "FIXED", 199)
     assert not shared(cache, batches(augment="none"), LOGITS).fixed
 
 
@@ -343,7 +346,7 @@ def ran(
     spec: Spec, digits: Splits, cache: TeacherCache | None = None, **recorder: Any
 ) -> tuple[Outcome, dict[str, bytes], list[dict[str, float]]]:
     memory = memory_of(spec, digits, **recorder)
-    outcome, files = bench.training.engine.run(spec, digits, memory, CPU, cache)
+    outcome, files = kdbench.bench.training.engine.run(spec, digits, memory, CPU, cache)
     assert outcome.status == "done", outcome.reason
     return outcome, files, [epoch.losses for epoch in memory.epochs]
 
@@ -383,7 +386,7 @@ def test_a_run_goes_on_among_kept_answers_to_the_same_bits(digits: Splits, tmp_p
     for before, after in ((None, Disk(tmp_path, 2**28)), (Disk(tmp_path, 2**28), None), (InMemory(2**28),) * 2):
         recorder = memory_of(spec, digits, stop_after=1)
         with pytest.raises(Stopped):
-            bench.training.engine.run(spec, digits, recorder, CPU, TeacherCache(before))
+            kdbench.bench.training.engine.run(spec, digits, recorder, CPU, TeacherCache(before))
         assert ran(spec, digits, TeacherCache(after), resume=recorder.state)[1] == files
 
 
@@ -407,7 +410,7 @@ def test_methods_of_different_needs_learn_side_by_side_as_alone(kept: bool, orde
     assert isinstance(results.pop(), Stopped)
     for spec, result in zip(specs, results, strict=True):
         assert not isinstance(result, Exception), result
-        alone = bench.training.engine.run(spec, digits, memory_of(spec, digits), CPU)
+        alone = kdbench.bench.training.engine.run(spec, digits, memory_of(spec, digits), CPU)
         assert result[0].status == alone[0].status == ("unsupported" if spec.method == "tinybert" else "done")
         assert result[1] == alone[1] and result[0].scores == alone[0].scores
 
@@ -472,7 +475,7 @@ def test_teachers_of_a_runs_own_making_are_never_kept(digits: Splits) -> None:
     networks = started(spec, digits, TeacherCache(backend)).networks
     networks.student(Net("student", "gen_0"))
     assert networks.identity(Net("student", "gen_0")) == ""
-    outcome, _ = bench.training.engine.run(spec, digits, memory_of(spec, digits), CPU, TeacherCache(backend))
+    outcome, _ = kdbench.bench.training.engine.run(spec, digits, memory_of(spec, digits), CPU, TeacherCache(backend))
     assert outcome.status == "done" and outcome.cost["teacher_cached"] == 0 and backend.size() == 0
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from bench.data.splits import Splits
-from bench.spec import ModelSpec, Recipe, Spec
-from bench.training.calibration import BATCHES, calibrated
-from methods.base import Unsupported
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.spec import ModelSpec, Recipe, Spec
+from kdbench.bench.training.calibration import BATCHES, calibrated
+from kdbench.methods.base import Unsupported
 from tests.conftest import DATA, Memory
 from tests.harness import CPU, OpenRun
 

@@ -12,12 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.data.images import ImageSplits
-from bench.errors import InputError
-from bench.networks.build import build
-from bench.networks.checkpoints import import_checkpoint, load_weights
-from bench.networks.network import Network
-from bench.spec import ModelSpec
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.checkpoints import import_checkpoint, load_weights
+from kdbench.bench.networks.network import Network
+from kdbench.bench.spec import ModelSpec
 
 SMALL = ModelSpec(name="cifar_resnet8_quarter")
 State = dict[str, Tensor]

@@ -14,18 +14,18 @@ import pytest
 import safetensors.torch
 import torch
 
-import bench.training.engine
-import bench.training.precision
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.networks.build import build
-from bench.networks.signals import observe
-from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import load, task_of
-from bench.teachers.backends import Memory as CacheBackend
-from bench.teachers.cache import TeacherCache
-from bench.training.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
-from bench.training.stage_entry import frozen_teachers
+import kdbench.bench.training.engine
+import kdbench.bench.training.precision
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.signals import observe
+from kdbench.bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import load, task_of
+from kdbench.bench.teachers.backends import Memory as CacheBackend
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.precision import CANDIDATES, FAST, GAIN, PLAIN, chosen, timed
+from kdbench.bench.training.stage_entry import frozen_teachers
 from tests.conftest import Memory
 from tests.harness import CPU, OpenRun
 from tests.methods.options import CNN, LARGE, SMALL, spec_of, started
@@ -65,8 +65,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
     def give(seconds: list[float], compiled: tuple[float, float] = (1e9, 1e9)) -> list[str]:
         made: list[str] = []
-        monkeypatch.setattr(bench.training.precision, "_eager", lambda *_: made.append("eager") or {"seconds": seconds})
-        monkeypatch.setattr(bench.training.precision, "_compiled", lambda *_: made.append("compiled") or compiled)
+        monkeypatch.setattr(
+            kdbench.bench.training.precision, "_eager", lambda *_: made.append("eager") or {"seconds": seconds}
+        )
+        monkeypatch.setattr(
+            kdbench.bench.training.precision, "_compiled", lambda *_: made.append("compiled") or compiled
+        )
         return made
 
     return give
@@ -206,7 +210,7 @@ def test_what_another_process_measured_meanwhile_stays_and_decides(
         file.write_text(json.dumps(known | {mine: {"seconds": [1.0, 1.0, 1.0, 0.2]}}))
         return {"seconds": [1.0, 0.1, 1.0, 1.0]}
 
-    monkeypatch.setattr(bench.training.precision, "_eager", late)
+    monkeypatch.setattr(kdbench.bench.training.precision, "_eager", late)
     assert choice(digits, tmp_path) == CANDIDATES[3] == choice(digits, tmp_path)
     assert set(json.loads(file.read_text())) == {mine, other}
 
@@ -226,13 +230,13 @@ def test_writers_wait_for_each_other(tmp_path: Path) -> None:
 
 def _write(file: Path, place: int) -> None:
     for number in range(25):
-        bench.training.precision._remembered(file, f"{place} {number}", {"seconds": [1.0] * 4})
+        kdbench.bench.training.precision._remembered(file, f"{place} {number}", {"seconds": [1.0] * 4})
 
 
 def test_measuring_a_tiny_network_leaves_random_numbers_alone(
     digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench.training.precision, "SECONDS", 0.0)
+    monkeypatch.setattr(kdbench.bench.training.precision, "SECONDS", 0.0)
     vit = ModelSpec(
         name="vit_tiny_patch16_224",
         args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 1, "proj_drop_rate": 0.5},
@@ -255,7 +259,7 @@ def test_compute_enters_the_key() -> None:
 
 def test_timed_is_the_time_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()
-    monkeypatch.setattr(bench.training.precision.time, "perf_counter", lambda: float(next(ticks)))
+    monkeypatch.setattr(kdbench.bench.training.precision.time, "perf_counter", lambda: float(next(ticks)))
     called: list[int] = []
     assert timed(lambda: called.append(1), CPU) == 1.0 and called == [1]
 
@@ -303,7 +307,7 @@ def test_fast_and_plain_paths_end_within_the_spread_of_seeds(untrained: Callable
     for seed in range(3):
         spec = spec_of("student", CNN[0], recipe=recipe, seed=seed)
         for compute in (Compute(), FAST):
-            outcome, _ = bench.training.engine.run(computed(spec, compute), digits, Memory({}), CPU)
+            outcome, _ = kdbench.bench.training.engine.run(computed(spec, compute), digits, Memory({}), CPU)
             found.setdefault(compute.precision, []).append(outcome.headline("last", "test", "accuracy"))
     spread = max(statistics.stdev(values) for values in found.values())
     assert min(found["fp32"]) > 0.7
@@ -391,8 +395,8 @@ def test_compiled_run_trains_and_agrees_with_the_eager_one(
     fast = first_losses(computed(spec, Compute(compiled=True)), digits, Memory(weights))
     assert fast == pytest.approx(plain, rel=1e-3)
     eager, compiled = Memory(weights), Memory(weights)
-    outcome, files = bench.training.engine.run(computed(spec, Compute(compiled=True)), digits, compiled, CPU)
-    same, other = bench.training.engine.run(spec, digits, eager, CPU)
+    outcome, files = kdbench.bench.training.engine.run(computed(spec, Compute(compiled=True)), digits, compiled, CPU)
+    same, other = kdbench.bench.training.engine.run(spec, digits, eager, CPU)
     assert outcome.status == same.status == "done"
     assert safetensors.torch.load(files["last"]).keys() == safetensors.torch.load(other["last"]).keys()
     assert compiled.epochs[-1].losses == pytest.approx(eager.epochs[-1].losses, rel=0.05)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.data.splits import Splits
-from bench.evaluation.concepts import (
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.evaluation.concepts import (
     Concepts,
     Feature,
     centre,
@@ -21,10 +21,10 @@ from bench.evaluation.concepts import (
     ratio,
     stage_feature,
 )
-from bench.networks.build import build
-from bench.networks.network import Network
-from bench.spec import ModelSpec
-from methods.base import Unsupported
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.network import Network
+from kdbench.bench.spec import ModelSpec
+from kdbench.methods.base import Unsupported
 
 CONSTANT = 0.5 * math.log(2 * math.pi * math.e)
 

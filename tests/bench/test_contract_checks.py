@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import outside
-from bench.contract.checks import CHECKS, check
-from bench.contract.rules import Broken
-from bench.contract.toy import Toy
-from bench.outside import method_id
-from methods import OUTSIDE
+from kdbench.bench import outside
+from kdbench.bench.contract.checks import CHECKS, check
+from kdbench.bench.contract.rules import Broken
+from kdbench.bench.contract.toy import Toy
+from kdbench.bench.outside import method_id
+from kdbench.methods import OUTSIDE
 from tests.outside import MY_KD
 from tests.sweeps.commands import kdbench
 
@@ -50,7 +50,8 @@ BROKEN = {
     "defaults lie in the search space": (
         MY_KD.replace('loss_weight(1.0, "centred")', "tuned(1.0, FloatDistribution(2.0, 3.0))").replace(
             "import torch.nn",
-            "from methods.base import tuned\nfrom optuna.distributions import FloatDistribution\nimport torch.nn",
+            "from kdbench.methods.base import tuned\n"
+            "from optuna.distributions import FloatDistribution\nimport torch.nn",
         ),
         "the default weight=1.0 is outside of",
     ),

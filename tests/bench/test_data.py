@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torchvision.io import write_png
 
-from bench.data.batches import steps_per_epoch
-from bench.data.image_batches import ImageBatches
-from bench.data.images import DATASETS, FOLDER, ImageSplits, read
-from bench.data.splits import Part, Source, content
-from bench.errors import InputError
-from bench.spec import DataSpec
-from bench.tasks import load
-from methods.base import Data
-from methods.rows import count, whole
+from kdbench.bench.data.batches import steps_per_epoch
+from kdbench.bench.data.image_batches import ImageBatches
+from kdbench.bench.data.images import DATASETS, FOLDER, ImageSplits, read
+from kdbench.bench.data.splits import Part, Source, content
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import DataSpec
+from kdbench.bench.tasks import load
+from kdbench.methods.base import Data
+from kdbench.methods.rows import count, whole
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 CPU = torch.device("cpu")

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torchmetrics import MeanMetric
 
-import bench.training.engine
-from bench.data.splits import Splits
-from bench.record import Metric, Stopped
-from bench.spec import Recipe
-from bench.training.averages import EpochAverages
-from bench.training.run_state import FORMAT, Best
-from bench.training.stage_plan import stage_epochs
-from bench.training.train_state import schedule
+import kdbench.bench.training.engine
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.record import Metric, Stopped
+from kdbench.bench.spec import Recipe
+from kdbench.bench.training.averages import EpochAverages
+from kdbench.bench.training.run_state import FORMAT, Best
+from kdbench.bench.training.stage_plan import stage_epochs
+from kdbench.bench.training.train_state import schedule
 from tests.harness import CPU
 from tests.methods.options import CNN, carried_out, memory_of, spec_of
 
@@ -69,7 +69,7 @@ def test_a_checkpoint_of_another_format_is_not_taken_up_and_the_run_starts_anew(
     outcome, files, memory = carried_out(spec, digits)
     first = memory_of(spec, digits, stop_after=2)
     with pytest.raises(Stopped):
-        bench.training.engine.run(spec, digits, first, CPU)
+        kdbench.bench.training.engine.run(spec, digits, first, CPU)
     assert first.state is not None
     values = torch.load(io.BytesIO(first.state), weights_only=True)
     del values["format"]

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import bench.training.engine
-from bench.data.splits import Splits
-from bench.evaluation.decisions import LabelledAccuracy
-from bench.record import Stopped
-from methods.base import Losses, Stage, Step
+import kdbench.bench.training.engine
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.evaluation.decisions import LabelledAccuracy
+from kdbench.bench.record import Stopped
+from kdbench.methods.base import Losses, Stage, Step
 from tests.harness import CPU, OpenRun
 from tests.methods.options import CNN, carried_out, memory_of, spec_of, started, vit
 
@@ -141,7 +141,7 @@ def test_run_interrupted_in_finetuning_goes_on_to_the_same_weights(method: str, 
     outcome, files, memory = carried_out(spec, digits)
     first = memory_of(spec, digits, stop_after=stop)
     with pytest.raises(Stopped):
-        bench.training.engine.run(spec, digits, first, CPU)
+        kdbench.bench.training.engine.run(spec, digits, first, CPU)
     resumed, same, rest = carried_out(spec, digits, resume=first.state)
     assert [epoch.stage for epoch in first.epochs + rest.epochs] == [epoch.stage for epoch in memory.epochs]
     assert [epoch.stage for epoch in rest.epochs] == ["finetune"] * (4 - stop)

@@ -18,21 +18,21 @@ from torch import Tensor
 from torchvision.io import write_jpeg, write_png
 from torchvision.transforms.v2.functional import resize
 
-import bench.data.images
-import bench.training.engine
-from bench.data.augment import crop_boxes
-from bench.data.batches import Batch
-from bench.data.image_batches import ImageBatches
-from bench.data.image_files import MOST_WORKERS, FileBatches, ImageFiles, loader_workers
-from bench.data.images import FOLDER, ImageSplits, read
-from bench.data.splits import Part, Source, content
-from bench.errors import InputError
-from bench.seeds import generator
-from bench.spec import DataSpec
-from bench.tasks import load, task_of
-from methods.base import Data, Unsupported
-from methods.functional import with_unlabelled
-from methods.rows import Rows, count, join, split, take, whole
+import kdbench.bench.data.images
+import kdbench.bench.training.engine
+from kdbench.bench.data.augment import crop_boxes
+from kdbench.bench.data.batches import Batch
+from kdbench.bench.data.image_batches import ImageBatches
+from kdbench.bench.data.image_files import MOST_WORKERS, FileBatches, ImageFiles, loader_workers
+from kdbench.bench.data.images import FOLDER, ImageSplits, read
+from kdbench.bench.data.splits import Part, Source, content
+from kdbench.bench.errors import InputError
+from kdbench.bench.seeds import generator
+from kdbench.bench.spec import DataSpec
+from kdbench.bench.tasks import load, task_of
+from kdbench.methods.base import Data, Unsupported
+from kdbench.methods.functional import with_unlabelled
+from kdbench.methods.rows import Rows, count, join, split, take, whole
 from tests.conftest import Memory
 from tests.methods.options import SMALL, memory_of, spec_of
 
@@ -67,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Folders of more than ten images do not fit into memory."""
     read.cache_clear()
-    monkeypatch.setattr(bench.data.images, "LARGEST_FOLDER", 10 * 3 * SIZE**2)
+    monkeypatch.setattr(kdbench.bench.data.images, "LARGEST_FOLDER", 10 * 3 * SIZE**2)
     yield
     read.cache_clear()
 
@@ -102,7 +102,7 @@ def equal(first: list[Batch], second: list[Batch]) -> bool:
 
 
 def test_streamed_pixels_are_those_in_memory(home: Path, files: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.data.images, "LARGEST_FOLDER", 2**30)
+    monkeypatch.setattr(kdbench.bench.data.images, "LARGEST_FOLDER", 2**30)
     source = in_memory(home)
     assert isinstance(source.train.inputs, Tensor) and files.shape == source.train.inputs.shape == (61, 3, SIZE, SIZE)
     assert torch.equal(pixels(files), source.train.inputs) and len(files) == 61
@@ -113,7 +113,7 @@ def test_streamed_pixels_are_those_in_memory(home: Path, files: ImageFiles, monk
 def test_streamed_splits_are_those_in_memory(home: Path, streams: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataSpec(name=NAME, image_size=SIZE, train_fraction=0.5, validation=0.2, test=0.2)
     streamed = load(spec, home)
-    monkeypatch.setattr(bench.data.images, "LARGEST_FOLDER", 2**30)
+    monkeypatch.setattr(kdbench.bench.data.images, "LARGEST_FOLDER", 2**30)
     read.cache_clear()
     held = load(spec, home)
     assert isinstance(streamed, ImageSplits) and isinstance(held, ImageSplits)
@@ -129,7 +129,7 @@ def test_streamed_splits_are_those_in_memory(home: Path, streams: None, monkeypa
 def test_mean_of_many_files_is_that_of_a_sample(home: Path, streams: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = DataSpec(name=NAME, image_size=SIZE)
     every = load(spec, home)
-    monkeypatch.setattr(bench.data.images, "SAMPLED", 20)
+    monkeypatch.setattr(kdbench.bench.data.images, "SAMPLED", 20)
     sample = load(spec, home)
     assert sample.mean == load(spec, home).mean != every.mean and sample.mean == pytest.approx(every.mean, abs=0.05)
 
@@ -291,7 +291,7 @@ def test_a_run_on_streamed_images_ends_well(splits: ImageSplits, augment: str) -
     recipe = {"epochs": 2, "batch_size": 8, "augment": augment}
     spec = spec_of("student", SMALL, recipe=recipe)
     memory = Memory({})
-    outcome, weights = bench.training.engine.run(spec, splits, memory, CPU)
+    outcome, weights = kdbench.bench.training.engine.run(spec, splits, memory, CPU)
     assert outcome.status == "done", outcome.reason
     assert all(np.isfinite(list(epoch.losses.values())).all() for epoch in memory.epochs) and len(memory.epochs) == 2
     assert 0 <= outcome.scores["last"].part("test")["student"]["logits"]["accuracy"] <= 1 and "last" in weights
@@ -306,12 +306,12 @@ def test_a_run_on_streamed_images_is_that_on_the_same_images_in_memory(splits: I
     train = dataclasses.replace(splits.train, inputs=pixels(splits.train.inputs))
     parts = {name: Part(pixels(part.inputs), part.targets) for name, part in held_out(splits).items()}
     in_memory = dataclasses.replace(splits, train=train, **parts)
-    _, streamed = bench.training.engine.run(spec, splits, Memory({}), CPU)
-    _, expected = bench.training.engine.run(spec, in_memory, Memory({}), CPU)
+    _, streamed = kdbench.bench.training.engine.run(spec, splits, Memory({}), CPU)
+    _, expected = kdbench.bench.training.engine.run(spec, in_memory, Memory({}), CPU)
     assert streamed == expected
 
 
 def test_a_method_that_needs_all_pixels_is_refused_with_the_reason(splits: ImageSplits) -> None:
     spec = spec_of("model_compression", SMALL, SMALL, recipe={"batch_size": 8})
-    outcome, _ = bench.training.engine.run(spec, splits, memory_of(spec, splits), CPU)
+    outcome, _ = kdbench.bench.training.engine.run(spec, splits, memory_of(spec, splits), CPU)
     assert outcome.status == "unsupported" and "do not fit into memory" in outcome.reason

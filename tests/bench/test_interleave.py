@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.training.interleave import interleave
+from kdbench.bench.training.interleave import interleave
 
 CPU = torch.device("cpu")
 

@@ -10,17 +10,17 @@ import timm
 import torch
 from torch import nn
 
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.networks.build import build
-from bench.networks.checkpoints import import_checkpoint, load_weights
-from bench.networks.network import Network
-from bench.networks.run_networks import RunNetworks
-from bench.networks.signals import observe
-from bench.spec import ModelSpec
-from bench.tasks import task_of
-from bench.teachers.cache import TeacherCache
-from methods.base import Net, Unsupported
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.checkpoints import import_checkpoint, load_weights
+from kdbench.bench.networks.network import Network
+from kdbench.bench.networks.run_networks import RunNetworks
+from kdbench.bench.networks.signals import observe
+from kdbench.bench.spec import ModelSpec
+from kdbench.bench.tasks import task_of
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.methods.base import Net, Unsupported
 
 CPU = torch.device("cpu")
 SMALL = ModelSpec(name="cifar_resnet8_quarter")

@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import outside
-from bench.configure import by_role, configure
-from bench.errors import InputError
-from bench.networks.build import check_model
-from bench.outside import method_id
-from bench.spec import DataSpec, ModelSpec, ids_from_outside
-from bench.tasks import load, task_of
-from methods import OUTSIDE, REGISTRY
+from kdbench.bench import outside
+from kdbench.bench.configure import by_role, configure
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import check_model
+from kdbench.bench.outside import method_id
+from kdbench.bench.spec import DataSpec, ModelSpec, ids_from_outside
+from kdbench.bench.tasks import load, task_of
+from kdbench.methods import OUTSIDE, REGISTRY
 from tests.outside import MY_KD
 
 
@@ -67,7 +67,8 @@ def test_a_method_from_outside_can_be_added_to_others(tmp_path: Path) -> None:
 
 
 def test_one_that_extends_a_built_in_method_does_not_take_its_part_in_tables(tmp_path: Path) -> None:
-    text = "from methods.base import method\nfrom methods.kd import KD\n\n@method\nclass Hotter(KD):\n    '''Hot.'''\n"
+    text = "from kdbench.methods.base import method\nfrom kdbench.methods.kd import KD\n\n"
+    text += "@method\nclass Hotter(KD):\n    '''Hot.'''\n"
     name = method_id(str(write(tmp_path, text)))
     assert configure(name, {}).role == "" and by_role("baseline") == "kd" and REGISTRY["kd"].role == "baseline"
 
@@ -118,9 +119,9 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 
 
 OTHERS = """
-from bench.data.images import DATASETS
-from bench.data.splits import Part
-from bench.tasks.image import ImageClassification
+from kdbench.bench.data.images import DATASETS
+from kdbench.bench.data.splits import Part
+from kdbench.bench.tasks.image import ImageClassification
 
 NAMING = ImageClassification()
 
@@ -142,7 +143,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package that brings one thing of each kind."""
     folder = tmp_path / "site"
     write(folder, "WEIGHT = 4.0\n", "afternoon/defaults.py")
-    text = MY_KD.replace("from methods.checks", "from .defaults import WEIGHT\nfrom methods.checks")
+    text = MY_KD.replace("from kdbench.methods.checks", "from .defaults import WEIGHT\nfrom kdbench.methods.checks")
     write(folder, text.replace("loss_weight(1.0", "loss_weight(WEIGHT"), "afternoon/method.py")
     write(folder, "", "afternoon/__init__.py")
     write(folder, OTHERS, "afternoon/others.py")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import RandAugment
 
-from bench.data.randaugment import AT_ONCE, OPERATIONS, applied, randaugment
+from kdbench.bench.data.randaugment import AT_ONCE, OPERATIONS, applied, randaugment
 
 KINDS = [
     (name, negative) for name, each in OPERATIONS.items() for negative in ((False, True) if each.signed else (False,))

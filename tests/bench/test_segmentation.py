@@ -13,19 +13,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import bench.training.engine
-from bench.configure import configure
-from bench.data.images import ImageSplits
-from bench.data.splits import Part
-from bench.errors import InputError
-from bench.record import Outcome
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import load, task_of
-from bench.tasks.segmentation import TASK, SegmentationBatches, composed_digits, decisions
-from bench.teachers.backends import Memory as MemoryBackend
-from bench.teachers.cache import TeacherCache
-from methods.base import Data
-from methods.functional import kd_loss
+import kdbench.bench.training.engine
+from kdbench.bench.configure import configure
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import Part
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Outcome
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import load, task_of
+from kdbench.bench.tasks.segmentation import TASK, SegmentationBatches, composed_digits, decisions
+from kdbench.bench.teachers.backends import Memory as MemoryBackend
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.methods.base import Data
+from kdbench.methods.functional import kd_loss
 from tests.conftest import Memory
 
 CPU = torch.device("cpu")
@@ -72,7 +72,7 @@ def carried_out(few: ImageSplits, teacher: bytes) -> Callable[..., tuple[Outcome
             seed=1,
         )
         memory = Memory({"run:t": teacher})
-        return *bench.training.engine.run(spec, few, memory, CPU, cache), memory
+        return *kdbench.bench.training.engine.run(spec, few, memory, CPU, cache), memory
 
     return run
 

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.data.splits import Splits
-from bench.networks.build import build
-from bench.networks.network import Network
-from bench.networks.signals import Products, observe
-from bench.spec import Compute, DataSpec, ModelSpec
-from bench.tasks import load
-from methods.base import Signals, Unsupported
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.network import Network
+from kdbench.bench.networks.signals import Products, observe
+from kdbench.bench.spec import Compute, DataSpec, ModelSpec
+from kdbench.bench.tasks import load
+from kdbench.methods.base import Signals, Unsupported
 
 TINY = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 MODELS = {

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bench.configure import configure
-from bench.errors import InputError
-from bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.configure import configure
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import Compute, DataSpec, ModelSpec, Recipe, Spec
 
 SPEC = Spec(
     method="kd",

@@ -1,4 +1,4 @@
-"""python -m bench.speed: refuses what it cannot measure, and measures a tiny pair from end to end."""
+"""python -m kdbench.bench.speed: refuses what it cannot measure, and measures a tiny pair from end to end."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-import bench.speed.__main__ as command
-from bench.errors import InputError
-from bench.spec import ModelSpec
-from bench.speed.loops import Setting, engine, one_stage, operations, plain
-from bench.speed.machine import Watcher, cores, peak_memory
-from bench.speed.measure import Measuring, _entries, measured
+import kdbench.bench.speed.__main__ as command
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import ModelSpec
+from kdbench.bench.speed.loops import Setting, engine, one_stage, operations, plain
+from kdbench.bench.speed.machine import Watcher, cores, peak_memory
+from kdbench.bench.speed.measure import Measuring, _entries, measured
 
 TINY = ModelSpec(name="cifar_resnet8_quarter")
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def test_bad_input_is_refused_before_anything_is_measured(
 
 
 def test_rival_that_is_none_is_refused(tmp_path: Path) -> None:
-    from bench.speed.loops import repdistiller
+    from kdbench.bench.speed.loops import repdistiller
 
     with pytest.raises(InputError, match="no checkout of RepDistiller"):
         repdistiller(setting(), tmp_path, 0)
@@ -75,7 +75,7 @@ def test_every_loop_trains(method: str) -> None:
 
 
 def test_cached_loop_does_not_run_the_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.teachers.frozen import FrozenTeacher
+    from kdbench.bench.teachers.frozen import FrozenTeacher
 
     asked: list[int] = []
     ask = FrozenTeacher._ask
@@ -105,7 +105,7 @@ def test_one_stage_is_a_method() -> None:
 
 
 def test_rows_compare_every_loop_with_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    import bench.speed.measure as measure
+    import kdbench.bench.speed.measure as measure
 
     monkeypatch.setattr(measure, "UNIT", 0.0)
     monkeypatch.setattr(measure, "_memory", lambda entry: 1)
@@ -134,7 +134,7 @@ def test_only_the_plain_path_is_always_float32(precision: str, ceiling: str) -> 
 def test_command_measures_a_tiny_pair(tmp_path: Path) -> None:
     sizes = ["--rounds", "3", "--batches", "20", "--batch-size", "8"]
     given = ["--pairs", "cifar_resnet8:cifar_resnet8", *sizes, "--precision", "fp32", "--no-compile", "--json"]
-    command_line = [sys.executable, "-m", "bench.speed", *given, "--output", str(tmp_path / "speed.json")]
+    command_line = [sys.executable, "-m", "kdbench.bench.speed", *given, "--output", str(tmp_path / "speed.json")]
     threads = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=600, env=threads, check=False)
     assert done.returncode == 0, done.stderr
@@ -146,6 +146,6 @@ def test_command_measures_a_tiny_pair(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_command_refuses_in_one_line() -> None:
-    command_line = [sys.executable, "-m", "bench.speed", "--pairs", "cifar_resnet8"]
+    command_line = [sys.executable, "-m", "kdbench.bench.speed", "--pairs", "cifar_resnet8"]
     done = subprocess.run(command_line, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.data.batches import Batches
-from bench.data.splits import Part, Source, Splits, content, divided, fingerprint
-from bench.errors import InputError
-from bench.spec import DataSpec
-from methods.base import Data
-from methods.rows import Rows, join
+from kdbench.bench.data.batches import Batches
+from kdbench.bench.data.splits import Part, Source, Splits, content, divided, fingerprint
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import DataSpec
+from kdbench.methods.base import Data
+from kdbench.methods.rows import Rows, join
 
 CPU = torch.device("cpu")
 SPEC = DataSpec(name="numbers", validation=0.25, test=0.2, train_fraction=0.5)

@@ -10,24 +10,24 @@ from typing import Any
 import pytest
 import torch
 
-import bench.tasks
-import bench.training.engine
-from bench.configure import configure
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.record import Metric, Outcome, Stopped
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from bench.tasks import Task, load, read, task_of, tasks
-from bench.teachers.backends import Disk
-from bench.teachers.cache import TeacherCache
-from bench.training.engine import updates
-from bench.training.interleave import interleave
-from methods.base import SAMPLES, SIGNALS, Unsupported
+import kdbench.bench.tasks
+import kdbench.bench.training.engine
+from kdbench.bench.configure import configure
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Metric, Outcome, Stopped
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import Task, load, read, task_of, tasks
+from kdbench.bench.teachers.backends import Disk
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.bench.training.engine import updates
+from kdbench.bench.training.interleave import interleave
+from kdbench.methods.base import SAMPLES, SIGNALS, Unsupported
 from tests.conftest import Memory
 from tests.harness import CPU
 
 HERE = Path("/nonexistent")
-FOLDER = Path(bench.tasks.__file__).parent
+FOLDER = Path(kdbench.bench.tasks.__file__).parent
 NAMES = sorted({path.stem for path in FOLDER.glob("*.py")} - {"__init__", "base"} | {"tagging"})
 TAGGING = DataSpec(name="sequences", task="tagging", validation=0.2)
 WIDE, NARROW = (ModelSpec(name="tagger", args={"width": width}) for width in (24, 8))
@@ -37,7 +37,9 @@ WIDE, NARROW = (ModelSpec(name="tagger", args={"width": width}) for width in (24
 def plugged() -> Iterator[None]:
     """Puts the task that only tests have beside the others, as a file of their folder."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bench.tasks, "__path__", [*bench.tasks.__path__, str(Path(__file__).with_name("plugged"))])
+        patch.setattr(
+            kdbench.bench.tasks, "__path__", [*kdbench.bench.tasks.__path__, str(Path(__file__).with_name("plugged"))]
+        )
         yield
     task_of.cache_clear()
 
@@ -111,7 +113,7 @@ def spec_of(method: str, augment: str = "mask", **recipe: Any) -> Spec:
 @pytest.fixture(scope="module")
 def teacher(sequences: Splits) -> bytes:
     spec = spec_of("student", epochs=20).model_copy(update={"student": WIDE, "teachers": ()})
-    outcome, files = bench.training.engine.run(spec, sequences, Memory({}), CPU)
+    outcome, files = kdbench.bench.training.engine.run(spec, sequences, Memory({}), CPU)
     assert outcome.headline("last", "test") > 0.8
     return files["last"]
 
@@ -120,7 +122,7 @@ def teacher(sequences: Splits) -> bytes:
 def carried_out(sequences: Splits, teacher: bytes) -> Callable[..., tuple[Outcome, dict[str, bytes], Memory]]:
     def run(spec: Spec, cache: TeacherCache | None = None, **recorder: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
         memory = Memory({"run:t": teacher}, **recorder)
-        return *bench.training.engine.run(spec, sequences, memory, CPU, cache), memory
+        return *kdbench.bench.training.engine.run(spec, sequences, memory, CPU, cache), memory
 
     return run
 
@@ -178,7 +180,7 @@ def test_an_interrupted_run_on_named_tensors_goes_on_to_the_same_weights(
     for stop in (1, 2):
         first = Memory({"run:t": teacher}, stop_after=stop)
         with pytest.raises(Stopped):
-            bench.training.engine.run(spec, sequences, first, CPU)
+            kdbench.bench.training.engine.run(spec, sequences, first, CPU)
         resumed, same, _ = carried_out(spec, resume=first.state)
         assert same == files and resumed.scores == outcome.scores
 

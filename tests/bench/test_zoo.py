@@ -5,8 +5,8 @@ import timm
 import torch
 from torch.nn.functional import cross_entropy
 
-import bench.networks.zoo  # noqa: F401
-from bench.networks.zoo.plain import Layer, Maxout
+import kdbench.bench.networks.zoo  # noqa: F401
+from kdbench.bench.networks.zoo.plain import Layer, Maxout
 
 COUNTS = {
     "cifar_resnet8": 83_892,

@@ -8,16 +8,16 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-import bench.training.engine
-from bench.configure import configure
-from bench.data.images import ImageSplits
-from bench.data.splits import Splits
-from bench.networks.build import build
-from bench.record import Outcome
-from bench.spec import Compute, ModelSpec, Recipe, Spec
-from bench.tasks import task_of
-from bench.teachers.cache import TeacherCache
-from methods.base import Losses, Signals, Step
+import kdbench.bench.training.engine
+from kdbench.bench.configure import configure
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.build import build
+from kdbench.bench.record import Outcome
+from kdbench.bench.spec import Compute, ModelSpec, Recipe, Spec
+from kdbench.bench.tasks import task_of
+from kdbench.bench.teachers.cache import TeacherCache
+from kdbench.methods.base import Losses, Signals, Step
 from tests.conftest import DATA, Memory
 from tests.harness import CPU, OpenRun
 
@@ -68,7 +68,7 @@ def memory_of(spec: Spec, digits: Splits, weights_seed: int = 0, **recorder: Any
 def carried_out(spec: Spec, digits: Splits, **recorder: Any) -> tuple[Outcome, dict[str, bytes], Memory]:
     """The whole run."""
     memory = memory_of(spec, digits, **recorder)
-    outcome, files = bench.training.engine.run(spec, digits, memory, CPU)
+    outcome, files = kdbench.bench.training.engine.run(spec, digits, memory, CPU)
     return outcome, files, memory
 
 

@@ -8,13 +8,13 @@ import io
 import pytest
 import torch
 
-from bench.contract.checks import CHECKS, on_pair
-from bench.contract.open_run import OpenRun
-from bench.contract.toy import PAIRS, Toy
-from bench.data.splits import Splits
-from methods import REGISTRY
-from methods.base import Method, as_given
-from methods.hooks import nothing
+from kdbench.bench.contract.checks import CHECKS, on_pair
+from kdbench.bench.contract.open_run import OpenRun
+from kdbench.bench.contract.toy import PAIRS, Toy
+from kdbench.bench.data.splits import Splits
+from kdbench.methods import REGISTRY
+from kdbench.methods.base import Method, as_given
+from kdbench.methods.hooks import nothing
 
 METHODS = sorted(REGISTRY)
 every_method = pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.at import attention_loss, attention_map
-from methods.at_grad import symmetry_loss
-from methods.fsp import fsp_loss, fsp_matrix
-from methods.vid import variational_loss
+from kdbench.methods.at import attention_loss, attention_map
+from kdbench.methods.at_grad import symmetry_loss
+from kdbench.methods.fsp import fsp_loss, fsp_matrix
+from kdbench.methods.vid import variational_loss
 from tests.methods.losses import Case, Shape, draw, has_finite_gradient, loop_pool, loop_unit, refuses
 
 VARIANCE = torch.tensor([0.5, 1.5, 3.0], dtype=torch.float64)

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.at_grad import gradient_attention_loss
-from methods.dml import mutual_loss
-from methods.fitnets import hint_loss
-from methods.functional import at_depth, kd_loss
-from methods.multi_exit import Exit, Temperature, exit_loss
-from methods.noisy_student import select_confident
-from methods.sp import similarity_loss
+from kdbench.methods.at_grad import gradient_attention_loss
+from kdbench.methods.dml import mutual_loss
+from kdbench.methods.fitnets import hint_loss
+from kdbench.methods.functional import at_depth, kd_loss
+from kdbench.methods.multi_exit import Exit, Temperature, exit_loss
+from kdbench.methods.noisy_student import select_confident
+from kdbench.methods.sp import similarity_loss
 
 LN3 = math.log(3)
 

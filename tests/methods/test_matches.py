@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.configure import configure
-from bench.data.splits import Splits
-from bench.errors import InputError
-from methods.base import Signals
-from methods.matches import ATTENTION, HIDDEN, MATCHES, Heads, gram_loss, soft_mse_loss
-from methods.textbrewer import shift_to_labels
+from kdbench.bench.configure import configure
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.methods.base import Signals
+from kdbench.methods.matches import ATTENTION, HIDDEN, MATCHES, Heads, gram_loss, soft_mse_loss
+from kdbench.methods.textbrewer import shift_to_labels
 from tests.methods.losses import draw, has_finite_gradient, loop_softmax, refuses
 from tests.methods.options import carried_out, signals, spec_of, started, step_of, values, vit
 

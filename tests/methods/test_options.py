@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.configure import configure
-from bench.data.splits import Splits
-from bench.evaluation.cost import Costs
-from bench.spec import ModelSpec
-from methods.at import attention_loss
-from methods.base import TEACHER, Signals, features_of
-from methods.dml import mutual_loss
-from methods.functional import kd_loss
+from kdbench.bench.configure import configure
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.evaluation.cost import Costs
+from kdbench.bench.spec import ModelSpec
+from kdbench.methods.at import attention_loss
+from kdbench.methods.base import TEACHER, Signals, features_of
+from kdbench.methods.dml import mutual_loss
+from kdbench.methods.functional import kd_loss
 from tests.methods.options import (
     CNN,
     LARGE,

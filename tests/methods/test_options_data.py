@@ -6,13 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.configure import configure
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.spec import ModelSpec
-from methods.base import Net
-from methods.functional import kd_loss
-from methods.kd import logit_loss
+from kdbench.bench.configure import configure
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import ModelSpec
+from kdbench.methods.base import Net
+from kdbench.methods.functional import kd_loss
+from kdbench.methods.kd import logit_loss
 from tests.methods.options import CNN, LARGE, SMALL, carried_out, spec_of, started, values
 
 MLP = ModelSpec(name="mlp_800_800")

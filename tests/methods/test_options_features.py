@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.configure import configure
-from methods.base import Signals, features_of
-from methods.fitnets import resizing_regressor
-from methods.functional import kd_loss
+from kdbench.bench.configure import configure
+from kdbench.methods.base import Signals, features_of
+from kdbench.methods.fitnets import resizing_regressor
+from kdbench.methods.functional import kd_loss
 from tests.methods.options import signals, step_of
 
 

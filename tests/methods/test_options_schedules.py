@@ -8,11 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bench.configure import configure
-from bench.data.splits import Splits
-from bench.errors import InputError
-from methods.base import Net, Signals
-from methods.multi_teacher import averaged_kd_loss
+from kdbench.bench.configure import configure
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.methods.base import Net, Signals
+from kdbench.methods.multi_teacher import averaged_kd_loss
 from tests.methods.options import CNN, LARGE, SMALL, carried_out, signals, spec_of, started, step_of, values, vit
 
 

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import bench.training.engine
-from bench.configure import configure, method_of
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.record import Stopped
-from bench.spec import Spec
-from methods import REGISTRY
-from methods.base import Step
+import kdbench.bench.training.engine
+from kdbench.bench.configure import configure, method_of
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Stopped
+from kdbench.bench.spec import Spec
+from kdbench.methods import REGISTRY
+from kdbench.methods.base import Step
 from tests.methods.options import (
     CNN,
     CPU,
@@ -175,7 +175,7 @@ def test_interrupted_composition_with_modules_goes_on_to_the_same_weights(stop: 
     outcome, files, _ = carried_out(spec, digits)
     first = memory_of(spec, digits, stop_after=stop)
     with pytest.raises(Stopped):
-        bench.training.engine.run(spec, digits, first, CPU)
+        kdbench.bench.training.engine.run(spec, digits, first, CPU)
     resumed, same, rest = carried_out(spec, digits, resume=first.state)
     assert outcome.status == "done" and len(rest.epochs) == 4 - stop
     assert same == files and resumed.scores == outcome.scores

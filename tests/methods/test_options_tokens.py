@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.configure import configure
-from bench.data.splits import Splits
-from bench.spec import ModelSpec
-from methods.base import STUDENT, TEACHER, Net
-from methods.checks import require
-from methods.functional import kd_loss
-from methods.minilm import attention_relation_loss, relation_heads
-from methods.tinybert import attention_scores
+from kdbench.bench.configure import configure
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.spec import ModelSpec
+from kdbench.methods.base import STUDENT, TEACHER, Net
+from kdbench.methods.checks import require
+from kdbench.methods.functional import kd_loss
+from kdbench.methods.minilm import attention_relation_loss, relation_heads
+from kdbench.methods.tinybert import attention_scores
 from tests.methods.options import (
     CNN,
     LARGE,

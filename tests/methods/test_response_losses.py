@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from methods.eskd import still_distilling
-from methods.functional import kd_loss, labelled_cross_entropy
-from methods.model_compression import munge, munge_images
-from methods.multi_teacher import averaged_kd_loss, relative_dissimilarity_loss
-from methods.scheduled_kd import alpha_at, annealed_loss, rising_temperature, temperature_at
-from methods.tolerant_teacher import top_gap
-from methods.vild import embedding_loss, similarity_logits
+from kdbench.methods.eskd import still_distilling
+from kdbench.methods.functional import kd_loss, labelled_cross_entropy
+from kdbench.methods.model_compression import munge, munge_images
+from kdbench.methods.multi_teacher import averaged_kd_loss, relative_dissimilarity_loss
+from kdbench.methods.scheduled_kd import alpha_at, annealed_loss, rising_temperature, temperature_at
+from kdbench.methods.tolerant_teacher import top_gap
+from kdbench.methods.vild import embedding_loss, similarity_logits
 from tests.methods.losses import (
     LN3,
     Case,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.rows import Rows, count, join, sample_shape, split, take, whole
+from kdbench.methods.rows import Rows, count, join, sample_shape, split, take, whole
 
 SAMPLES = torch.arange(7 * 2 * 3).view(7, 2, 3)
 LENGTHS = torch.tensor([3, 1, 2, 3, 3, 2, 1])

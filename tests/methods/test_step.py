@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.base import Losses, Signals, Step
+from kdbench.methods.base import Losses, Signals, Step
 from tests.methods.options import signals, step_of
 
 

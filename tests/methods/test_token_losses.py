@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.distilbert import cosine_loss
-from methods.minilm import attention_relation_loss, value_relation_loss
-from methods.tinybert import attention_score_loss, hidden_loss
+from kdbench.methods.distilbert import cosine_loss
+from kdbench.methods.minilm import attention_relation_loss, value_relation_loss
+from kdbench.methods.tinybert import attention_score_loss, hidden_loss
 from tests.methods.losses import LN3, Case, Shape, draw, has_finite_gradient, loop_divergence, loop_softmax, refuses
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 0]])

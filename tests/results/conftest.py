@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from bench.record import ACCURACY, Epoch, Metric, Outcome
-from results.analysis.explanation import Explained
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
+from kdbench.bench.record import ACCURACY, Epoch, Metric, Outcome
+from kdbench.results.analysis.explanation import Explained
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
 
 ERROR = Metric(name="error", higher_is_better=False)
 MIOU = Metric(name="mIoU")
@@ -116,7 +116,7 @@ def store(tmp_path: Path) -> RunStore:
 @pytest.fixture(scope="session")
 def mlflow_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MLflow's database without a run, to be copied into stores, as making one takes seconds."""
-    from results.tracking.tracker import Tracker
+    from kdbench.results.tracking.tracker import Tracker
 
     folder = tmp_path_factory.mktemp("mlflow")
     Tracker(RunStore(folder), "empty")

@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from bench.errors import InputError
-from results.analysis.comparison import compare
-from results.analysis.leaderboard import leaderboard
-from results.pages.board import board_report
-from results.pages.brief import brief_report
-from results.pages.report import render, with_columns
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
+from kdbench.bench.errors import InputError
+from kdbench.results.analysis.comparison import compare
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.pages.board import board_report
+from kdbench.results.pages.brief import brief_report
+from kdbench.results.pages.report import render, with_columns
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
 from tests.results.conftest import SUITE
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from results.analysis.leaderboard import leaderboard
-from results.analysis.statistics import holm
-from results.pages.board import board_report
-from results.pages.report import render
-from results.store.evidence import read_evidence
-from results.store.files import evidence_folders
-from results.store.plan import SweepPlan
-from sweeps.cli import pages
-from sweeps.cli.common import opened
-from sweeps.cli.entries import verify
-from sweeps.cli.pages import ROOT, remade
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.analysis.statistics import holm
+from kdbench.results.pages.board import board_report
+from kdbench.results.pages.report import render
+from kdbench.results.store.evidence import read_evidence
+from kdbench.results.store.files import evidence_folders
+from kdbench.results.store.plan import SweepPlan
+from kdbench.sweeps.cli import pages
+from kdbench.sweeps.cli.common import opened
+from kdbench.sweeps.cli.entries import verify
+from kdbench.sweeps.cli.pages import ROOT, remade
 
 AGAIN = "is not what its evidence gives: make pages writes it anew"
 EVIDENCE = evidence_folders(ROOT / "results" / "evidence")

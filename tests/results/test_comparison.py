@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from bench.errors import InputError
-from results.analysis.comparison import (
+from kdbench.bench.errors import InputError
+from kdbench.results.analysis.comparison import (
     Compared,
     Scores,
     compare,
@@ -17,10 +17,10 @@ from results.analysis.comparison import (
     over_seeds,
     rankings,
 )
-from results.pages.comparison import COLUMNS, comparison_report
-from results.pages.report import render
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
+from kdbench.results.pages.comparison import COLUMNS, comparison_report
+from kdbench.results.pages.report import render
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
 from tests.results.conftest import PNG, SUITE, Finish, outcome
 
 HAND: dict[str, dict[str, list[float]]] = {

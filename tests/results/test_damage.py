@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from results.analysis.leaderboard import leaderboard
-from results.analysis.status import status_of
-from results.pages.board import board_report
-from results.pages.report import render
-from results.pages.status import status_report
-from results.store.attempt import SILENT, Claim, claim_of
-from results.store.plan import SweepPlan
-from results.store.run_store import Busy, RunStore
-from results.store.stored_run import Damaged
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.analysis.status import status_of
+from kdbench.results.pages.board import board_report
+from kdbench.results.pages.report import render
+from kdbench.results.pages.status import status_report
+from kdbench.results.store.attempt import SILENT, Claim, claim_of
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import Busy, RunStore
+from kdbench.results.store.stored_run import Damaged
 from tests.results.conftest import SPEC, epoch, outcome, replanned
 
 
@@ -140,7 +140,7 @@ def test_running_run_says_by_whom_since_when_and_how_far(full: SweepPlan, store:
 
 
 def test_attempt_shows_life_while_it_lasts(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("results.store.attempt.BEAT", 0.02)
+    monkeypatch.setattr("kdbench.results.store.attempt.BEAT", 0.02)
     with store.attempt("k", json.dumps(SPEC), lambda _: None) as attempt:
         path = attempt.folder / "claim.json"
         os.utime(path, (0, 0))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from results.analysis.explanation import Explained
-from results.pages.explanation import explanation_report
-from results.pages.report import render
+from kdbench.results.analysis.explanation import Explained
+from kdbench.results.pages.explanation import explanation_report
+from kdbench.results.pages.report import render
 from tests.results.conftest import PNG, explained
 
 

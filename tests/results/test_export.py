@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from bench.errors import InputError
-from bench.record import Epoch
-from bench.spec import Compute
-from results.analysis.leaderboard import leaderboard
-from results.analysis.status import teachers_of
-from results.pages.report import render
-from results.pages.status import teachers_report
-from results.store.epoch_table import packed, unpacked
-from results.store.evidence import read_evidence
-from results.store.export import export
-from results.store.files import done_of, sha256
-from results.store.plan import Planned, SweepPlan
-from results.store.restore import restore
-from results.store.run_store import RunStore, WeightsLeftOut
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch
+from kdbench.bench.spec import Compute
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.analysis.status import teachers_of
+from kdbench.results.pages.report import render
+from kdbench.results.pages.status import teachers_report
+from kdbench.results.store.epoch_table import packed, unpacked
+from kdbench.results.store.evidence import read_evidence
+from kdbench.results.store.export import export
+from kdbench.results.store.files import done_of, sha256
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.restore import restore
+from kdbench.results.store.run_store import RunStore, WeightsLeftOut
 from tests.results.conftest import SPEC, SUITE, epoch, outcome
 
 FILES = {"plan.json", "outcomes.jsonl", "epochs.parquet"}

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from bench.errors import InputError
-from results.analysis.comparison import compare
-from results.analysis.leaderboard import leaderboard
-from results.pages.board import board_report, columns_of
-from results.pages.report import FORMATS, render
-from results.store.plan import LABELS_ALONE, UNLABELLED, Planned, SweepPlan
-from results.store.run_store import RunStore
+from kdbench.bench.errors import InputError
+from kdbench.results.analysis.comparison import compare
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.pages.board import board_report, columns_of
+from kdbench.results.pages.report import FORMATS, render
+from kdbench.results.store.plan import LABELS_ALONE, UNLABELLED, Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
 from tests.results.conftest import Fill, Finish, outcome, replanned
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from results.pages.compatibility import compatibility_report
-from results.pages.methods import (
+from kdbench.results.pages.compatibility import compatibility_report
+from kdbench.results.pages.methods import (
     HyperparameterFacts,
     MethodFacts,
     PaperFacts,
@@ -13,8 +13,15 @@ from results.pages.methods import (
     methods_document,
     methods_report,
 )
-from results.pages.report import render
-from results.pages.tables import ProtocolFacts, SourcedValue, TableCost, TableFacts, protocol_report, tables_report
+from kdbench.results.pages.report import render
+from kdbench.results.pages.tables import (
+    ProtocolFacts,
+    SourcedValue,
+    TableCost,
+    TableFacts,
+    protocol_report,
+    tables_report,
+)
 
 KD = MethodFacts(
     id="kd",

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bench.errors import InputError
-from methods import REGISTRY
-from results.analysis.literature import (
+from kdbench.bench.errors import InputError
+from kdbench.methods import REGISTRY
+from kdbench.results.analysis.literature import (
     FOLDER,
     Published,
     conflicting,
@@ -24,8 +24,8 @@ from results.analysis.literature import (
     recipe,
     search,
 )
-from results.pages.published import published_report
-from results.pages.report import render
+from kdbench.results.pages.published import published_report
+from kdbench.results.pages.report import render
 
 ROWS = load()
 LEAST_ACCURATE = {"mnist": 97, "svhn": 90, "cifar10": 65, "imagenet": 66, "cifar100": 39}
@@ -223,8 +223,9 @@ def test_rows_over_the_limit_are_said_and_a_protocol_is_shown() -> None:
 
 
 def test_search_runs_without_torch_and_pandas() -> None:
-    code = "import sys; from results.analysis.literature import conflicting, search\n"
-    code += "from results.pages.published import published_report; from results.pages.report import render\n"
+    code = "import sys; from kdbench.results.analysis.literature import conflicting, search\n"
+    code += "from kdbench.results.pages.published import published_report\n"
+    code += "from kdbench.results.pages.report import render\n"
     code += "render(published_report(conflicting(search('at')), 5), 'csv')\n"
-    code += "assert not {'torch', 'pandas', 'methods'} & set(sys.modules)"
+    code += "assert not {'torch', 'pandas', 'kdbench.methods'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=FOLDER.parents[1])

@@ -7,16 +7,16 @@ import json
 
 import pytest
 
-from bench.record import Metric
-from results.analysis.comparison import compare
-from results.analysis.leaderboard import leaderboard
-from results.analysis.targets import targets
-from results.pages.board import board_report
-from results.pages.comparison import comparison_report
-from results.pages.report import render
-from results.pages.run_summary import run_summary_report
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
+from kdbench.bench.record import Metric
+from kdbench.results.analysis.comparison import compare
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.analysis.targets import targets
+from kdbench.results.pages.board import board_report
+from kdbench.results.pages.comparison import comparison_report
+from kdbench.results.pages.report import render
+from kdbench.results.pages.run_summary import run_summary_report
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
 from tests.results.conftest import ERROR, MIOU, Fill, outcome, replanned
 
 RMSE = Metric(name="RMSE", unit="", higher_is_better=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.analysis.order import Ordered, kendall, order
+from kdbench.results.analysis.order import Ordered, kendall, order
 
 
 def rows(published: list[float], ours: list[list[float]], stratum: str = "") -> list[Ordered]:

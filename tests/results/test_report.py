@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from bench.errors import InputError
-from results.pages.pictures import check_picture
-from results.pages.report import Block, Column, Report, Sheet, escaped, forms_of, render, rows_of
+from kdbench.bench.errors import InputError
+from kdbench.results.pages.pictures import check_picture
+from kdbench.results.pages.report import Block, Column, Report, Sheet, escaped, forms_of, render, rows_of
 
 COLUMNS = Column("method", left=True), Column("accuracy")
 ROWS = [["a*b [c]", "90.0 ± 1.0"], ["d_e*f", "<80 %"]]

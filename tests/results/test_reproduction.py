@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from bench.errors import InputError
-from bench.record import Outcome
-from results.analysis.literature import Published, load
-from results.analysis.paper_table import Table, Wanted
-from results.analysis.reproduced import Reproduced, orders
-from results.analysis.reproduction import Reproduction, measured, reproduced
-from results.pages.report import render
-from results.pages.reproduction import reproduction_report
-from results.store.plan import Planned
-from results.store.run_store import RunStore
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Outcome
+from kdbench.results.analysis.literature import Published, load
+from kdbench.results.analysis.paper_table import Table, Wanted
+from kdbench.results.analysis.reproduced import Reproduced, orders
+from kdbench.results.analysis.reproduction import Reproduction, measured, reproduced
+from kdbench.results.pages.report import render
+from kdbench.results.pages.reproduction import reproduction_report
+from kdbench.results.store.plan import Planned
+from kdbench.results.store.run_store import RunStore
 from tests.results.conftest import PNG, Finish
 
 PAIR = "MLP 784-1200-1200-10 -> MLP 784-800-800-10"

@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from bench.errors import InputError
-from bench.record import Outcome
-from results.analysis.status import TeacherCost, status_of, teachers_of
-from results.pages.report import Report, render
-from results.pages.run_summary import run_summary_report
-from results.pages.status import status_report, teachers_report
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Outcome
+from kdbench.results.analysis.status import TeacherCost, status_of, teachers_of
+from kdbench.results.pages.report import Report, render
+from kdbench.results.pages.run_summary import run_summary_report
+from kdbench.results.pages.status import status_report, teachers_report
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
 from tests.results.conftest import PNG, Fill, Finish, outcome
 
 

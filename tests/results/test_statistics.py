@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from results.analysis.statistics import (
+from kdbench.results.analysis.statistics import (
     ROUNDING,
     could_be_best,
     critical_difference,

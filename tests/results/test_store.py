@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import InputError
-from bench.record import Epoch
-from results.store.attempt import Attempt
-from results.store.files import read_lines, sha256
-from results.store.run_store import RunStore
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch
+from kdbench.results.store.attempt import Attempt
+from kdbench.results.store.files import read_lines, sha256
+from kdbench.results.store.run_store import RunStore
 from tests.results.conftest import SPEC, epoch, outcome
 
 TEXT = json.dumps(SPEC)
@@ -109,7 +109,7 @@ def test_torn_last_line_is_cut_and_a_bad_middle_line_is_named(store: RunStore) -
 def test_second_process_is_refused_while_a_run_is_held(store: RunStore) -> None:
     code = f"""
     from pathlib import Path
-    from results.store.run_store import RunStore
+    from kdbench.results.store.run_store import RunStore
     RunStore(Path({str(store.root)!r})).attempt("k", "{{}}", lambda _: None)
     """
     with begin(store):
@@ -123,7 +123,7 @@ def test_killed_process_leaves_the_run_free_and_interrupted(store: RunStore) -> 
     code = f"""
     import time
     from pathlib import Path
-    from results.store.run_store import RunStore
+    from kdbench.results.store.run_store import RunStore
     from tests.results.conftest import epoch
     store = RunStore(Path({str(store.root)!r}))
     attempt = store.attempt("k", '{TEXT}', lambda _: None, checkpoint_seconds=0)

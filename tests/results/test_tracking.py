@@ -9,10 +9,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
 
-from results.analysis.leaderboard import leaderboard
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.tracking.tracker import Tracker, metric_name
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.tracking.tracker import Tracker, metric_name
 from tests.results.conftest import ERROR, SPEC, Fill, Finish, explained, outcome, replanned
 
 

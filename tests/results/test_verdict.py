@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.analysis.literature import Published, load
-from results.analysis.paper_table import Wanted
-from results.analysis.verdict import Array, Error, Gap, Question, error_of, gap, judged, unable
+from kdbench.results.analysis.literature import Published, load
+from kdbench.results.analysis.paper_table import Wanted
+from kdbench.results.analysis.verdict import Array, Error, Gap, Question, error_of, gap, judged, unable
 
 PLAIN = next(row for row in load() if row.table == "vid2019_cifar10" and row.method == "vid" and not row.part)
 WANT = Wanted("a -> b", "vid", "vid", "accuracy_top1", PLAIN)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from unittest import mock
 
-from sweeps.cli import _typer, guarded
+from kdbench.sweeps.cli import _typer, guarded
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.protocols.files import load_protocol
+from kdbench.sweeps.protocols.files import load_protocol
 from tests.sweeps.commands import Run
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -155,8 +155,8 @@ def test_reading_a_store_that_is_not_there_is_refused_and_makes_none(
 
 def hand_made_suite(root: Path) -> None:
     """A store with three methods on one pair, three seeds each."""
-    from results.store.plan import Planned, SweepPlan
-    from results.store.run_store import RunStore
+    from kdbench.results.store.plan import Planned, SweepPlan
+    from kdbench.results.store.run_store import RunStore
     from tests.results.conftest import SPEC, SUITE, epoch, outcome
 
     store = RunStore(root)
@@ -367,7 +367,7 @@ def test_reproduce_prints_a_table_that_was_never_run(kdbench: Run, tmp_path: Pat
 
 
 def test_tables_lists_costs_and_shows_a_protocol(kdbench: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sweeps.protocols.cost.Speeds._measured", lambda *_: 1e-4)
+    monkeypatch.setattr("kdbench.sweeps.protocols.cost.Speeds._measured", lambda *_: 1e-4)
     code, out, _ = kdbench("tables", "--json")
     rows = {row["table"]: row for row in json.loads(out)["tables"]}
     mnist = rows["hinton2015_mnist"]

@@ -16,20 +16,20 @@ import psutil
 import pytest
 import torch
 
-from bench.errors import InputError
-from bench.record import Epoch
-from bench.spec import ModelSpec, Spec
-from methods import REGISTRY
-from results.store.attempt import Attempt
-from results.store.files import done_of
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import Damaged, StoredRun
-from sweeps.scheduling import driver as driver_module
-from sweeps.scheduling.driver import LIVES, Driver
-from sweeps.scheduling.study import Chain, Job
-from sweeps.scheduling.workers import AGAIN, Machine, carry_out, fault_of
-from sweeps.suites.files import load_suite
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch
+from kdbench.bench.spec import ModelSpec, Spec
+from kdbench.methods import REGISTRY
+from kdbench.results.store.attempt import Attempt
+from kdbench.results.store.files import done_of
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import Damaged, StoredRun
+from kdbench.sweeps.scheduling import driver as driver_module
+from kdbench.sweeps.scheduling.driver import LIVES, Driver
+from kdbench.sweeps.scheduling.study import Chain, Job
+from kdbench.sweeps.scheduling.workers import AGAIN, Machine, carry_out, fault_of
+from kdbench.sweeps.suites.files import load_suite
 
 NOWHERE, CPU = Path("/nonexistent"), torch.device("cpu")
 MACHINE = Machine(NOWHERE, "cpu", "fp32", 2, lease=10.0)
@@ -101,8 +101,8 @@ def test_stopped_worker_is_noticed_and_its_run_goes_on_in_another(bed: Callable[
 ORPHANS = """
 import os, signal, sys, time
 from pathlib import Path
-from sweeps.scheduling.processes import Worker
-from sweeps.scheduling.workers import Machine
+from kdbench.sweeps.scheduling.processes import Worker
+from kdbench.sweeps.scheduling.workers import Machine
 if __name__ == "__main__":
     workers = [Worker(Path(sys.argv[1]), Machine(Path("/nonexistent"), "cpu", "fp32", 2)) for _ in range(2)]
     while len(list(Path(sys.argv[1]).glob("workers/*.log"))) < 2:

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 
-from results.store.entry import read_entry
+from kdbench.results.store.entry import read_entry
 from tests.sweeps.commands import Run
 from tests.sweeps.conftest import TINY
 

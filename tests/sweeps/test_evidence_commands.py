@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cli.common import _imported
+from kdbench.sweeps.cli.common import _imported
 from tests.sweeps.commands import Run
 
 COMMITTED = Path(__file__).resolve().parents[2] / "results" / "evidence"

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 
-import sweeps.cli.explain
-from bench.atomic import write
-from bench.errors import InputError
-from bench.spec import DataSpec, ModelSpec, Recipe, Spec
-from results.pages.explanation import explanation_report
-from results.pages.report import render
-from results.store.run_store import RunStore
-from sweeps.cli.explain import Settings, explain, spaced
-from sweeps.scheduling.workers import carry_out
+import kdbench.sweeps.cli.explain
+from kdbench.bench.atomic import write
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
+from kdbench.results.pages.explanation import explanation_report
+from kdbench.results.pages.report import render
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.cli.explain import Settings, explain, spaced
+from kdbench.sweeps.scheduling.workers import carry_out
 
 CPU = torch.device("cpu")
 NOWHERE = Path("/nonexistent")
@@ -66,7 +66,7 @@ def test_two_runs_are_explained_once(store: RunStore, monkeypatch: pytest.Monkey
     def refuse(*_: object) -> None:
         raise AssertionError("nothing is repeated")
 
-    monkeypatch.setattr(sweeps.cli.explain, "repeat", refuse)
+    monkeypatch.setattr(kdbench.sweeps.cli.explain, "repeat", refuse)
     assert explain(keys, store, NOWHERE, CPU, FEW) == rows
     with pytest.raises(AssertionError, match="nothing is repeated"):
         explain(keys, store, NOWHERE, CPU, dataclasses.replace(FEW, depth=1.0))
@@ -103,7 +103,7 @@ def test_runs_of_other_tasks_are_refused(store: RunStore) -> None:
     spec = SPEC.model_copy(update={"data": DataSpec(name="composed-digits", task="segmentation")})
     run = dataclasses.replace(store.find(key_of(seed=0)), spec=spec)
     with pytest.raises(InputError, match="concepts are pixels of classified images, .* is of the task segmentation"):
-        sweeps.cli.explain._explain(run, store, NOWHERE, CPU, FEW)
+        kdbench.sweeps.cli.explain._explain(run, store, NOWHERE, CPU, FEW)
 
 
 def test_a_start_that_two_runs_share_is_refused(tmp_path: Path) -> None:

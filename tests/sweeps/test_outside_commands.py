@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import outside
-from methods import OUTSIDE
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
-from sweeps.protocols.files import load_protocol
-from sweeps.suites.files import load_suite
+from kdbench.bench import outside
+from kdbench.methods import OUTSIDE
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.protocols.files import load_protocol
+from kdbench.sweeps.suites.files import load_suite
 from tests.outside import MY_KD
 from tests.sweeps.commands import Run
 from tests.sweeps.conftest import TINY
@@ -105,7 +105,7 @@ def test_a_run_of_a_file_is_kept_under_its_class_and_source(kdbench: Run, mine: 
 
 
 def test_a_kept_source_that_was_edited_is_refused(kdbench: Run, mine: Path, tmp_path: Path) -> None:
-    from sweeps.scheduling.sources import provide
+    from kdbench.sweeps.scheduling.sources import provide
 
     name = outside.method_id(str(mine))
     provide(name, tmp_path / "runs")
@@ -136,7 +136,7 @@ def test_a_suite_names_methods_from_outside_wherever_it_names_methods(mine: Path
 def test_a_protocol_names_methods_from_outside(mine: Path, tmp_path: Path) -> None:
     from importlib import resources
 
-    text = (resources.files("sweeps") / "protocols" / "hinton2015_mnist.toml").read_text()
+    text = (resources.files("kdbench.sweeps") / "protocols" / "hinton2015_mnist.toml").read_text()
     row = '\n[[cells]]\nlabel = "mine"\nmethod = "my_method.py:MyKD"\nprinted = false\n'
     path = mine.parent / "own.toml"
     place = text.index("[sources]")

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-import sweeps.scheduling.compute
-from bench.data.splits import Splits
-from bench.record import Outcome
-from bench.spec import Compute, ModelSpec, Recipe, Spec
-from bench.training.precision import FAST, PLAIN
-from results.store.plan import Planned, SweepPlan
-from results.store.run_store import RunStore
-from sweeps.scheduling.compute import identity, way_of
-from sweeps.scheduling.workers import Machine
-from sweeps.suites.files import load_suite
-from sweeps.suites.suite import Suite, Way
+import kdbench.sweeps.scheduling.compute
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.record import Outcome
+from kdbench.bench.spec import Compute, ModelSpec, Recipe, Spec
+from kdbench.bench.training.precision import FAST, PLAIN
+from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.scheduling.compute import identity, way_of
+from kdbench.sweeps.scheduling.workers import Machine
+from kdbench.sweeps.suites.files import load_suite
+from kdbench.sweeps.suites.suite import Suite, Way
 
 RECIPE = Recipe(epochs=3, batch_size=16)
 MODEL = ModelSpec(name="cifar_resnet8")
@@ -78,7 +78,7 @@ def test_later_driver_takes_the_choice_from_the_plan(
         made.append(model.name)
         return model.model_copy(update={"compute": Compute(layout="channels_last")})
 
-    monkeypatch.setattr(sweeps.scheduling.compute, "chosen", measured)
+    monkeypatch.setattr(kdbench.sweeps.scheduling.compute, "chosen", measured)
     first = make(precision="measured")(MODEL, RECIPE)
     assert make(precision="measured")(MODEL, RECIPE) == first and first.compute.layout == "channels_last"
     assert made == ["cifar_resnet8"]

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from bench.spec import DataSpec, ModelSpec, Spec
-from results.store.plan import Planned
-from results.store.stored_run import StoredRun
-from sweeps.cli.progress import SweepProgress
+from kdbench.bench.spec import DataSpec, ModelSpec, Spec
+from kdbench.results.store.plan import Planned
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.cli.progress import SweepProgress
 
 
 @pytest.mark.parametrize("terminal", [False, True])

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from results.analysis.leaderboard import leaderboard
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
-from results.tracking import tracker as tracker_module
-from results.tracking.tracker import Tracker
-from sweeps.scheduling import projector as projector_module
-from sweeps.scheduling.projector import Projector
+from kdbench.results.analysis.leaderboard import leaderboard
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.tracking import tracker as tracker_module
+from kdbench.results.tracking.tracker import Tracker
+from kdbench.sweeps.scheduling import projector as projector_module
+from kdbench.sweeps.scheduling.projector import Projector
 from tests.results.conftest import SUITE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +38,8 @@ def plan(store: RunStore) -> SweepPlan:
 
 def test_database_whose_maker_was_killed_is_made_by_the_next(store: RunStore) -> None:
     """Killed as soon as the first tables are on disk, in whatever file: nothing of it is taken for a database."""
-    code = "import sys; from results.store.run_store import RunStore; from results.tracking.tracker import Tracker; "
+    code = "import sys; from kdbench.results.store.run_store import RunStore; "
+    code += "from kdbench.results.tracking.tracker import Tracker; "
     code += "from pathlib import Path; Tracker(RunStore(Path(sys.argv[1])), 'toy')"
     process = subprocess.Popen([sys.executable, "-c", code, str(store.root)], cwd=ROOT)
     while not any(path.stat().st_size > 0 for path in store.root.glob("*mlflow.db*")):

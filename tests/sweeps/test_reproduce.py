@@ -21,34 +21,34 @@ import torch
 from mlflow import MlflowClient
 from pydantic import TypeAdapter
 
-from bench.data.info import check_data, check_stand_in, data_info, missing, training_images
-from bench.data.splits import Part, Source, divided
-from bench.errors import InputError
-from bench.spec import ModelSpec
-from methods.rows import count
-from results.analysis.paper_table import Table
-from results.analysis.reproduced import Reproduced
-from results.analysis.reproduction import reproduction_of as reproduction_of_table
-from results.analysis.reproduction import reproduction_of_plan
-from results.analysis.status import status_of
-from results.analysis.verdict import Judgement
-from results.pages.reproduction import reproduction_report
-from results.store.export import export
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
-from results.tracking.tracker import metric_name
-from sweeps.cli.place import Place
-from sweeps.cli.tables import reproduce_and_show
-from sweeps.protocols.cost import cost_of
-from sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
-from sweeps.protocols.protocol import Protocol
-from sweeps.protocols.reproduce import imported, reproduction_of
-from sweeps.protocols.request import table_request
-from sweeps.scheduling import projector
+from kdbench.bench.data.info import check_data, check_stand_in, data_info, missing, training_images
+from kdbench.bench.data.splits import Part, Source, divided
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import ModelSpec
+from kdbench.methods.rows import count
+from kdbench.results.analysis.paper_table import Table
+from kdbench.results.analysis.reproduced import Reproduced
+from kdbench.results.analysis.reproduction import reproduction_of as reproduction_of_table
+from kdbench.results.analysis.reproduction import reproduction_of_plan
+from kdbench.results.analysis.status import status_of
+from kdbench.results.analysis.verdict import Judgement
+from kdbench.results.pages.reproduction import reproduction_report
+from kdbench.results.store.export import export
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.tracking.tracker import metric_name
+from kdbench.sweeps.cli.place import Place
+from kdbench.sweeps.cli.tables import reproduce_and_show
+from kdbench.sweeps.protocols.cost import cost_of
+from kdbench.sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
+from kdbench.sweeps.protocols.protocol import Protocol
+from kdbench.sweeps.protocols.reproduce import imported, reproduction_of
+from kdbench.sweeps.protocols.request import table_request
+from kdbench.sweeps.scheduling import projector
 from tests.sweeps.commands import kdbench
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
-KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
+KDBENCH = [sys.executable, "-c", f"{LISTEN}; from kdbench.sweeps.cli import main; main()"]
 TINY = """
 about = "A tiny table."
 table = "hinton2015_mnist"
@@ -309,7 +309,7 @@ def test_missing_data_say_which_files_and_how_to_get_them(monkeypatch: pytest.Mo
     def refuse(name: str, size: int, folder: Path) -> None:
         raise InputError("no network")
 
-    monkeypatch.setattr("bench.data.info.read", refuse)
+    monkeypatch.setattr("kdbench.bench.data.info.read", refuse)
     for name in ("mnist", "cifar100", "cifar10", "folder:imagenet"):
         data = Protocol.model_fields["data"].annotation
         assert data is not None

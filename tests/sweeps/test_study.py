@@ -8,15 +8,15 @@ from typing import Any
 import optuna
 import pytest
 
-from bench.errors import InputError
-from bench.record import ACCURACY, Epoch, Metric, Outcome
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
-from results.store.stored_run import StoredRun
-from sweeps.scheduling.selection import best_trial
-from sweeps.scheduling.study import Job, chain, storage_at, teachers
-from sweeps.suites.files import load_suite
-from sweeps.suites.suite import ResolvedPair, Suite
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import ACCURACY, Epoch, Metric, Outcome
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.selection import best_trial
+from kdbench.sweeps.scheduling.study import Job, chain, storage_at, teachers
+from kdbench.sweeps.suites.files import load_suite
+from kdbench.sweeps.suites.suite import ResolvedPair, Suite
 
 ERROR = Metric(name="error", higher_is_better=False)
 

@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 from optuna.distributions import FloatDistribution
 
-from bench.configure import flat, method_of
-from bench.errors import InputError
-from bench.spec import Recipe
-from bench.training.stage_plan import StagePlan
-from methods import REGISTRY
-from methods.base import Net
-from results.store.plan import UNLABELLED
-from sweeps.suites import files
-from sweeps.suites.files import bundled, load_suite
-from sweeps.suites.tuning import containing
+from kdbench.bench.configure import flat, method_of
+from kdbench.bench.errors import InputError
+from kdbench.bench.spec import Recipe
+from kdbench.bench.training.stage_plan import StagePlan
+from kdbench.methods import REGISTRY
+from kdbench.methods.base import Net
+from kdbench.results.store.plan import UNLABELLED
+from kdbench.sweeps.suites import files
+from kdbench.sweeps.suites.files import bundled, load_suite
+from kdbench.sweeps.suites.tuning import containing
 
 
 def test_bundled_suites_load_and_name_known_methods() -> None:

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from results.analysis.status import status_of
-from results.pages.report import render
-from results.pages.status import status_report
-from results.store.plan import SweepPlan
-from results.store.run_store import RunStore
+from kdbench.results.analysis.status import status_of
+from kdbench.results.pages.report import render
+from kdbench.results.pages.status import status_report
+from kdbench.results.store.plan import SweepPlan
+from kdbench.results.store.run_store import RunStore
 from tests.sweeps.commands import kdbench
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
-KDBENCH = [sys.executable, "-c", f"{LISTEN}; from sweeps.cli import main; main()"]
+KDBENCH = [sys.executable, "-c", f"{LISTEN}; from kdbench.sweeps.cli import main; main()"]
 
 
 def arguments(store: Path, suite: Path) -> list[str]:

@@ -12,21 +12,21 @@ import timm
 import torch
 from huggingface_hub import constants
 
-from bench.data.images import ImageSplits
-from bench.data.splits import Splits
-from bench.errors import InputError
-from bench.networks.build import build
-from bench.networks.checkpoints import load_weights
-from bench.networks.run_networks import RunNetworks
-from bench.spec import ModelSpec
-from bench.tasks import task_of
-from bench.teachers.doubts import chance_doubt, doubts
-from methods.base import STUDENT
-from results.store.run_store import RunStore
-from sweeps.scheduling.study import teachers
-from sweeps.suites.files import load_suite
-from sweeps.suites.suite import Suite, plainly
-from sweeps.weights import named, started, with_checkpoints
+from kdbench.bench.data.images import ImageSplits
+from kdbench.bench.data.splits import Splits
+from kdbench.bench.errors import InputError
+from kdbench.bench.networks.build import build
+from kdbench.bench.networks.checkpoints import load_weights
+from kdbench.bench.networks.run_networks import RunNetworks
+from kdbench.bench.spec import ModelSpec
+from kdbench.bench.tasks import task_of
+from kdbench.bench.teachers.doubts import chance_doubt, doubts
+from kdbench.methods.base import STUDENT
+from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.scheduling.study import teachers
+from kdbench.sweeps.suites.files import load_suite
+from kdbench.sweeps.suites.suite import Suite, plainly
+from kdbench.sweeps.weights import named, started, with_checkpoints
 from tests.sweeps.conftest import TINY
 
 NAME = "test_resnet"
@@ -145,8 +145,8 @@ class Brightness(torch.nn.Module):
 def test_a_teacher_that_knows_nothing_or_is_normalised_otherwise_is_doubted(images: ImageSplits) -> None:
     import dataclasses
 
-    from bench.data.splits import Part
-    from bench.networks.network import Network
+    from kdbench.bench.data.splits import Part
+    from kdbench.bench.networks.network import Network
 
     pixels = torch.arange(0, 250, 5, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8)
     part = Part(pixels, (torch.arange(50) >= 26).long())  # above 0.5

@@ -1,5 +1,5 @@
 """The literature's networks, registered with timm when this package is imported."""
 
-from bench.networks.zoo import mobile, msdnet, plain, residual
+from kdbench.bench.networks.zoo import mobile, msdnet, plain, residual
 
 __all__ = ["mobile", "msdnet", "plain", "residual"]

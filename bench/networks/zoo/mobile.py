@@ -11,7 +11,7 @@ from timm.models.efficientnet import EfficientNet
 from torch import Tensor, nn
 from torchvision.models.shufflenetv2 import InvertedResidual, channel_shuffle
 
-from bench.networks.zoo.base import Staged, register
+from kdbench.bench.networks.zoo.base import Staged, register
 
 MOBILENET = ((1, 8, 1, 1), (6, 12, 2, 1), (6, 16, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2), (6, 160, 1, 1))
 """Expansion, channels, repetitions and first stride of MobileNetV2's groups, at half of the paper's width."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.networks.zoo.base import Staged, register
+from kdbench.bench.networks.zoo.base import Staged, register
 
 FACTORS = (6, 12, 24)
 """Channels of each scale, finest first, that a layer adds and a network starts with."""

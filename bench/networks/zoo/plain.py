@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.networks.zoo.base import Staged, register
+from kdbench.bench.networks.zoo.base import Staged, register
 
 RANGE = 0.005
 """Maxout networks' weights start between minus this and this."""

@@ -15,7 +15,7 @@ from timm.models.resnetv2 import ResNetV2
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from bench.networks.zoo.base import Staged, register
+from kdbench.bench.networks.zoo.base import Staged, register
 
 
 class CifarResNet(ResNet):

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from torchmetrics import Metric as RunningMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from bench.data.batches import Batch, Batches, on
-from bench.data.splits import Part, Source, Splits, fingerprint
-from bench.networks.network import Network
-from bench.record import Metric
-from bench.seeds import generator
-from bench.spec import DataSpec, ModelSpec
-from bench.tasks.base import Task
-from methods.base import Data, Losses, Signals
-from methods.rows import Rows
+from kdbench.bench.data.batches import Batch, Batches, on
+from kdbench.bench.data.splits import Part, Source, Splits, fingerprint
+from kdbench.bench.networks.network import Network
+from kdbench.bench.record import Metric
+from kdbench.bench.seeds import generator
+from kdbench.bench.spec import DataSpec, ModelSpec
+from kdbench.bench.tasks.base import Task
+from kdbench.methods.base import Data, Losses, Signals
+from kdbench.methods.rows import Rows
 
 WORDS, LENGTH, CLASSES, MASKED = 12, 6, 4, 0
 NAMES = tuple(f"class {number}" for number in range(CLASSES))
