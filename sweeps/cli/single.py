@@ -40,7 +40,7 @@ from kdbench.sweeps.weights import named as named_model
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What the command line asks for; texts are not yet checked."""
+    """What is asked for; nothing is checked yet, and values may be texts."""
 
     method: str
     student: str
@@ -51,8 +51,8 @@ class RunRequest:
     teachers: tuple[str, ...] = ()
     teacher_weights: tuple[Path, ...] = ()
     """Checkpoints, one for each teacher, or none."""
-    settings: dict[str, str] = field(default_factory=dict)
-    recipe: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     student_args: dict[str, str] = field(default_factory=dict)
     teacher_args: dict[str, str] = field(default_factory=dict)
     epochs: int | None = None
@@ -62,8 +62,33 @@ class RunRequest:
     image_size: int = 0
 
 
+@dataclass(frozen=True)
+class Carried:
+    """A run that a request asked for, and where it is kept."""
+
+    run: StoredRun
+    repeated: bool
+    """Whether it was finished before."""
+    store: RunStore
+
+
 def carry_out_request(request: RunRequest, mlflow: bool) -> tuple[dict[str, Any], str]:
     """Carries out a run and its teacher's; returns the result as JSON values and as text.
+
+    Raises:
+        InputError: if anything in the request is wrong.
+    """
+    done = carried_out(request, mlflow)
+    lines = [f"Run {done.run.key} was finished before; nothing was repeated."] if done.repeated else []
+    summary = run_summary_report(done.run)
+    lines.append(render(summary))
+    if mlflow:
+        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{done.store.root}/mlflow.db")
+    return dict(summary.values) | {"already_finished": done.repeated}, "\n".join(lines)
+
+
+def carried_out(request: RunRequest, mlflow: bool) -> Carried:
+    """Carries out a run and its teacher's.
 
     Raises:
         InputError: if anything in the request is wrong.
@@ -88,13 +113,7 @@ def carry_out_request(request: RunRequest, mlflow: bool) -> tuple[dict[str, Any]
     run = setup.carry_out(spec, f"{request.method} {request.student}")
     if mlflow:
         _track(run, setup.store, f"{request.method}: {spec.student.name}")
-    repeated = before is not None and before.finished
-    lines = [f"Run {run.key} was finished before; nothing was repeated."] if repeated else []
-    summary = run_summary_report(run)
-    lines.append(render(summary))
-    if mlflow:
-        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{setup.store.root}/mlflow.db")
-    return dict(summary.values) | {"already_finished": repeated}, "\n".join(lines)
+    return Carried(run, before is not None and before.finished, setup.store)
 
 
 @dataclass(frozen=True)
