@@ -32,6 +32,9 @@ docs: install ## Write docs/methods.md anew from the methods
 pages: install ## Make the tables of README.md and results again from results/evidence
 	$(BIN)/python -m kdbench.sweeps.cli.pages
 
+site: install ## Build the documentation as a site in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 lint: install ## Check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +45,4 @@ lock: ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
 
-.PHONY: help install bench test test-slow docs pages lint lock
+.PHONY: help install bench test test-slow docs pages site lint lock
