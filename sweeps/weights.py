@@ -22,7 +22,10 @@ from kdbench.bench.record import ACCURACY, Outcome
 from kdbench.bench.spec import ModelSpec, Recipe
 from kdbench.bench.tasks import Task
 from kdbench.bench.teachers.doubts import chance_doubt, doubts
+from kdbench.results.store.plan import Planned
 from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.driver import News
 from kdbench.sweeps.suites.suite import Pair, Suite, Way
 
 Import = Callable[[ModelSpec], ModelSpec]
@@ -124,6 +127,20 @@ def near_chance(outcome: Outcome, name: str) -> str:
     if outcome.metric != ACCURACY or score is None or not counts:
         return ""
     return chance_doubt(name, score, max(counts) / sum(counts), "validation")
+
+
+def doubting(report: Callable[[Planned, News], None], say: Callable[[str], None]) -> Callable[[Planned, News], None]:
+    """The same report, which also says, once of each, that a teacher that was trained here is near chance."""
+    told: set[str] = set()
+
+    def both(planned: Planned, news: News) -> None:
+        report(planned, news)
+        if planned.phase == "teacher" and isinstance(news, StoredRun) and news.outcome and news.key not in told:
+            told.add(news.key)
+            if doubt := near_chance(news.outcome, f"{news.spec.student.name} (seed {news.spec.seed})"):
+                say(doubt)
+
+    return both
 
 
 def with_checkpoints(suite: Suite, task: Task, data: Splits, store: RunStore) -> Suite:

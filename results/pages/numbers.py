@@ -48,3 +48,11 @@ def setting_text(setting: dict[str, Any]) -> str:
     """Hyperparameters as "alpha=0.9, form=kl", floating-point numbers in four digits."""
     texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in setting.items()}
     return ", ".join(f"{name}={text}" for name, text in texts.items())
+
+
+def duration(seconds: float) -> str:
+    """A duration, in the largest unit of which there are at least two."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

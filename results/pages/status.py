@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kdbench.results.analysis.status import Running, SuiteStatus, TeacherStatus
-from kdbench.results.pages.numbers import printed
+from kdbench.results.pages.numbers import duration, printed
 from kdbench.results.pages.report import Report
 
 
@@ -19,26 +19,18 @@ def status_report(status: SuiteStatus) -> Report:
     lines += [f"  {status.teaching}"] if status.teaching.teacher_forwards else []
     lines += [f"  {each.status}: {each.method} {each.phase} ({each.key}): {each.reason}" for each in status.failures]
     lines += [_running(each) for each in status.running]
-    lines += [f"  about {_time(status.left)} left"] if status.left is not None else []
+    lines += [f"  about {duration(status.left)} left"] if status.left is not None else []
     return Report(name="status", title=status.suite, text=lines, values=asdict(status))
 
 
 def _running(run: Running) -> str:
     """A running run: what, by whom, since when, its last sign of life, and the time left."""
-    left = f", about {_time(run.left)} left" if run.left is not None else ""
+    left = f", about {duration(run.left)} left" if run.left is not None else ""
     place = f"{run.method} {run.phase} {run.number} of {run.pair}"
     return (
-        f"  running: {place} ({run.key}) by {run.by} for {_time(run.since)}, "
-        f"last sign of life {_time(run.seen)} ago, epoch {run.epoch} of {run.of}{left}"
+        f"  running: {place} ({run.key}) by {run.by} for {duration(run.since)}, "
+        f"last sign of life {duration(run.seen)} ago, epoch {run.epoch} of {run.of}{left}"
     )
-
-
-def _time(seconds: float) -> str:
-    """A duration, in the largest unit of which there are at least two."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def teachers_report(teachers: Sequence[TeacherStatus]) -> Report:

@@ -26,8 +26,8 @@ from kdbench.sweeps.cli.place import Place
 from kdbench.sweeps.cli.progress import SweepProgress
 from kdbench.sweeps.scheduling.sources import provide
 from kdbench.sweeps.suites.files import load_suite
-from kdbench.sweeps.suites.suite import Suite
-from kdbench.sweeps.suites.sweep import sweep
+from kdbench.sweeps.suites.suite import Suite, primary_of
+from kdbench.sweeps.suites.sweep import expected, sweep
 
 
 def report_of_compatibility(methods: str | None, teachers: str | None, students: str | None, form: str) -> Report:
@@ -75,12 +75,8 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
     suite = changed(load_suite(name, bool(changes.get("cold"))), changes)
     machine = replace(place, precision=place.precision or suite.precision).machine()
     store = RunStore(place.store)
-    studies = sum(len(suite.methods_of(pair)) for pair in suite.pairs)
-    trained = [pair for pair in suite.pairs if not pair.teacher_weights]
-    teachers = sum(len(pair.teachers) for pair in trained) * (1 + suite.seeds)
-    runs = studies * (suite.tuning.trials + suite.seeds) + teachers
-    with SweepProgress(suite.name, runs, machine.workers) as progress:
-        board, problem, failures = sweep(suite, store, machine, progress.report)
+    with SweepProgress(suite.name, expected(suite), machine.workers, primary_of(suite.data)) as progress:
+        board, problem, failures = sweep(suite, store, machine, progress.report, progress.say)
     report, cost = board_report(board), status_of(SweepPlan.find(store.root, board.suite), store).teaching
     ends, kdbench = [problem] if problem else [], command("kdbench")
     ends += [

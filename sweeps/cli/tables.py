@@ -30,6 +30,7 @@ from kdbench.sweeps.protocols.cost import Speeds, cost_of
 from kdbench.sweeps.protocols.files import UNSOURCED, bundled, load_protocol, read_protocol, written
 from kdbench.sweeps.protocols.reproduce import carry_out, plan_of, reproduction_of
 from kdbench.sweeps.protocols.request import SCALES, TableRequest, table_request
+from kdbench.sweeps.suites.suite import primary_of
 
 
 def reproduce_and_show(
@@ -51,8 +52,9 @@ def reproduce_and_show(
     problem, failures = "", list[str]()
     if train:
         machine = place.machine()
-        with SweepProgress(request.protocol.name, request.runs(), machine.workers) as progress:
-            problem, failures = carry_out(request, RunStore(place.store), machine, progress.report)
+        metric = primary_of(request.protocol.data)
+        with SweepProgress(request.protocol.name, request.expected(), machine.workers, metric) as progress:
+            problem, failures = carry_out(request, RunStore(place.store), machine, progress.report, progress.say)
     table = reproduction_of(request, place.store if train else readable(place.store))
     report = reproduction_report(table)
     if plot:

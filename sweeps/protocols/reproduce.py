@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from kdbench.bench.data.images import ImageSplits
 from kdbench.bench.data.info import check_data
 from kdbench.bench.environment import pick_device
-from kdbench.bench.record import Epoch
 from kdbench.bench.tasks import load
 from kdbench.results.analysis.leaderboard import leaderboard
 from kdbench.results.analysis.reproduction import Reproduction, reproduction_of_plan
 from kdbench.results.analysis.reproduction import reproduction_of as beside
 from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
-from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.protocols.request import TableRequest, row_name
 from kdbench.sweeps.scheduling.compute import way_of
-from kdbench.sweeps.scheduling.driver import Driver
+from kdbench.sweeps.scheduling.driver import Driver, News
 from kdbench.sweeps.scheduling.projector import Projector
 from kdbench.sweeps.scheduling.study import Chain, Job
 from kdbench.sweeps.scheduling.workers import Machine
 from kdbench.sweeps.suites.suite import Way
-from kdbench.sweeps.weights import imported, with_weights
+from kdbench.sweeps.weights import doubting, imported, with_weights
 
 
 def carry_out(
-    request: TableRequest, store: RunStore, machine: Machine, report: Callable[[Planned, Epoch | StoredRun], None]
+    request: TableRequest,
+    store: RunStore,
+    machine: Machine,
+    report: Callable[[Planned, News], None],
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> tuple[str, list[str]]:
     """Carries out a request, or goes on with one that was interrupted.
 
@@ -36,7 +39,8 @@ def carry_out(
         request: what to do.
         store: where everything is kept.
         machine: what to use.
-        report: told of every epoch and of every run that has ended.
+        report: told of every run that begins, of its epochs, and of its end.
+        say: told what speaks against a teacher.
 
     Returns:
         A warning if MLflow could not be written, and what became of runs that failed.
@@ -52,7 +56,10 @@ def carry_out(
     assert isinstance(splits, ImageSplits), "papers' tables are of image classification"
     with store.exclusive():
         plan = SweepPlan.create(store.root, request.protocol.name, digest, request.record())
-        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
+        with (
+            Projector(store, plan) as projector,
+            Driver(store, plan, machine, projector.add, doubting(report, say)) as driver,
+        ):
             way = with_weights(way_of(plan, store, splits, machine), lambda model: imported(model, splits, store))
             driver.carry_out(_chains(*_jobs(whole, way)))
             projector.finish(leaderboard(plan, store), reproduction_of_plan(plan, store))

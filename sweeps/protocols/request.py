@@ -13,6 +13,7 @@ from kdbench.bench.errors import InputError, unknown
 from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
 from kdbench.results.analysis.paper_table import Table, Wanted
 from kdbench.sweeps.protocols.protocol import OWN, TEACHER, Pairing, Protocol, Row, Subset
+from kdbench.sweeps.scheduling.forecast import Expected
 from kdbench.sweeps.suites.suite import Way, compared_by, plainly, taught_by, teacher_runs
 
 SCALES = ("full", "short")
@@ -91,10 +92,16 @@ class TableRequest:
             for seed in range(1, self.seeds + 1)
         ]
 
-    def runs(self) -> int:
-        """How many runs the request takes, those of teachers among them."""
-        teachers = sum(len(self.teachers(pair)) for pair in self.protocol.pairs)
-        return teachers + sum(len(self.specs(*row)) for row in self.rows())
+    def expected(self) -> list[Expected]:
+        """The runs that the request takes, by pair and row, its teachers' first."""
+        pairs = {pair.name: self.teachers(pair) for pair in self.protocol.pairs}
+        found = [
+            Expected(name, "teacher", len(specs), specs[0].recipe.epochs) for name, specs in pairs.items() if specs
+        ]
+        for pair, subset, row in self.rows():
+            if specs := self.specs(pair, subset, row):
+                found.append(Expected(pair.name, row_name(subset, row), len(specs), specs[0].recipe.epochs))
+        return found
 
     def record(self) -> dict[str, Any]:
         """What a plan keeps of the request, with the fields that a suite's has, as JSON values."""

@@ -43,6 +43,8 @@ class _Batch:
 
 
 Ticket = tuple[_Batch, int]
+News = Epoch | StoredRun | None
+"""Of a run: an epoch, its end, or None as it is given to a worker."""
 
 
 class Driver:
@@ -54,7 +56,7 @@ class Driver:
         plan: SweepPlan,
         machine: Machine,
         project: Callable[[Planned], None],
-        report: Callable[[Planned, Epoch | StoredRun], None],
+        report: Callable[[Planned, News], None],
     ) -> None:
         """Starts no worker yet.
 
@@ -63,7 +65,7 @@ class Driver:
             plan: to which every run is added.
             machine: what to use.
             project: told of every run that has ended.
-            report: told of every epoch and of every run that has ended.
+            report: told of every run that begins, of its epochs, and of its end.
         """
         self.store, self.plan, self.machine, self.project, self.report = store, plan, machine, project, report
         self.known = {(*planned.place, planned.key) for planned in plan.runs()}
@@ -176,6 +178,8 @@ class Driver:
         worker = self.idle.pop() if self.idle else Worker(self.store.root, self.machine)
         worker.silent = worker.still = 0.0
         self.busy[worker] = dict(enumerate(tickets))
+        for ticket in tickets:
+            self.report(_job(ticket).planned, None)
         provide("".join(_spec(ticket).canonical() for ticket in tickets), self.store.root)
         worker.send([(_spec(ticket).canonical(), _job(ticket).asked_from) for ticket in tickets])
 

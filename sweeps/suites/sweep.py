@@ -11,21 +11,20 @@ from kdbench.bench.data.images import named
 from kdbench.bench.environment import pick_device
 from kdbench.bench.errors import Unfinished
 from kdbench.bench.networks.build import check_model
-from kdbench.bench.record import Epoch
 from kdbench.bench.tasks import load, read, task_of
 from kdbench.results.analysis.board import Board
 from kdbench.results.analysis.leaderboard import leaderboard
 from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
-from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.scheduling.calibrate import weights_of
 from kdbench.sweeps.scheduling.compute import way_of
-from kdbench.sweeps.scheduling.driver import Driver
+from kdbench.sweeps.scheduling.driver import Driver, News
+from kdbench.sweeps.scheduling.forecast import Expected
 from kdbench.sweeps.scheduling.projector import Projector
 from kdbench.sweeps.scheduling.study import chain, storage_at, teachers
 from kdbench.sweeps.scheduling.workers import Machine
 from kdbench.sweeps.suites.suite import Suite
-from kdbench.sweeps.weights import doubted, started, with_checkpoints, with_weights
+from kdbench.sweeps.weights import doubted, doubting, started, with_checkpoints, with_weights
 from kdbench.sweeps.weights import named as model_named
 
 
@@ -33,7 +32,7 @@ def sweep(
     suite: Suite,
     store: RunStore,
     machine: Machine,
-    report: Callable[[Planned, Epoch | StoredRun], None],
+    report: Callable[[Planned, News], None],
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr),
 ) -> tuple[Board, str, list[str]]:
     """Carries out a suite, or goes on with one that was interrupted.
@@ -42,7 +41,7 @@ def sweep(
         suite: what to compare.
         store: where everything is kept.
         machine: what to use.
-        report: told of every epoch and of every run that has ended.
+        report: told of every run that begins, of its epochs, and of its end.
         say: told what models' names mean, and what speaks against a teacher.
 
     Returns:
@@ -59,7 +58,10 @@ def sweep(
         digest = suite.digest(f"{machine.precision} on {device.type}")
         plan = SweepPlan.create(store.root, suite.name, digest, suite.record())
         storage = storage_at(f"sqlite:///{store.root / 'optuna.db'}")
-        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
+        with (
+            Projector(store, plan) as projector,
+            Driver(store, plan, machine, projector.add, doubting(report, say)) as driver,
+        ):
             way = with_weights(way_of(plan, store, data, machine), lambda model: started(model, data, store, say))
             resolves = [functools.partial(suite.resolve, pair, way) for pair in suite.pairs]
             tuned = [resolve(0) for resolve in resolves]
@@ -93,3 +95,14 @@ def _placed(suite: Suite, machine: Machine) -> tuple[Suite, Machine]:
     data = suite.data.model_copy(update={"name": name})
     data = data.model_copy(update={"fingerprint": read(data, folder).fingerprint})
     return suite.model_copy(update={"data": data}), replace(machine, data_dir=folder)
+
+
+def expected(suite: Suite) -> list[Expected]:
+    """The runs that a suite takes, by pair and method, its teachers' first."""
+    found = []
+    for pair in suite.pairs:
+        trained = 0 if pair.teacher_weights else len(pair.teachers) * (1 + suite.seeds)
+        found.append(Expected(pair.name, "teacher", trained, suite.teacher_recipe(pair).epochs))
+        runs = suite.tuning.trials + suite.seeds
+        found += [Expected(pair.name, row, runs, suite.recipe_of(pair, row).epochs) for row in suite.methods_of(pair)]
+    return found

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from kdbench.bench.errors import InputError
-from kdbench.bench.record import Epoch
 from kdbench.bench.spec import ModelSpec, Spec
 from kdbench.methods import REGISTRY
 from kdbench.results.store.attempt import Attempt
@@ -26,7 +25,7 @@ from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.store.stored_run import Damaged, StoredRun
 from kdbench.sweeps.scheduling import driver as driver_module
-from kdbench.sweeps.scheduling.driver import LIVES, Driver
+from kdbench.sweeps.scheduling.driver import LIVES, Driver, News
 from kdbench.sweeps.scheduling.study import Chain, Job
 from kdbench.sweeps.scheduling.workers import AGAIN, Machine, carry_out, fault_of
 from kdbench.sweeps.suites.files import load_suite
@@ -81,7 +80,9 @@ def signalled(number: signal.Signals, times: int = 1, key: str = "") -> Callable
     """Sends a signal to the worker at a run, or at any, after an epoch, to so many workers."""
     sent: list[int] = []
 
-    def report(driver: Driver, planned: Planned, news: Epoch | StoredRun) -> None:
+    def report(driver: Driver, planned: Planned, news: News) -> None:
+        if news is None:
+            return
         for worker, tickets in driver.busy.items():
             keys = {batch.jobs[index].spec.key for batch, index in tickets.values()}
             pid = worker.process.pid

@@ -257,7 +257,7 @@ def test_protocol_that_breaks_a_rule_is_refused(table: Path, old: str, new: str,
 def test_request_selects_scales_and_stands_in() -> None:
     protocol = load_protocol("sp2019_cifar10")
     request = table_request(protocol, "short", methods="SP", data="cifar10-jpeg")
-    assert request.labels == ("sp",) and request.seeds == 1 and request.runs() == 2
+    assert request.labels == ("sp",) and request.seeds == 1 and sum(each.runs for each in request.expected()) == 2
     assert request.incomparable == "short scale; cifar10-jpeg stands in for cifar10"
     assert [spec.recipe.epochs for row in request.rows() for spec in request.specs(*row)] == [3]
     assert table_request(protocol).incomparable == ""
@@ -467,7 +467,12 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
             imported(model, part, RunStore(tmp_path))  # type: ignore[arg-type]
     classes = 10
     request = table_request(load_protocol(str(table)), methods="teacher,student,kd")
-    assert request.runs() == 6 and [w.phase for w in request.wanted()] == ["taught", "seed", "seed", "seed"]
+    assert sum(each.runs for each in request.expected()) == 6 and [w.phase for w in request.wanted()] == [
+        "taught",
+        "seed",
+        "seed",
+        "seed",
+    ]
     values = reproduce_and_show(request, place(tmp_path))[0]
     runs = [run for key in finished(tmp_path) if (run := RunStore(tmp_path).get(key))]
     taught = [run for run in runs if run.spec.teachers]
