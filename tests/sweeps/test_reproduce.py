@@ -467,12 +467,8 @@ def test_published_weights_teach_untrained(monkeypatch: pytest.MonkeyPatch, tmp_
             imported(model, part, RunStore(tmp_path))  # type: ignore[arg-type]
     classes = 10
     request = table_request(load_protocol(str(table)), methods="teacher,student,kd")
-    assert sum(each.runs for each in request.expected()) == 6 and [w.phase for w in request.wanted()] == [
-        "taught",
-        "seed",
-        "seed",
-        "seed",
-    ]
+    assert sum(each.runs for each in request.expected()) == 6
+    assert [w.phase for w in request.wanted()] == ["taught", "seed", "seed", "seed"]
     values = reproduce_and_show(request, place(tmp_path))[0]
     runs = [run for key in finished(tmp_path) if (run := RunStore(tmp_path).get(key))]
     taught = [run for run in runs if run.spec.teachers]
