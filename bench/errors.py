@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import textwrap
 from collections.abc import Iterable
 
 
@@ -43,3 +44,8 @@ def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> InputE
     else:
         hint = f"there are {len(names)}."
     return InputError(f"unknown {kind} {name!r}: {hint}" + (f" See: {see}" if see else ""))
+
+
+def reason(error: BaseException, most: int = 400) -> str:
+    """What an exception says on one line; a long text ends at a word, with dots that say so."""
+    return textwrap.shorten(str(error), most, placeholder=" ...")

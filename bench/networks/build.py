@@ -14,7 +14,7 @@ from torch import nn
 
 import kdbench.bench.networks.zoo  # noqa: F401  (registers the literature's networks)
 from kdbench.bench.data.images import ImageSplits
-from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.errors import InputError, reason, unknown
 from kdbench.bench.networks.network import Network
 from kdbench.bench.networks.zoo.base import register
 from kdbench.bench.outside import brought, loaded
@@ -69,9 +69,8 @@ def published_config(name: str) -> tuple[Any, str, dict[str, Any]]:
         known = {field.name for field in dataclasses.fields(PretrainedCfg)}
         config = PretrainedCfg(**{key: value for key, value in values.items() if key in known})
     except Exception as error:  # the hub, the disk or a torn file raises anything
-        reason = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{name} cannot be had: its config.json was asked for, but {type(error).__name__}: {reason}. Connect this "
+            f"{name} cannot be had: its config.json was asked for, but {type(error).__name__}: {reason(error)}. Connect this "
             "machine once, copy its folder into the hub's cache (~/.cache/huggingface/hub), or name a folder that "
             "holds its config.json and model.safetensors."
         ) from None
@@ -134,8 +133,7 @@ def _probe(network: Network, name: str, data: ImageSplits) -> None:
     try:
         logits = network.eval()(torch.zeros(1, data.channels, data.size, data.size))
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{name} cannot take {data.size}x{data.size} images: {reason}") from None
+        raise InputError(f"{name} cannot take {data.size}x{data.size} images: {reason(error)}") from None
     if tuple(logits.shape) != (1, data.train.classes):
         raise InputError(f"{name} gives {tuple(logits.shape)} for one image, not (1, {data.train.classes}).")
 

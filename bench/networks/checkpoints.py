@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import re
 import warnings
 from collections.abc import Collection
 from pathlib import Path
@@ -13,13 +14,15 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from kdbench.bench.errors import InputError
+from kdbench.bench.errors import InputError, reason
 from kdbench.bench.networks.network import Network
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "student")
 """Names below which programs save a state dict, among other things; the first that is there counts."""
 PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "network.", "student.")
 """What stands before the names of weights where a network was part of another: of DataParallel, torch.compile, ..."""
+REFUSED = re.compile(r"WeightsUnpickler error: (.+?)(?: Please use | Check the documentation |$)")
+"""What torch says of a pickle that it does not execute, without its advice to execute it."""
 
 
 def load_weights(network: Network, file: bytes, name: str) -> None:
@@ -31,7 +34,7 @@ def load_weights(network: Network, file: bytes, name: str) -> None:
     try:
         network.load_state_dict(safetensors.torch.load(file))
     except (RuntimeError, KeyError, safetensors.SafetensorError) as error:
-        raise InputError(f"the stored weights do not fit {name}: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(f"the stored weights do not fit {name}: {reason(error)}") from None
 
 
 def import_checkpoint(path: Path, network: Network, name: str) -> bytes:
@@ -56,7 +59,7 @@ def import_checkpoint(path: Path, network: Network, name: str) -> bytes:
     try:
         target.load_state_dict(renamed)
     except RuntimeError as error:
-        raise InputError(f"{path} does not fit {name}: {' '.join(str(error).split())[:300]}") from None
+        raise InputError(f"{path} does not fit {name}: {reason(error)}") from None
     return safetensors.torch.save({key: value.contiguous() for key, value in network.state_dict().items()})
 
 
@@ -71,11 +74,11 @@ def _read(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a corrupt file can raise anything
-        reason = " ".join(str(error).split())[:160]
-        remedy = ""
-        if isinstance(error, pickle.UnpicklingError) and "WeightsUnpickler" in str(error):
+        said, remedy = reason(error), ""
+        if isinstance(error, pickle.UnpicklingError) and (refused := REFUSED.search(" ".join(str(error).split()))):
+            said = f"{refused[1].removesuffix('.')}."
             remedy = " Objects are never executed: keep the weights alone, torch.save(network.state_dict(), path)."
-        raise InputError(f"{path} is not a readable checkpoint of tensors: {reason}{remedy}") from None
+        raise InputError(f"{path} is not a readable checkpoint of tensors: {said}{remedy}") from None
 
 
 def _state_of(found: Any, path: Path) -> dict[str, Tensor]:

@@ -101,7 +101,12 @@ class Whole(nn.Module):
         (lambda state: {**state, "fc.weight": torch.ones(7, 3)}, "does not fit cifar_resnet8_quarter: .*"),
         (lambda state: {**prefixed("student.")(state), **prefixed("teacher.")(state)}, "Unexpected key.*teacher"),
         (lambda state: {**prefixed("model.")(state), **prefixed("net.")(state)}, "of several networks, as net.*: keep"),
-        (lambda state: Whole(), "is not a readable checkpoint.* Objects are never executed: keep the weights alone"),
+        (
+            lambda state: Whole(),
+            r"is not a readable checkpoint of tensors: Unsupported global: GLOBAL \S+\.Whole was not an allowed global by "
+            r"default\. Objects are never executed: keep the weights alone, torch.save\(network.state_dict\(\), path\)\.$",
+        ),
+        (lambda state: dict(list(state.items())[:1]), r"does not fit .*Missing key.*\.\.\.$"),
     ],
 )
 def test_what_is_no_state_dict_of_the_network_is_refused_in_one_line(
