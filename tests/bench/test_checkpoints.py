@@ -103,8 +103,8 @@ class Whole(nn.Module):
         (lambda state: {**prefixed("model.")(state), **prefixed("net.")(state)}, "of several networks, as net.*: keep"),
         (
             lambda state: Whole(),
-            r"is not a readable checkpoint of tensors: Unsupported global: GLOBAL \S+\.Whole was not an allowed global by "
-            r"default\. Objects are never executed: keep the weights alone, torch.save\(network.state_dict\(\), path\)\.$",
+            r"not a readable checkpoint of tensors: Unsupported global: GLOBAL \S+\.Whole was not an allowed global by "
+            r"default\. Objects are never executed: keep the weights alone, torch.save\(network.state_dict\(\), path\)",
         ),
         (lambda state: dict(list(state.items())[:1]), r"does not fit .*Missing key.*\.\.\.$"),
     ],
