@@ -71,8 +71,8 @@ def published_config(name: str) -> tuple[Any, str, dict[str, Any]]:
     except Exception as error:  # the hub, the disk or a torn file raises anything
         raise InputError(
             f"{name} cannot be had: its config.json was asked for, but {type(error).__name__}: {reason(error)}. "
-            "Connect this machine once, copy its folder into the hub's cache (~/.cache/huggingface/hub), or name a folder that "
-            "holds its config.json and model.safetensors."
+            "Connect this machine once, copy its folder into the hub's cache (~/.cache/huggingface/hub), or name a "
+            "folder that holds its config.json and model.safetensors."
         ) from None
     check_model(architecture)
     return config, architecture, {key: value for key, value in args.items() if key != "num_classes"}

@@ -74,7 +74,7 @@ app.registered_commands = sorted(
 
 def guarded(command: Callable[[], Any]) -> int:
     """Runs a command; bad input is one line and exit code 2, failed runs are 3, an interrupt 130 or 143."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         command()
     except InputError as error:
@@ -83,12 +83,21 @@ def guarded(command: Callable[[], Any]) -> int:
     except Unfinished as error:
         say(f"kdbench: {error}")
         return 3
-    except KeyboardInterrupt:
-        say("\nkdbench: interrupted. What is finished is kept; the same command goes on.")
-        return 130
+    except (KeyboardInterrupt, Terminated) as end:
+        line = "\n" if sys.stderr.isatty() else ""  # below ^C
+        say(f"{line}kdbench: interrupted. What is finished is kept; the same command goes on.")
+        return 143 if isinstance(end, Terminated) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+class Terminated(BaseException):
+    """SIGTERM: ends a command as Ctrl-C does; no run takes it for an error of its own."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -98,11 +99,7 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
     if changes.get("methods") is not None:
         chosen = [method_id(name) for name in named(changes["methods"], "--methods")]
         values["methods"] = chosen
-        for pair in values["pairs"]:
-            pair["methods"] = [name for name in pair["methods"] if name in chosen] if pair["methods"] else ()
-        own = [bool(pair.methods) for pair in suite.pairs]
-        kept = [pair for pair, had in zip(values["pairs"], own, strict=True) if pair["methods"] or not had]
-        values["pairs"] = kept or values["pairs"]
+        values["pairs"] = _chosen(values["pairs"], chosen)
     if changes.get("seeds"):
         values["seeds"] = changes["seeds"]
     if changes.get("trials"):
@@ -113,3 +110,18 @@ def changed(suite: Suite, changes: dict[str, Any]) -> Suite:
         return Suite.model_validate(values)
     except ValidationError as error:
         raise InputError(f"suite {suite.name}: {explain(error)}") from None
+
+
+def _chosen(pairs: Sequence[dict[str, Any]], methods: list[str]) -> list[dict[str, Any]]:
+    """The pairs on which some of these methods are compared, with these alone.
+
+    A pair that lists no methods of its own has all of them; one that does has those of its list, and those that no pair
+    would have otherwise.
+    """
+    nowhere = [name for name in methods if all(pair["methods"] and name not in pair["methods"] for pair in pairs)]
+    own = [[*(name for name in pair["methods"] if name in methods), *nowhere] for pair in pairs]
+    return [
+        pair | {"methods": rows if pair["methods"] else ()}
+        for pair, rows in zip(pairs, own, strict=True)
+        if rows or not pair["methods"]
+    ]

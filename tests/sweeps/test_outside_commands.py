@@ -12,6 +12,7 @@ from kdbench.bench import outside
 from kdbench.methods import OUTSIDE
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
+from kdbench.sweeps.cli.sweep import changed
 from kdbench.sweeps.protocols.files import load_protocol
 from kdbench.sweeps.suites.files import load_suite
 from tests.outside import MY_KD
@@ -144,3 +145,22 @@ def test_a_protocol_names_methods_from_outside(mine: Path, tmp_path: Path) -> No
     path.write_text('table = "hinton2015_mnist"\n' + text[:place] + row + "\n" + sources)
     protocol = load_protocol(str(path))
     assert protocol.cells[-1].method == outside.method_id(str(mine))
+
+
+def test_method_that_no_pair_lists_is_added_to_the_pairs_of_a_suite_that_list_their_own(
+    mine: Path, tmp_path: Path
+) -> None:
+    listed = TINY.replace('methods = ["student", "kd", "sp"]', 'methods = ["student"]')
+    listed = listed.replace('quarter"\n', 'quarter"\nmethods = ["student", "kd"]\n', 1)
+    other = '[[pairs]]\nteacher = "cifar_resnet14"\nstudent = "cifar_resnet8"\nmethods = ["sp"]\n'
+    (tmp_path / "listed.toml").write_text(listed.replace("[data]", other + "[data]"))
+    suite, method = load_suite(str(tmp_path / "listed.toml")), f"{mine}:MyKD"
+
+    def compared(methods: str) -> list[tuple[str, ...]]:
+        some = changed(suite, {"methods": methods})
+        return [tuple(name.partition("@")[0] for name in some.methods_of(pair)) for pair in some.pairs]
+
+    assert compared(method) == [("MyKD",), ("MyKD",)]
+    assert compared(f"student,{method}") == [("student", "MyKD"), ("MyKD",)]
+    assert compared("student,dml") == [("student", "dml"), ("dml",)]
+    assert compared("kd,sp") == [("kd",), ("sp",)] and compared("sp") == [("sp",)]

@@ -232,8 +232,28 @@ def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
     assert second.returncode == 2 and "another sweep is using" in err
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)  # seconds on an idle machine
-    assert process.returncode == 130 and "the same command goes on" in err and "Traceback" not in err
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "kdbench: interrupted. What is finished is kept; the same command goes on."
+    assert "Traceback" not in err and err.splitlines()[0] == "tiny: 18 runs, 2 workers"
     gone_within(5, workers)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_run_that_is_ended_without_a_terminal_says_so_in_a_line_and_is_no_failure(
+    tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    command = [*KDBENCH, "run", "--method", "student", "--student", "cifar_resnet8_quarter", "--data", "digits"]
+    command += ["--epochs", "5000", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow", "--store", "s"]
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command, **streams, text=True, cwd=tmp_path)
+    while not any(b'"epoch"' in path.read_bytes() for path in tmp_path.glob("s/runs/*/attempt-*/records.jsonl")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (code, "") and "Traceback" not in err
+    assert err.splitlines()[-1] == "kdbench: interrupted. What is finished is kept; the same command goes on."
+    assert b'"failed"' not in next(tmp_path.glob("s/runs/*/attempt-*/records.jsonl")).read_bytes()
 
 
 def test_sweep_whose_teacher_cannot_be_trained_here_says_so_with_an_exit_code_of_its_own_and_goes_on_later(
