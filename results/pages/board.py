@@ -34,7 +34,7 @@ def columns_of(board: Board) -> list[str]:
 def _block(board: Board, pair: str, given: str) -> Block:
     rows = [row for row in board.rows if (row.pair, row.given) == (pair, given)]
     names = columns_of(board)
-    columns = [Column(name, left=index < 2, wraps=index >= 4) for index, name in enumerate(names)]
+    columns = [Column(name, left=index < 2, wraps=index >= 4, needed=index < 3) for index, name in enumerate(names)]
     bold = frozenset(index for index, row in enumerate(rows) if row.score and (index == 0 or row.tied))
     reasons = [f"{row.method}: {row.status}: {row.reason}" for row in rows if row.reason]
     reasons += [f"{row.method}: {board.reasons[row.method]}" for row in rows if row.method in board.reasons]

@@ -20,7 +20,7 @@ def brief_report(board: Board, compared: Compared) -> Report:
     """
     tested = {(each.pair, each.method): each.p_holm for each in compared.comparisons if each.control == board.control}
     names = ["teacher", "row", board.metric.phrase, f"over {board.control}", "p Holm"]
-    columns = [Column(name, left=index < 2) for index, name in enumerate(names)]
+    columns = [Column(name, left=index < 2, wraps=index == 0) for index, name in enumerate(names)]
     tables: dict[str, list[list[str]]] = {}
     for row in board.rows:
         teacher, _, student = row.pair.rpartition(ARROW)

@@ -14,6 +14,7 @@ from kdbench.results.pages.numbers import DIFFERS, score_text
 from kdbench.results.pages.report import Block, Column, Report, Sheet
 
 COLUMNS = ("difference", "seeds", "p", "p Holm", "Wilcoxon", "won", "again")
+NEEDED = ("difference", "p Holm")
 RANK_COLUMNS = ("mean rank", "group")
 
 
@@ -121,7 +122,7 @@ def _ranks(compared: Compared, ranked: Ranked, found: Ranking) -> Block:
 
 
 def _columns(compared: Compared, names: Sequence[str]) -> list[Column]:
-    return [Column(compared.noun, left=True), *map(Column, names)]
+    return [Column(compared.noun, left=True), *(Column(name, needed=name in NEEDED) for name in names)]
 
 
 def _remarks(compared: Compared, ranked: Ranked, found: Ranking) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from kdbench.results.pages.numbers import rounded
 from kdbench.results.pages.report import Block, Column, Report
 
 INTRODUCTION = "# The methods\n\nMade by `make docs` from the files in `methods/`."
@@ -63,7 +64,8 @@ def methods_report(methods: Sequence[MethodFacts]) -> Report:
     columns.append(Column("searched (default)", left=True, wraps=True))
     rows = []
     for method in methods:
-        searched = ", ".join(f"{each.name} ({each.default})" for each in method.hyperparameters if each.space)
+        defaults = {each.name: each.default for each in method.hyperparameters if each.space}
+        searched = ", ".join(f"{name} ({rounded(value)})" for name, value in defaults.items())
         paper = f"{method.paper.authors.split(',')[0]} {method.paper.year}"
         rows.append([method.id, paper, method.knowledge, searched])
     values = {"methods": [method.values() for method in methods]}

@@ -46,8 +46,12 @@ def count_text(value: int) -> str:
 
 def setting_text(setting: dict[str, Any]) -> str:
     """Hyperparameters as "alpha=0.9, form=kl", floating-point numbers in four digits."""
-    texts = {name: f"{value:.4g}" if isinstance(value, float) else str(value) for name, value in setting.items()}
-    return ", ".join(f"{name}={text}" for name, text in texts.items())
+    return ", ".join(f"{name}={rounded(value)}" for name, value in setting.items())
+
+
+def rounded(value: Any) -> str:
+    """A value as text, a floating-point number in four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def duration(seconds: float) -> str:

@@ -8,11 +8,10 @@ from typing import Any
 from kdbench.results.analysis.literature import Published, disputed, plain, recipe
 from kdbench.results.pages.report import Block, Column, Report, Sheet
 
-COLUMNS = (
-    *(Column(name, left=True, wraps=True) for name in ("table", "data", "teacher", "student", "method", "metric")),
-    Column("value", wraps=True),
-    Column("origin", left=True, wraps=True),
-    Column("source", left=True, wraps=True, terminal=False),
+NEEDED = ("data", "student", "method", "value")
+COLUMNS = tuple(
+    Column(name, left=name != "value", wraps=name != "value", terminal=name != "source", needed=name in NEEDED)
+    for name in ("table", "data", "teacher", "student", "method", "metric", "value", "origin", "source")
 )
 MARK = "!"
 """Marks a value that another source prints otherwise."""

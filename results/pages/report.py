@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, JustifyMethod, OverflowMethod
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
@@ -21,6 +24,8 @@ TIE = "="
 """Marks a row that cannot be told apart from the best one."""
 WIDTH = 150
 """Columns where there is no terminal to ask."""
+LONGEST_WORD = 24
+"""Columns that a word of a text may have before it is broken."""
 LATEX = {char: f"\\{char}" for char in "_%&#$"} | {
     "^": r"\^{}",
     "±": r"$\pm$",
@@ -42,7 +47,9 @@ class Column:
     wraps: bool = False
     """Whether its texts may take several lines of a terminal."""
     terminal: bool = True
-    """Whether a terminal has room for it; the other forms always show it."""
+    """Whether a terminal shows it unless it is asked for; the other forms always do."""
+    needed: bool = False
+    """Whether a terminal that is too narrow for all leaves out others first."""
 
 
 @dataclass(frozen=True)
@@ -147,21 +154,23 @@ def render(report: Report, form: str = "terminal", width: int | None = None) -> 
 
 
 def with_columns(report: Report, names: Sequence[str]) -> Report:
-    """A report whose tables have these columns alone.
+    """A report whose tables have these columns alone; tables that have none of them are left out.
 
     Raises:
-        InputError: for a name that is no column of a table.
+        InputError: for a name that is no column of any table.
     """
+    every = {column.name for block in report.blocks for column in block.columns}
+    for name in names:
+        if name not in every:
+            raise unknown("column", name, every)
     blocks = []
     for block in report.blocks:
         known = [column.name for column in block.columns]
-        for name in names:
-            if name not in known:
-                raise unknown("column", name, known)
-        kept = [known.index(name) for name in names]
+        kept = [known.index(name) for name in names if name in known]
         bold = kept.index(block.bold_column) if block.bold_column in kept else 0
-        columns, rows = [block.columns[index] for index in kept], [[row[index] for index in kept] for row in block.rows]
-        blocks.append(replace(block, columns=columns, rows=rows, bold_column=bold))
+        columns = [replace(block.columns[index], terminal=True) for index in kept]
+        rows = [[row[index] for index in kept] for row in block.rows]
+        blocks += [replace(block, columns=columns, rows=rows, bold_column=bold)] if kept else []
     return replace(report, blocks=blocks)
 
 
@@ -182,30 +191,84 @@ def _csv(sheet: Sheet) -> str:
 
 
 def _terminal(report: Report, width: int | None) -> str:
-    if not (report.blocks or report.notes):
-        return "\n".join(report.text)
     console = Console(width=width, markup=False, highlight=False, emoji=False)
-    if not console.is_terminal and width is None:
+    narrow = console.is_terminal or width is not None
+    if not narrow:
         console.width = WIDTH
+    text = [each for line in report.text for each in (_wrapped(line, console.width) if narrow else [line])]
+    if not (report.blocks or report.notes):
+        return "\n".join(text)
+    left_out: dict[str, None] = {}
     with console.capture() as capture:
-        for line in report.text:
+        for line in text:
             console.print(line, soft_wrap=True)
         for block in report.blocks:
             if block.title:
-                console.print(block.title, style="bold", soft_wrap=True)
-            console.print(_grid(block, report.tight))
+                console.print(block.title, style="bold", soft_wrap=not narrow)
+            grid, missing = _fitted(block, report.tight, console)
+            left_out |= dict.fromkeys(missing)
+            console.print(grid)
             for remark in block.remarks:
                 console.print(remark)
             if block.remarks:
                 console.print()
+        if left_out:
+            console.print(_no_room(list(left_out), report), style="dim")
         for note in report.notes:
             console.print(note, style="dim")
     return capture.get().rstrip() + "\n"
 
 
-def _grid(block: Block, tight: bool) -> Table:
-    """A table of a terminal, without the columns for which it has no room."""
-    shown = [index for index, column in enumerate(block.columns) if column.terminal]
+def _wrapped(text: str, width: int) -> list[str]:
+    """A text as lines that are no wider, broken between words; what goes on after an indented line is indented more."""
+    lines = []
+    for line in text.split("\n"):
+        indent = line[: len(line) - len(line.lstrip())]
+        rest = f"{indent}    " if indent else ""
+        lines += textwrap.wrap(line, width, subsequent_indent=rest, break_long_words=False) or [""]
+    return lines
+
+
+def _no_room(names: Sequence[str], report: Report) -> str:
+    """Says which columns were left out, and how to see them."""
+    whole = "csv" if report.sheet else "markdown"
+    shown = f"--columns NAME,NAME or --format {whole} shows them."
+    return f"Left out, as the terminal is narrow: {', '.join(names)}. {shown}"
+
+
+def _fitted(block: Block, tight: bool, console: Console) -> tuple[Table, list[str]]:
+    """A table without the columns for which a console has no room, from the right, and their names.
+
+    No column is so narrow that a word of usual length is broken; what room is left goes to those that wrap.
+    """
+    shown, left_out = [index for index, column in enumerate(block.columns) if column.terminal], list[int]()
+    while True:
+        grid = _grid(block, tight, shown)
+        wanted = [_widths(block, index) for index in shown]
+        for column, (least, _) in zip(grid.columns, wanted, strict=True):
+            column.width = least
+        room = console.width - Measurement.get(console, console.options.update(width=10 * WIDTH), grid).minimum
+        others = [index for index in shown[1:] if not block.columns[index].needed] or shown[1:]
+        if room >= 0 or not others:
+            break
+        left_out.append(others[-1])
+        shown.remove(others[-1])
+    for column, (least, most) in zip(grid.columns, wanted, strict=True):
+        column.width = None if room < 0 else least + min(room, most - least)
+        room -= 0 if column.width is None else column.width - least
+    return grid, [block.columns[index].name for index in sorted(left_out)]
+
+
+def _widths(block: Block, index: int) -> tuple[int, int]:
+    """The least and the most columns of a terminal that a table's column takes."""
+    column = block.columns[index]
+    texts = [column.name, *(row[index] for row in block.rows)]
+    most, word = max(map(cell_len, texts)), max(cell_len(word) for text in texts for word in text.split() or [""])
+    return (min(word, LONGEST_WORD) if column.wraps else most), most
+
+
+def _grid(block: Block, tight: bool, shown: Sequence[int]) -> Table:
+    """A table of a terminal, of some columns."""
     grid = Table(box=box.SIMPLE_HEAD, collapse_padding=tight, pad_edge=not tight)
     for column in (block.columns[index] for index in shown):
         overflow: OverflowMethod = "fold" if column.left and column.wraps else "ellipsis"

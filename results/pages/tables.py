@@ -9,6 +9,7 @@ from typing import Any
 from kdbench.results.pages.report import Block, Column, Report
 
 RIGHT = ("pairs", "numbers", "runs", "images", "hours")
+NEEDED = ("table", "data", "hours", "status")
 COLUMNS = ("table", "data", *RIGHT, "status", "about")
 
 
@@ -82,7 +83,10 @@ def tables_report(tables: Sequence[TableFacts], kdbench: str) -> Report:
         tables: in the order of the report.
         kdbench: how the command is called here.
     """
-    columns = [Column(name, left=name not in RIGHT, wraps=name not in ("table", "hours")) for name in COLUMNS]
+    columns = [
+        Column(name, left=name not in RIGHT, wraps=name not in ("table", "hours"), needed=name in NEEDED)
+        for name in COLUMNS
+    ]
     end = (
         "hours: about, of all runs on this machine from nothing, by a measured step of each network. "
         f"One protocol in full: {kdbench} tables NAME. Missing data may be downloaded when a table is run."

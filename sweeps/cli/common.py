@@ -37,6 +37,7 @@ Precision = Annotated[str, typer.Option(help=PRECISION_HELP)]
 Cache = Annotated[
     str, typer.Option("--teacher-cache", help="Of teachers' answers: off, or disk:8, memory:2, device:4 (GiB).")
 ]
+Columns = Annotated[str | None, typer.Option("--columns", help="Of the tables, only these, with commas between them.")]
 DEFAULT_STORE = Path("runs")
 
 
@@ -50,18 +51,24 @@ def answer(value: Mapping[str, Any]) -> None:
     typer.echo(json.dumps(value, indent=1, default=str))
 
 
-def print_report(report: Report, form: str = "terminal", as_json: bool = False) -> None:
+def print_report(report: Report, form: str = "terminal", as_json: bool = False, columns: str | None = None) -> None:
     """Prints a report to standard output, as text or as a JSON object.
 
+    Args:
+        report: what to print.
+        form: of the text.
+        as_json: whether its values are printed instead.
+        columns: names of those that tables have alone; by default all.
+
     Raises:
-        InputError: for a form that the report does not have.
+        InputError: for a form or a column that the report does not have.
     """
-    from kdbench.results.pages.report import render
+    from kdbench.results.pages.report import render, with_columns
 
     if as_json:
         answer(report.values)
-    else:
-        typer.echo(render(report, form))
+        return
+    typer.echo(render(report if columns is None else with_columns(report, named(columns, "--columns")), form))
 
 
 def draw_picture(report: Report, name: str, path: Path) -> None:

@@ -10,6 +10,7 @@ import typer
 from kdbench.bench.errors import InputError
 from kdbench.sweeps.cli.common import (
     DEFAULT_STORE,
+    Columns,
     DataDir,
     Device,
     Json,
@@ -18,7 +19,6 @@ from kdbench.sweeps.cli.common import (
     draw_picture,
     existing,
     listed,
-    named,
     opened,
     print_report,
     say,
@@ -31,6 +31,7 @@ app = typer.Typer()
 @app.command(epilog="Example: kdbench methods kd")
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show one method in full; my_method.py too.")] = None,
+    columns: Columns = None,
     form: Annotated[str, typer.Option("--format", help="terminal, or markdown: all methods in full.")] = "terminal",
     as_json: Json = False,
 ) -> None:
@@ -44,7 +45,8 @@ def methods(
     if form == "markdown" and not as_json:
         print_report(methods_document(found, introduced=name is None), form)
     else:
-        print_report(method_report(found[0], name) if name else methods_report(found), as_json=as_json)
+        report = method_report(found[0], name) if name else methods_report(found)
+        print_report(report, as_json=as_json, columns=columns)
 
 
 @app.command(epilog="Example: kdbench show 3f2a --plot confusion.png")
@@ -69,7 +71,7 @@ def show(
 @app.command(epilog="Example: kdbench leaderboard digits --format markdown")
 def leaderboard(
     suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
-    columns: Annotated[str | None, typer.Option(help="Of the tables, only these, as method,accuracy,seconds.")] = None,
+    columns: Columns = None,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
@@ -77,11 +79,9 @@ def leaderboard(
     """Prints the leaderboard of a suite as it stands, also while it runs."""
     from kdbench.results.analysis.leaderboard import leaderboard as board_of
     from kdbench.results.pages.board import board_report
-    from kdbench.results.pages.report import with_columns
     from kdbench.results.store.plan import SweepPlan
 
-    report = board_report(board_of(SweepPlan.find(existing(store), suite), opened(store)))
-    print_report(with_columns(report, named(columns, "--columns")) if columns is not None else report, form, as_json)
+    print_report(board_report(board_of(SweepPlan.find(existing(store), suite), opened(store))), form, as_json, columns)
 
 
 @app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")
@@ -92,6 +92,7 @@ def compare(
     brief: Annotated[
         bool, typer.Option("--brief", help="One table: every row's score, gain over the control and corrected p.")
     ] = False,
+    columns: Columns = None,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex; csv (no ranks).")] = "terminal",
     plot: Annotated[
         Path | None, typer.Option(help="Writes the critical-difference diagram there, as a png, svg or pdf file.")
@@ -116,7 +117,7 @@ def compare(
         draw_picture(report, "ranks", plot)
     if brief:
         report = brief_report(leaderboard_of(plan, runs), compared)
-    print_report(report, form, as_json)
+    print_report(report, form, as_json, columns)
 
 
 @app.command(epilog="Example: kdbench published --method at --data cifar10")
@@ -130,6 +131,7 @@ def published(
     text: Annotated[str | None, typer.Option(help="Anything that a row says.")] = None,
     conflicts: Annotated[bool, typer.Option("--conflicts", help="Only where sources print other values.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="Rows; 0 is all.")] = 40,
+    columns: Columns = None,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown or csv.")] = "terminal",
     as_json: Json = False,
 ) -> None:
@@ -142,7 +144,7 @@ def published(
     found = search(method, data, paper, table, teacher, student, text)
     found = conflicting(found) if conflicts else found
     report = published_report(found, limit, found[0].protocol if table and found and not conflicts else "")
-    print_report(report, form, as_json)
+    print_report(report, form, as_json, columns)
     if form == "csv" and not as_json:
         say("\n".join(report.notes))
 
@@ -152,6 +154,7 @@ def tables(
     name: Annotated[
         str | None, typer.Argument(help="Show one protocol in full, with the source of each value.")
     ] = None,
+    columns: Columns = None,
     form: Annotated[str, typer.Option("--format", help="terminal or markdown.")] = "terminal",
     device: Device = "auto",
     data_dir: DataDir = None,
@@ -163,9 +166,8 @@ def tables(
     from kdbench.sweeps.cli.tables import report_of_protocol, report_of_tables
 
     check_form(form, ("terminal", "markdown"))
-    print_report(
-        report_of_protocol(name) if name else report_of_tables(Place(store, device, data_dir=data_dir)), form, as_json
-    )
+    report = report_of_protocol(name) if name else report_of_tables(Place(store, device, data_dir=data_dir))
+    print_report(report, form, as_json, columns)
 
 
 @app.command(epilog="Example: kdbench status digits")

@@ -8,7 +8,7 @@ import pytest
 
 from kdbench.bench.errors import InputError
 from kdbench.results.pages.pictures import check_picture
-from kdbench.results.pages.report import Block, Column, Report, Sheet, escaped, forms_of, render, rows_of
+from kdbench.results.pages.report import Block, Column, Report, Sheet, escaped, forms_of, render, rows_of, with_columns
 
 COLUMNS = Column("method", left=True), Column("accuracy")
 ROWS = [["a*b [c]", "90.0 ± 1.0"], ["d_e*f", "<80 %"]]
@@ -40,6 +40,59 @@ def test_terminal_folds_long_texts_of_columns_that_wrap() -> None:
     wrapped = Block("", (Column("name", left=True, wraps=True),), [[text]])
     lines = render(report(wrapped, notes=()), width=20).splitlines()
     assert all(len(line) <= 20 for line in lines) and "".join(line.strip() for line in lines[3:]) == text
+
+
+def wide(*names: str, needed: tuple[str, ...] = (), rows: int = 2) -> Block:
+    columns = [Column(name, left=not index, needed=name in needed) for index, name in enumerate(names)]
+    return Block("toy", columns, [[f"{name} {row}" for name in names] for row in range(rows)])
+
+
+def test_terminal_too_narrow_for_all_columns_leaves_out_some_and_says_which_and_how_to_see_them() -> None:
+    names = ("method", "accuracy", "over student", "agreement", "parameters", "seconds")
+    page = report(wide(*names, needed=("seconds",)), notes=())
+    lines = render(page, width=58).splitlines()
+    assert " ".join(lines[2].split()) == "method accuracy over student seconds"
+    assert [" ".join(line.split()) for line in lines[4:6]] == [
+        " ".join(f"{name} {row}" for name in ("method", "accuracy", "over student", "seconds")) for row in (0, 1)
+    ]
+    left_out = "Left out, as the terminal is narrow: agreement, parameters."
+    assert " ".join(" ".join(lines[-2:]).split()) == f"{left_out} --columns NAME,NAME or --format markdown shows them."
+    assert all(len(line) <= 58 for line in lines)
+    assert "agreement" not in render(with_columns(page, ["method", "seconds"]), width=58)
+    assert "--format csv" in render(replace(page, sheet=SHEET), width=58)
+    assert "Left out" not in render(page, width=100) and "Left out" not in render(page, "markdown", width=20)
+
+
+def test_columns_that_wrap_share_the_room_and_break_between_words() -> None:
+    columns = (Column("id", left=True), Column("searched hyperparameters", left=True, wraps=True))
+    block = Block("", columns, [["a_long_name", "temperature (4.0), soft_weight (5.0), cosine_weight (1.0)"]])
+    lines = render(report(block, notes=()), width=40).splitlines()
+    words = [
+        word
+        for line in lines[lines.index(next(filter(lambda each: "──" in each, lines))) + 1 :]
+        for word in line.removeprefix("  a_long_name").split()
+    ]
+    assert " ".join(words) == "temperature (4.0), soft_weight (5.0), cosine_weight (1.0)"
+    assert all(len(line) <= 40 for line in lines)
+
+
+def test_lines_of_a_page_are_broken_between_words_on_a_terminal_alone() -> None:
+    page = Report("toy", "toy", text=["  status: " + "word " * 10, "one\ntwo"])
+    assert render(page, width=40).splitlines() == [
+        "  status: word word word word word word",
+        "      word word word word",
+        "one",
+        "two",
+    ]
+    assert render(page) == "\n".join(page.text)
+
+
+def test_columns_that_are_asked_for_are_those_of_every_table_that_has_them() -> None:
+    ranks = Block("ranks", (Column("method"), Column("rank")), [["kd", "1"]])
+    page = with_columns(report(BLOCK, ranks), ["accuracy"])
+    assert [block.title for block in page.blocks] == [BLOCK.title]
+    page = with_columns(report(BLOCK, ranks), ["rank", "method"])
+    assert [[column.name for column in block.columns] for block in page.blocks] == [["method"], ["rank", "method"]]
 
 
 def test_markdown_escapes_stars_and_has_one_text_of_a_row_in_bold() -> None:
