@@ -1,4 +1,4 @@
-"""Where a run ran: device, threads, versions, and the commit of the code."""
+"""Where a run ran: device, threads, versions, and the commit of the code; imports torch where a device is asked for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from kdbench.bench.errors import InputError
 from kdbench.bench.record import Environment
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_device(name: str) -> torch.device:
@@ -23,6 +25,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         InputError: if there is no such device.
     """
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -37,6 +41,8 @@ def pick_device(name: str) -> torch.device:
 
 def environment(device: torch.device) -> Environment:
     """What a record says of the machine; it does not enter the key."""
+    import torch
+
     return Environment(
         device=device.type,
         hardware=hardware(device),
@@ -51,6 +57,8 @@ def environment(device: torch.device) -> Environment:
 
 def hardware(device: torch.device) -> str:
     """The name of the GPU or the processor."""
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 

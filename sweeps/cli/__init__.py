@@ -48,6 +48,7 @@ ORDER = (
     "new_method",
     "check",
     "run",
+    "runs",
     "show",
     "explain",
     "sweep",

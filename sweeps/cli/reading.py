@@ -68,6 +68,25 @@ def show(
     print_report(report, as_json=as_json)
 
 
+@app.command(epilog="Example: kdbench runs --suite digits --method kd --state done")
+def runs(
+    method: Annotated[str | None, typer.Option(help="Only of this row or method.")] = None,
+    suite: Annotated[str | None, typer.Option(help="Only of this suite: NAME or NAME@HASH.")] = None,
+    state: Annotated[str | None, typer.Option(help="done, diverged, failed, pruned, running, interrupted, ...")] = None,
+    data: Annotated[str, typer.Option(help="Only on this data set.")] = "",
+    limit: Annotated[int, typer.Option(min=0, help="Runs; 0 is all.")] = 40,
+    columns: Columns = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
+    store: Store = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Lists the runs of a store, the latest first: what each is, how it stands, and its score."""
+    from kdbench.results.analysis.runs import runs_of
+    from kdbench.results.pages.runs import runs_report
+
+    print_report(runs_report(runs_of(opened(store), method, suite, state, data), limit), form, as_json, columns)
+
+
 @app.command(epilog="Example: kdbench leaderboard digits --format markdown")
 def leaderboard(
     suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],

@@ -16,7 +16,7 @@ from tests.sweeps.commands import Run
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 COMMANDS = ["methods", "compatibility", "run", "show", "explain", "sweep", "leaderboard", "status", "teachers", "sync"]
-COMMANDS += ["compare"]
+COMMANDS += ["compare", "runs"]
 COMMANDS += ["published"]
 COMMANDS += ["tables", "reproduce", "export", "import"]
 GOOD = ["run", "--method", "kd", "--teacher", "cifar_resnet8", "--student", "cifar_resnet8_quarter"]
@@ -192,6 +192,37 @@ def test_compare_prints_tests_and_draws_ranks(kdbench: Run, tmp_path: Path) -> N
         code, out, err = kdbench("compare", "toy", *arguments)
         assert code == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "ranks.png").exists()
+
+
+def test_runs_lists_a_store_and_filters_it(kdbench: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand_made_suite(tmp_path / "runs")
+    code, out, _ = kdbench("runs", "--method", "kd", "--suite", "toy", "--json")
+    values = json.loads(out)
+    assert code == 0 and values["found"] == 3
+    assert sorted(run["key"] for run in values["runs"]) == ["kd-1", "kd-2", "kd-3"]
+    first = next(run for run in values["runs"] if run["key"] == "kd-1")
+    kept = {name: first[name] for name in ("suite", "pair", "data", "phase", "state", "score", "part", "metric")}
+    assert kept == {
+        **{"suite": "toy@abcd1234", "pair": "large -> small", "data": "digits", "phase": "seed"},
+        **{"state": "done", "score": 0.85, "part": "test", "metric": "accuracy"},
+    }
+    code, out, _ = kdbench("runs", "--limit", "2")
+    assert code == 0 and "2 of 8 runs. --limit 0 shows all." in out
+    assert out.splitlines()[1].split() == ["key", "method", "run", "state", "score", "when", "suite", "data", "pair"]
+    monkeypatch.setenv("COLUMNS", "80")
+    out = kdbench("runs", "--columns", "key,state,score")[1]
+    assert {tuple(line.split()) for line in out.splitlines() if line.startswith(" sp-1")} == {
+        ("sp-1", "done", "84.0", "%")
+    }
+    for option, value, message in (
+        ("--method", "kdd", "unknown method of a run 'kdd': did you mean kd?"),
+        ("--state", "dne", "unknown state of a run 'dne': did you mean done?"),
+        ("--data", "digitz", "unknown data set of a run 'digitz': did you mean digits?"),
+        ("--suite", "toi", "unknown suite of a run 'toi': did you mean toy?"),
+        ("--format", "pdf", "unknown format 'pdf'"),
+    ):
+        code, out, err = kdbench("runs", option, value)
+        assert code == 2 and out == "" and message in err and len(err.strip().splitlines()) == 1
 
 
 def test_export_copies_a_suite_and_refuses_what_is_wrong(kdbench: Run, tmp_path: Path) -> None:
