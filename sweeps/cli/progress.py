@@ -25,6 +25,7 @@ SILENCE = 30.0
 SHOWN = 8
 """Runs under way that a terminal shows at most."""
 PREPARES = "no run is under way: data, networks and loss weights are made ready"
+WRITES = "all runs have ended: the results are written"
 
 
 class Live:
@@ -134,6 +135,10 @@ class SweepProgress:
             return ""
         return f", about {duration(max(0.0, self.left - (time.monotonic() - self.known)))} left"
 
+    def _idle(self) -> str:
+        """What is done while no run is under way."""
+        return PREPARES if self.ended < self.runs else WRITES
+
     def _tell_before(self) -> None:
         """Says once how many runs were found finished."""
         if self.before:
@@ -144,7 +149,7 @@ class SweepProgress:
         """Where no page is renewed: says what is going on whenever nothing was said for a while."""
         while not self.over.wait(1.0):
             if time.monotonic() - self.spoken >= SILENCE:
-                running = [text for text, _ in list(self.now.values())] or [PREPARES]
+                running = [text for text, _ in list(self.now.values())] or [self._idle()]
                 self._print(f"[{self.ended}/{self.runs}] {running[0]}{_more(len(running) - 1)}{self._rest()}")
 
     def _print(self, text: str) -> None:
@@ -154,7 +159,7 @@ class SweepProgress:
     def _page(self) -> Group:
         """What a terminal shows: how far the sweep is, a bar, and a line for each run under way, cut to its width."""
         running = list(self.now.values())
-        shown = [f"  {text}" for text, _ in running[:SHOWN]] or [f"  {PREPARES}"]
+        shown = [f"  {text}" for text, _ in running[:SHOWN]] or [f"  {self._idle()}"]
         shown += [f"  {len(running) - SHOWN} more"] if len(running) > SHOWN else []
         gone = duration(time.monotonic() - self.started)
         head = f"{self.name}: {self.ended} of {self.runs} runs, {self.workers} workers, {gone} so far{self._rest()}"

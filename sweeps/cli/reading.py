@@ -182,10 +182,16 @@ def tables(
 ) -> None:
     """Lists the papers' tables that can be reproduced: what they cost, if their data are here, how far they are."""
     from kdbench.results.pages.report import check_form
-    from kdbench.sweeps.cli.tables import report_of_protocol, report_of_tables
 
     check_form(form, ("terminal", "markdown"))
-    report = report_of_protocol(name) if name else report_of_tables(Place(store, device, data_dir=data_dir))
+    if name:
+        from kdbench.sweeps.cli.tables import report_of_protocol
+
+        report = report_of_protocol(name)
+    else:
+        from kdbench.sweeps.cli.finished import report_of_tables
+
+        report = report_of_tables(Place(store, device, data_dir=data_dir))
     print_report(report, form, as_json, columns)
 
 

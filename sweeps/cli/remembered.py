@@ -1,7 +1,7 @@
 """Answers that took long are kept, and given again where nothing that decides them has changed; imports little.
 
 What decides an answer is named by the hash of all of it: the sources of kdbench and the versions that it runs with, the
-machine, the arguments, and the files of the store and of the data that were read. A kept answer of another hash is none.
+machine, the arguments, and the files of the store and of the data that are read. A kept answer of another hash is none.
 """
 
 from __future__ import annotations

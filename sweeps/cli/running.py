@@ -167,10 +167,10 @@ def sweep(
     as_json: Json = False,
 ) -> None:
     """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard."""
-    from kdbench.sweeps.cli.sweep import sweep_and_show
+    from kdbench.sweeps.cli.finished import swept
 
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
-    board, text, failures = sweep_and_show(suite, changes, Place(store, device, precision, cache, data_dir, workers))
+    board, text, failures = swept(suite, changes, Place(store, device, precision, cache, data_dir, workers))
     answer(board) if as_json else typer.echo(text)
     if failures:
         raise Unfinished(failures)

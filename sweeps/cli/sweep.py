@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -60,8 +60,27 @@ def report_of_compatibility(methods: str | None, teachers: str | None, students:
     return compatibility_report(list(track(tried, "trying", total, console=console, disable=not console.is_terminal)))
 
 
-def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[dict[str, Any], str, list[str]]:
-    """Carries out a suite with a progress bar; returns the leaderboard as JSON values and as text, and failed runs.
+@dataclass(frozen=True)
+class Shown:
+    """What a command says at the end of a sweep."""
+
+    board: dict[str, Any]
+    """The leaderboard as JSON values."""
+    text: str
+    failures: list[str]
+    """What became of runs that failed."""
+    problem: str
+    """Why MLflow is not up to date; empty if it is."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to do."""
+        done = self.board["done"] == self.board["expected"] and not self.board["damaged"]
+        return done and not self.failures and not self.problem
+
+
+def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> Shown:
+    """Carries out a suite, and shows how far it is.
 
     Args:
         name: of a bundled suite, or the path of a TOML file.
@@ -86,7 +105,7 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> tuple[di
         f"MLflow:  {command('mlflow')} ui --backend-store-uri sqlite:///{store.root / 'mlflow.db'}",
         f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",
     ]
-    return dict(report.values), render(report) + "\n" + "\n".join(ends), failures
+    return Shown(dict(report.values), render(report) + "\n" + "\n".join(ends), failures, problem)
 
 
 def changed(suite: Suite, changes: dict[str, Any]) -> Suite:

@@ -14,14 +14,7 @@ from kdbench.bench.environment import command, pick_device
 from kdbench.results.analysis.reproduction import Reproduction
 from kdbench.results.pages.report import Report, check_form, render
 from kdbench.results.pages.reproduction import reproduction_report
-from kdbench.results.pages.tables import (
-    ProtocolFacts,
-    SourcedValue,
-    TableCost,
-    TableFacts,
-    protocol_report,
-    tables_report,
-)
+from kdbench.results.pages.tables import ProtocolFacts, SourcedValue, TableCost, TableFacts, protocol_report
 from kdbench.results.store.run_store import RunStore
 from kdbench.sweeps.cli.common import draw_picture, readable
 from kdbench.sweeps.cli.place import Place
@@ -72,7 +65,7 @@ def _ends(table: Reproduction, form: str, problem: str) -> str:
     return "\n".join(lines)
 
 
-def report_of_tables(place: Place) -> Report:
+def facts_of_tables(place: Place) -> list[TableFacts]:
     """The tables that can be reproduced: what they cost on this machine, and how far they are.
 
     Raises:
@@ -80,7 +73,7 @@ def report_of_tables(place: Place) -> Report:
     """
     speeds, console = Speeds(place.store, pick_device(place.device)), Console(stderr=True)
     names = track(bundled(), "measuring networks", console=console, disable=not console.is_terminal)
-    return tables_report([_facts(name, place, speeds) for name in names], command("kdbench"))
+    return [_facts(name, place, speeds) for name in names]
 
 
 def _facts(name: str, place: Place, speeds: Speeds) -> TableFacts:
