@@ -92,6 +92,12 @@ class AT(Method):
         2017,
         "https://arxiv.org/abs/1612.03928",
     )
+    equation = (
+        r"\mathcal{L} = (1-\alpha)\,\mathcal{L}_{\text{task}}(z_s, y) + \alpha\,T^2\,\text{KL}(\sigma(z_t/T) "
+        r"\parallel \sigma(z_s/T)) + \beta \sum_{j} \frac{1}{H_j W_j} \Vert Q_s^j - Q_t^j \Vert_2^2"
+        "\n"
+        r"Q^j = \frac{q^j}{\Vert q^j \Vert_2}, \quad q^j_{hw} = \sum_{c} |A^j_{chw}|^p"
+    )
     knowledge = "feature"
     needs = frozenset({"features"})
     beta: float = loss_weight(1000.0, "at")

@@ -56,6 +56,12 @@ class ATGrad(Method):
         2017,
         "https://arxiv.org/abs/1612.03928",
     )
+    equation = (
+        r"\mathcal{L} = \mathcal{L}_{\text{task}}(z_s, y) + \frac{\beta}{2} \Vert J_s(x) - J_t(x) \Vert_2^2 + "
+        r"\frac{\gamma}{2} \Vert J_s(x) - \text{flip}(J_s(\text{flip}(x))) \Vert_2^2"
+        "\n"
+        r"J(x) = \frac{\partial}{\partial x} \mathcal{L}_{\text{CE}}(z(x), y), \quad \gamma = \text{symmetry}"
+    )
     knowledge = "feature"
     needs = frozenset({"input_grad"})
     beta: float = loss_weight(1.0, "at_grad")

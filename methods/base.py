@@ -213,6 +213,8 @@ class Method(Hooks):
 
     id: ClassVar[str]
     paper: ClassVar[Paper]
+    equation: ClassVar[str] = ""
+    """The loss as it is written here, in LaTeX: a line for each equation; the last may say which fields symbols are."""
     knowledge: ClassVar[str] = "response"
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names of `SIGNALS` beyond the logits, and of `SAMPLES`. A task that has not all of them is refused."""

@@ -95,6 +95,13 @@ class DistilBERT(Method):
         2019,
         "https://arxiv.org/abs/1910.01108",
     )
+    equation = (
+        r"\mathcal{L} = w_{\text{soft}}\,T^2\,\text{KL}(\sigma(z_t/T) \parallel \sigma(z_s/T)) + "
+        r"w_{\text{hard}}\,\mathcal{L}_{\text{task}}(z_s, y) + w_{\cos} \, \text{mean}\,(1 - \cos(h_s, h_t))"
+        "\n"
+        r"w_{\text{soft}} = \text{soft\_weight}, \quad w_{\text{hard}} = \text{hard\_weight}, \quad w_{\cos} "
+        r"= \text{cosine\_weight}"
+    )
     knowledge = "self-attention"
     needs = frozenset({"tokens"})
     temperature: float = tuned(2.0, FloatDistribution(1.0, 20.0, log=True))

@@ -44,6 +44,12 @@ class DML(Method):
     """
 
     paper = Paper("Deep Mutual Learning", "Zhang, Xiang, Hospedales, Lu", 2018, "https://arxiv.org/abs/1706.00384")
+    equation = (
+        r"\mathcal{L}_i = \mathcal{L}_{\text{task}}(z_i, y) + \lambda \, \frac{1}{n-1} \sum_{j \neq i} "
+        r"\text{KL}(\sigma(z_j) \parallel \sigma(z_i)), \quad i = 1, \dots, n"
+        "\n"
+        r"\lambda = \text{weight}"
+    )
     needs_teacher = False
     weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))
     peer_models: tuple[str, ...] = ("student",)

@@ -40,6 +40,13 @@ class ESKD(Method):
         2019,
         "https://arxiv.org/abs/1910.01348",
     )
+    equation = (
+        r"\mathcal{L} = a(p)\,T^2\,\text{KL}(\sigma(z_t/T) \parallel \sigma(z_s/T)) + "
+        r"(1-a(p))\,\mathcal{L}_{\text{task}}(z_s, y)"
+        "\n"
+        r"a(p) = \begin{cases} \alpha & p < \text{stop} \\ 0 & \text{otherwise} \end{cases}, \quad p = "
+        r"\text{share of training done}"
+    )
     temperature: float = tuned(4.0, FloatDistribution(1.0, 20.0, log=True))
     alpha: float = tuned(0.9, FloatDistribution(0.1, 1.0))
     stop: float = tuned(0.5, FloatDistribution(0.1, 1.0))

@@ -85,6 +85,15 @@ class FitNets(Method):
         2015,
         "https://arxiv.org/abs/1412.6550",
     )
+    equation = (
+        r"\mathcal{L}_1 = \frac{1}{2} \, \text{mean}\,(r(f_s) - f_t)^2"
+        "\n"
+        r"\mathcal{L}_2 = \mathcal{L}_{\text{task}}(z_s, y) + \lambda \, (1 + "
+        r"(c-1)\,p)\,T^2\,\text{KL}(\sigma(z_t/T) \parallel \sigma(z_s/T))"
+        "\n"
+        r"\lambda = \text{weight}, \quad c = \text{final\_share}, \quad p = \text{share of the second stage "
+        r"done}, \quad r = \text{regressor}"
+    )
     knowledge = "feature"
     needs = frozenset({"features"})
     temperature: float = tuned(3.0, FloatDistribution(1.0, 20.0, log=True))

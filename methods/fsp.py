@@ -83,6 +83,12 @@ class FSP(Method):
         2017,
         "https://openaccess.thecvf.com/content_cvpr_2017/html/Yim_A_Gift_From_CVPR_2017_paper.html",
     )
+    equation = (
+        r"\mathcal{L}_1 = \lambda \, \frac{1}{n} \sum_{i=1}^{n} \text{mean}\,(G_s^i - G_t^i)^2, \quad "
+        r"\text{then} \quad \mathcal{L}_2 = \mathcal{L}_{\text{task}}(z_s, y)"
+        "\n"
+        r"G^i_{cd} = \frac{1}{HW} \sum_{h,w} F^i_{chw} F^{i+1}_{dhw}, \quad \lambda = \text{weight}"
+    )
     knowledge = "relation"
     needs = frozenset({"features"})
     weight: float = loss_weight(1.0, "fsp")

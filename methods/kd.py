@@ -69,6 +69,10 @@ class KD(Method):
         2015,
         "https://arxiv.org/abs/1503.02531",
     )
+    equation = (
+        r"\mathcal{L} = \alpha\,T^2\,\text{KL}(\sigma(z_t/T) \parallel \sigma(z_s/T)) + "
+        r"(1-\alpha)\,\mathcal{L}_{\text{task}}(z_s, y)"
+    )
     role = "baseline"
     temperature: float = tuned(4.0, FloatDistribution(1.0, 20.0, log=True))
     alpha: float = tuned(0.9, FloatDistribution(0.1, 1.0))

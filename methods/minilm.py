@@ -93,6 +93,13 @@ class MiniLM(Method):
         2020,
         "https://arxiv.org/abs/2002.10957",
     )
+    equation = (
+        r"\mathcal{L}_1 = R(Q_t, K_t, Q_s, K_s) + \lambda \, R(V_t, V_t, V_s, V_s), \quad \text{then} \quad "
+        r"\mathcal{L}_2 = \mathcal{L}_{\text{task}}(z_s, y)"
+        "\n"
+        r"R(A_t, B_t, A_s, B_s) = \text{mean}\,\text{KL}\Big(\sigma\Big(\frac{A_t B_t^\top}{\sqrt{d_t}}\Big) "
+        r"\parallel \sigma\Big(\frac{A_s B_s^\top}{\sqrt{d_s}}\Big)\Big), \quad \lambda = \text{value\_weight}"
+    )
     knowledge = "self-attention"
     needs = frozenset({"qkv"})
     value_weight: float = tuned(1.0, FloatDistribution(0.1, 10.0, log=True))

@@ -110,6 +110,13 @@ class ModelCompression(Method):
         2006,
         "https://doi.org/10.1145/1150402.1150464",
     )
+    equation = (
+        r"\mathcal{L} = \frac{1}{K} \Vert o(z_s(\tilde{x})) - \frac{1}{m} \sum_{t=1}^{m} o(z_t(\tilde{x})) "
+        r"\Vert_2^2, \quad \tilde{x} \in \text{munged images}"
+        "\n"
+        r"o(z) = \begin{cases} z & \text{target} = \text{logits} \\ \sigma(z) & \text{target} = "
+        r"\text{probabilities} \end{cases}"
+    )
     needs = frozenset({"pixels", "class_targets"})
     several_teachers = True
     probability: float = tuned(0.3, FloatDistribution(0.05, 0.9))

@@ -106,6 +106,15 @@ class MultiExit(Method):
         "https://openaccess.thecvf.com/content_ICCV_2019/html/"
         "Phuong_Distillation-Based_Training_for_Multi-Exit_Architectures_ICCV_2019_paper.html",
     )
+    equation = (
+        r"\mathcal{L} = \frac{1}{n} \sum_{e=1}^{n} \mathcal{L}_{\text{task}}(z_e, y) + \lambda \, "
+        r"\frac{1}{n-1} \sum_{e=1}^{n-1} T^2\,\text{KL}(\sigma(z_n/T) \parallel \sigma(z_e/T))"
+        "\n"
+        r"T \leftarrow a\,T \quad \text{whenever} \quad \underset{\text{batch}}{\text{mean}} \max_k "
+        r"\sigma(z_n/T)_k > \mu"
+        "\n"
+        r"\lambda = \text{weight}, \quad a = \text{annealing}, \quad \mu = \text{confidence\_limit}"
+    )
     needs_teacher = False
     needs = frozenset({"features", "class_targets"})
     weight: float = tuned(1.0, FloatDistribution(0.1, 5.0, log=True))

@@ -91,6 +91,16 @@ class MultiTeacher(Method):
     paper = Paper(
         "Learning from Multiple Teacher Networks", "You, Xu, Xu, Tao", 2017, "https://doi.org/10.1145/3097983.3098135"
     )
+    equation = (
+        r"\mathcal{L} = (1-\alpha)\,\mathcal{L}_{\text{task}}(z_s, y) + "
+        r"\alpha\,T^2\,\text{KL}\Big(\frac{1}{m} \sum_{t=1}^{m} \sigma(z_t/T) \parallel \sigma(z_s/T)\Big) + "
+        r"\beta \, \mathcal{L}_{\text{triplets}}"
+        "\n"
+        r"\mathcal{L}_{\text{triplets}} = \underset{i,j,k:\, v_{ijk} \neq 0}{\text{mean}} \max(0, \delta - "
+        r"v_{ijk}\,(d_s(i,k) - d_s(i,j)))"
+        "\n"
+        r"v_{ijk} = \text{sign} \sum_{t=1}^{m} \text{sign}(d_t(i,k) - d_t(i,j)), \quad \delta = \text{margin}"
+    )
     needs = frozenset({"features"})
     several_teachers = True
     temperature: float = tuned(4.0, FloatDistribution(1.0, 20.0, log=True))

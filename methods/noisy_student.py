@@ -71,6 +71,12 @@ class NoisyStudent(Method):
         2020,
         "https://arxiv.org/abs/1911.04252",
     )
+    equation = (
+        r"\mathcal{L} = - \sum_k \tilde{y}_k \log \sigma(z_s(\tilde{x}))_k, \quad \tilde{x} = \text{noised } x"
+        "\n"
+        r"\tilde{y} = \begin{cases} y & \text{where } x \text{ has a label} \\ \sigma(z_t(x)) & \text{where "
+        r"it has none, and } \max_k \sigma(z_t(x))_k \geq \text{threshold} \end{cases}"
+    )
     needs = frozenset({"class_targets"})
     threshold: float = tuned(0.3, FloatDistribution(0.0, 0.9))
     dropout: float = tuned(0.2, FloatDistribution(0.0, 0.2))

@@ -85,6 +85,16 @@ class ScheduledKD(Method):
         2021,
         "https://arxiv.org/abs/2104.07163",
     )
+    equation = (
+        r"\text{annealing:} \quad \mathcal{L}_1 = \frac{1}{K} \Vert z_s - \frac{\tau}{\tau_{\max}} z_t "
+        r"\Vert_2^2, \quad \tau = 1, \dots, \tau_{\max}, \quad \text{then} \quad \mathcal{L}_2 = "
+        r"\mathcal{L}_{\text{task}}(z_s, y)"
+        "\n"
+        r"\text{practice:} \quad \mathcal{L} = \alpha(p)\,T(p)^2\,\text{KL}(\sigma(z_t/T(p)) \parallel "
+        r"\sigma(z_s/T(p))) + (1-\alpha(p))\,\mathcal{L}_{\text{task}}(z_s, y)"
+        "\n"
+        r"\tau_{\max} = \text{max\_temperature}, \quad p = \text{share of training done}"
+    )
     form: str = "annealing"
     max_temperature: int = tuned(10, IntDistribution(2, 20))
     annealed: float = tuned(2 / 3, FloatDistribution(0.2, 0.9))

@@ -43,6 +43,13 @@ class SP(Method):
     paper = Paper(
         "Similarity-Preserving Knowledge Distillation", "Tung, Mori", 2019, "https://arxiv.org/abs/1907.09682"
     )
+    equation = (
+        r"\mathcal{L} = \mathcal{L}_{\text{task}}(z_s, y) + \lambda \sum_{l} \frac{1}{B^2} \Vert G_t^l - "
+        r"G_s^l \Vert_F^2"
+        "\n"
+        r"G^l_{ij} = \frac{\langle f^l_i, f^l_j \rangle}{\Vert \langle f^l_i, f^l_\cdot \rangle \Vert_2}, "
+        r"\quad i, j \text{ images of the batch}, \quad \lambda = \text{weight}"
+    )
     knowledge = "relation"
     needs = frozenset({"features"})
     weight: float = loss_weight(3000.0, "sp")

@@ -35,6 +35,12 @@ class Student(Method):
         1986,
         "https://doi.org/10.1038/323533a0",
     )
+    equation = (
+        r"\mathcal{L} = (1-\epsilon)\,\mathcal{L}_{\text{task}}(z_s, y) - \epsilon \, \frac{1}{K} \sum_{k} "
+        r"\log \sigma(z_s)_k"
+        "\n"
+        r"\epsilon = \text{label\_smoothing}"
+    )
     role = "control"
     knowledge = "none"
     needs_teacher = False

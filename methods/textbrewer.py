@@ -106,6 +106,14 @@ class TextBrewer(Method):
         2020,
         "https://arxiv.org/abs/2002.12620",
     )
+    equation = (
+        r"\mathcal{L} = w_h \, s_h(p)\,\mathcal{L}_{\text{task}}(z_s, y) + w \, s(p) \sum_{i} w_i \, c_i \, "
+        r"\frac{1}{m} \sum_{t=1}^{m} \mathcal{L}_i(s, t), \quad \text{by default} \quad "
+        r"\text{KL}(\sigma(z_t/T) \parallel \sigma(z_s/T)) + \mathcal{L}_{\text{fsp}}"
+        "\n"
+        r"w_h = \text{hard\_weight}, \quad w = \text{weight}, \quad w_i = \text{weights}_i, \quad c_i = "
+        r"\text{its factor in losses}, \quad s_h, s = \text{hard\_schedule}, \text{schedule}"
+    )
     several_teachers = True
     composition = "losses"
     composed_with: ClassVar[dict[str, Any]] = {"hard_weight": 1.0}

@@ -80,6 +80,15 @@ class TinyBERT(Method):
         2020,
         "https://arxiv.org/abs/1909.10351",
     )
+    equation = (
+        r"\mathcal{L}_1 = \lambda_h \Big( \text{mse}(E_s W_e, E_t) + \sum_{m=1}^{M} \text{mse}(H_s^m W_h, "
+        r"H_t^{g(m)}) \Big) + \lambda_a \sum_{m=1}^{M} \text{mse}(A_s^m, A_t^{g(m)})"
+        "\n"
+        r"\mathcal{L}_2 = T^2\,\text{KL}(\sigma(z_t/T) \parallel \sigma(z_s/T))"
+        "\n"
+        r"A = \frac{Q K^\top}{\sqrt{d}}, \quad g(m) = m N / M, \quad \lambda_h = \text{hidden\_weight}, \quad "
+        r"\lambda_a = \text{attention\_weight}"
+    )
     knowledge = "self-attention"
     needs = frozenset({"tokens", "qkv"})
     temperature: float = tuned(1.0, FloatDistribution(1.0, 10.0, log=True))

@@ -51,6 +51,15 @@ class TolerantTeacher(Method):
         2019,
         "https://arxiv.org/abs/1805.05551",
     )
+    equation = (
+        r"\mathcal{L}_0 = \mathcal{L}_{\text{task}}(z_0, y) + \eta \, \Big( p_{(1)} - \frac{1}{k-1} "
+        r"\sum_{i=2}^{k} p_{(i)} \Big), \quad p = \sigma(z_0)"
+        "\n"
+        r"\mathcal{L}_g = \lambda\,\mathcal{L}_{\text{task}}(z_g, y) + (1-\lambda)\,\text{KL}(\sigma(z_{g-1}) "
+        r"\parallel \sigma(z_g))"
+        "\n"
+        r"\eta = \text{gap\_weight}, \quad \lambda = \text{label\_weight}, \quad k = \min(\text{top\_k}, K)"
+    )
     needs_teacher = False
     gap_weight: float = tuned(0.6, FloatDistribution(0.0, 2.0))
     """Searched as it is: the gap of an untrained network is nearly none, so there is nothing to calibrate by."""

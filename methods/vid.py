@@ -90,6 +90,15 @@ class VID(Method):
         2019,
         "https://arxiv.org/abs/1904.05835",
     )
+    equation = (
+        r"\mathcal{L} = \mathcal{L}_{\text{task}}(z_s, y) + \lambda \Big( \sum_{l} V(f_t^l, \mu^l(f_s^l)) + "
+        r"\lambda_z V(z_t, \mu^z(h_s)) \Big) + \kappa\,T^2\,\text{KL}(\sigma(z_t/T) \parallel \sigma(z_s/T))"
+        "\n"
+        r"V(t, \mu) = \frac{1}{2} \, \text{mean} \Big( \frac{(t - \mu)^2}{\sigma_c^2} + \log \sigma_c^2 \Big)"
+        "\n"
+        r"\lambda = \text{weight}, \quad \lambda_z = \text{logit\_weight}, \quad \kappa = \text{kd\_weight}, "
+        r"\quad h_s = \text{pooled features}"
+    )
     knowledge = "feature"
     needs = frozenset({"features"})
     weight: float = loss_weight(1.0, "vid", "vid_logits")

@@ -97,6 +97,13 @@ class ViLD(Method):
         2022,
         "https://arxiv.org/abs/2104.13921",
     )
+    equation = (
+        r"\mathcal{L} = \mathcal{L}_{\text{task}}(z_{\text{base}}, y) + \lambda \, \Vert \hat{e}_s - "
+        r"\hat{f}_t \Vert_1, \quad z_k = \langle \hat{e}_s, \hat{c}_k \rangle / T"
+        "\n"
+        r"e_s = \text{projection}(f_s), \quad c_k = \text{embedding of class } k, \quad \hat{v} = v / \Vert v "
+        r"\Vert_2, \quad \lambda = \text{weight}"
+    )
     knowledge = "cross-modal"
     needs = frozenset({"pooled", "classifier", "class_targets"})
     weight: float = loss_weight(0.5, "embedding")

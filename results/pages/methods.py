@@ -47,6 +47,8 @@ class MethodFacts:
     """What its file says at its head."""
     about: str
     """What its class says: the loss, departures from the paper and choices."""
+    equation: str = ""
+    """The loss in LaTeX, a line for each equation; one from outside may have none."""
 
     @property
     def needed(self) -> str:
@@ -86,6 +88,7 @@ def method_report(method: MethodFacts, name: str) -> Report:
         f"{name}: {paper.title}",
         f"{paper.authors} ({paper.year}) {paper.link}",
         f"knowledge: {method.knowledge}; needs: {method.needed}; teacher: {teacher}",
+        *method.equation.splitlines(),
         "",
         method.about,
     ]
@@ -111,4 +114,6 @@ def _section(method: MethodFacts) -> str:
     head = ["| hyperparameter | default | search space |", "| --- | --- | --- |"] if rows else []
     facts = f"Knowledge: {method.knowledge}. Needs: {method.needed}."
     lines = [f"## {method.id}", "", method.module, "", f"{paper.authors} ({paper.year}): {cited}.", facts]
+    for equation in method.equation.splitlines():
+        lines += ["", "```math", equation, "```"]
     return "\n".join([*lines, "", method.about, "", *head, *rows]).rstrip()

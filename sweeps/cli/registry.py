@@ -37,6 +37,7 @@ def facts_of(name: str) -> MethodFacts:
         hyperparameters=_hyperparameters(method),
         module=inspect.getdoc(sys.modules[type(method).__module__]) or "",
         about=inspect.getdoc(type(method)) or "",
+        equation=method.equation,
     )
 
 

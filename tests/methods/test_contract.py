@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 
 import pytest
 import torch
+from latex2mathml.converter import convert
 
 from kdbench.bench.contract.checks import CHECKS, on_pair
 from kdbench.bench.contract.open_run import OpenRun
@@ -47,6 +49,16 @@ def test_run_leaves_weights_and_scores_of_what_is_deployed(name: str) -> None:
     assert set(files) == {"last", "best"} | auxiliary
     assert 0 <= outcome.headline("best", "test", "agreement") <= 1
     assert REGISTRY[name].id == name == REGISTRY[name].__module__.rpartition(".")[2]
+
+
+@every_method
+def test_equation_is_read_whole_and_names_hyperparameters_that_there_are(name: str) -> None:
+    """Names with an underscore are fields of the method."""
+    learner = REGISTRY[name]()
+    for line in learner.equation.splitlines():
+        assert "\\" not in convert(line).replace(r"\_", "_"), "a command that is not known stays as it is"
+    named = set(re.findall(r"[a-z]+(?:\\_[a-z]+)+", learner.equation))
+    assert learner.equation and {each.replace("\\", "") for each in named} <= learner.hyperparameters().keys()
 
 
 def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(digits: Splits) -> None:

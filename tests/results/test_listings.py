@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdbench.results.pages.compatibility import compatibility_report
 from kdbench.results.pages.methods import (
@@ -82,6 +82,13 @@ def test_document_of_methods_has_a_section_for_each() -> None:
     assert "Hinton, Vinyals (2015): [Distilling](https://kd).\nKnowledge: response. Needs: logits alone.\n" in text
     assert text.endswith("| `alpha` | `0.9` | 0.1 to 1 |\n| `form` | `kl` | fixed |")
     assert render(methods_document([KD], introduced=False), "markdown").startswith("## kd")
+
+
+def test_equation_stands_above_the_text_a_line_for_each() -> None:
+    method = replace(KD, equation="a = b\nc = d")
+    assert render(method_report(method, "kd")).splitlines()[3:7] == ["a = b", "c = d", "", "Loss = alpha * KL."]
+    text = render(methods_document([method], introduced=False), "markdown")
+    assert "```math\na = b\n```\n\n```math\nc = d\n```\n\nLoss = alpha * KL." in text
 
 
 def test_tables_are_listed_with_both_costs_and_what_is_missing() -> None:
