@@ -32,8 +32,9 @@ docs: install ## Write docs/methods.md anew from the methods
 pages: install ## Make the tables of README.md and results again from results/evidence
 	$(BIN)/python -m kdbench.sweeps.cli.pages
 
-site: install ## Build the documentation as a site in site/
+site: install ## Build the documentation in site/, and all boards, studies and tables in site/boards/, to be opened from disk
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	$(BIN)/kdbench report --store results/evidence --out site/boards
 
 lint: install ## Check style and types
 	$(BIN)/ruff check .

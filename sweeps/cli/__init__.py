@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kdbench.bench.errors import InputError, Unfinished
-from kdbench.sweeps.cli import authoring, reading, running
+from kdbench.sweeps.cli import authoring, reading, report, running
 from kdbench.sweeps.cli.common import say
 
 app = typer.Typer(
@@ -54,6 +54,7 @@ ORDER = (
     "sweep",
     "leaderboard",
     "compare",
+    "report",
     "published",
     "tables",
     "reproduce",
@@ -68,7 +69,7 @@ ORDER = (
 )
 """The order of the commands in the help."""
 app.registered_commands = sorted(
-    [command for each in (reading, running, authoring) for command in each.app.registered_commands],
+    [command for each in (reading, report, running, authoring) for command in each.app.registered_commands],
     key=lambda command: ORDER.index(getattr(command.callback, "__name__", "")),
 )
 
