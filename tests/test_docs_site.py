@@ -49,7 +49,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_method_has_a_page(site: Path) -> None:
     assert {path.stem for path in (site / "methods").glob("*.html")} == set(REGISTRY)
-    assert "attention" in (site / "methods" / "at.html").read_text()
+    assert "<math" in (site / "methods" / "at.html").read_text()
+
+
+def test_blocks_are_drawn(site: Path) -> None:
+    """Code as code, equations as equations."""
+    own = [page for page in site.glob("*.html")]
+    raw = [page.name for page in own if re.search(r"```|\$\$", page.read_text())]
+    assert own and raw == []
 
 
 def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site: Path) -> None:
@@ -68,7 +75,7 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site: P
 
 
 def test_the_example_of_an_own_suite_is_one(tmp_path: Path) -> None:
-    (text,) = re.findall(r"```toml suite\n(.*?)```", (ROOT / "docs" / "own.md").read_text(), re.DOTALL)
+    (text,) = re.findall(r'```toml title="flowers.toml"\n(.*?)```', (ROOT / "docs" / "own.md").read_text(), re.DOTALL)
     (tmp_path / "flowers.toml").write_text(text)
     suite = load_suite(str(tmp_path / "flowers.toml"))
     assert suite.methods == ("student", "kd", "at", "dml") and suite.tuning.trials == 6

@@ -16,7 +16,7 @@ from kdbench.methods import OUTSIDE
 from tests.sweeps.commands import kdbench
 
 TUTORIAL = (Path(__file__).resolve().parents[1] / "docs" / "tutorial.md").read_text()
-BLOCK = re.compile(r"```(python|sh) ?(\S*)\n(.*?)```", re.DOTALL)
+BLOCK = re.compile(r'```(python|sh)(?: title="([^"]*)")?\n(.*?)```', re.DOTALL)
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def follow(slow: bool) -> list[str]:
     for kind, name, text in BLOCK.findall(TUTORIAL):
         if kind == "python":
             Path(name).write_text(text)
-        elif slow or name != "slow":
+        elif slow or name != "takes minutes":
             printed += [carry_out(command) for command in text.strip().splitlines()]
     return printed
 
