@@ -11,9 +11,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kdbench.sweeps.api import InputError, Unfinished, leaderboard, methods, published, reproduce, run, sweep
+    from kdbench.sweeps.api import (
+        InputError,
+        Unfinished,
+        leaderboard,
+        methods,
+        published,
+        report,
+        reproduce,
+        run,
+        sweep,
+    )
 
-__all__ = ["InputError", "Unfinished", "leaderboard", "methods", "published", "reproduce", "run", "sweep"]
+__all__ = ["InputError", "Unfinished", "leaderboard", "methods", "published", "report", "reproduce", "run", "sweep"]
 
 
 class _Package(ModuleType):

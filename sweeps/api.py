@@ -6,20 +6,17 @@ A script that calls `sweep` or `reproduce` does so below `if __name__ == "__main
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
 from kdbench.bench.errors import InputError, Unfinished
 from kdbench.results.store.stored_run import StoredRun
-from kdbench.sweeps.cli.place import DEFAULT_CACHE, Place
+from kdbench.sweeps.cli.place import STORE, Paths, Where, place_of
 
-__all__ = ["InputError", "Unfinished", "leaderboard", "methods", "published", "reproduce", "run", "sweep"]
-
-Paths = str | Path
-STORE = "runs"
+__all__ = ["InputError", "Unfinished", "leaderboard", "methods", "published", "report", "reproduce", "run", "sweep"]
 
 
 def methods() -> pd.DataFrame:
@@ -66,12 +63,8 @@ def run(
     train_fraction: float = 1.0,
     image_size: int = 0,
     task: str = "image",
-    device: str = "auto",
-    precision: str = "auto",
-    cache: str = DEFAULT_CACHE,
-    data_dir: Paths | None = None,
-    store: Paths = STORE,
     mlflow: bool = True,
+    **where: Unpack[Where],
 ) -> StoredRun:
     """Carries out one run, training the teacher if need be; a finished one is read.
 
@@ -89,33 +82,22 @@ def run(
         train_fraction: the labelled share of the training part.
         image_size: pixels; needed for a folder.
         task: what is learned of the data.
-        device: auto, cpu, cuda, cuda:1, ...
-        precision: auto, fp32, bf16 or measured.
-        cache: of teachers' answers: off, disk:8, memory:2, device:4 (GiB).
-        data_dir: the folder of data sets; by default STORE/data.
-        store: the folder of all that is kept.
         mlflow: whether to log to MLflow.
+        where: store, device and more, see `Where`.
 
     Returns:
-        The run: `outcome.headline("last", "test")` is its test score, `epochs` its curve.
+        The run: its `outcome.headline("last", "test")`, its `epochs`, ...
 
     Raises:
         InputError: if anything that was given is wrong.
     """
     from kdbench.sweeps.cli.single import RunRequest, carried_out
 
-    request = RunRequest(
-        *(method, student, data, _place(store, device, precision, cache, data_dir), task),
-        teachers=(teacher,) if isinstance(teacher, str) else tuple(teacher),
-        teacher_weights=tuple(map(Path, teacher_weights)),
-        settings=dict(settings or {}),
-        recipe=dict(recipe or {}),
-        epochs=epochs,
-        teacher_epochs=teacher_epochs,
-        seed=seed,
-        train_fraction=train_fraction,
-        image_size=image_size,
-    )
+    names = (teacher,) if isinstance(teacher, str) else tuple(teacher)
+    files, kept = tuple(map(Path, teacher_weights)), (dict(settings or {}), dict(recipe or {}))
+    request = RunRequest(method, student, data, place_of(where, "auto"), task, names, files, *kept)
+    request = replace(request, epochs=epochs, teacher_epochs=teacher_epochs, seed=seed)
+    request = replace(request, train_fraction=train_fraction, image_size=image_size)
     return carried_out(request, mlflow).run
 
 
@@ -127,12 +109,7 @@ def sweep(
     seeds: int | None = None,
     epochs: int | None = None,
     cold: bool = False,
-    workers: int = 0,
-    device: str = "auto",
-    precision: str = "",
-    cache: str = DEFAULT_CACHE,
-    data_dir: Paths | None = None,
-    store: Paths = STORE,
+    **where: Unpack[Where],
 ) -> pd.DataFrame:
     """Tunes and compares the methods of a suite, or goes on where it was, with progress on standard error.
 
@@ -143,12 +120,7 @@ def sweep(
         seeds: final runs of each method.
         epochs: of each run.
         cold: whether settings that a longer tuning has found are left out.
-        workers: processes; 0 is one a core on a CPU, one on a GPU.
-        device: as `run` has it, as what follows.
-        precision: by default the suite's.
-        cache: of teachers' answers.
-        data_dir: the folder of data sets.
-        store: the folder of all that is kept.
+        where: store, device, workers and more, see `Where`.
 
     Returns:
         The leaderboard, as `leaderboard` has it.
@@ -157,14 +129,15 @@ def sweep(
         InputError: if the suite cannot be carried out.
         Unfinished: if runs came to no result; the same call tries them again.
     """
-    from kdbench.sweeps.cli.sweep import sweep_and_show
+    from kdbench.sweeps.cli.finished import swept
 
     chosen = None if methods is None else ",".join(methods)
     changes = {"methods": chosen, "trials": trials, "seeds": seeds, "epochs": epochs, "cold": cold}
-    board, _, failures = sweep_and_show(str(suite), changes, _place(store, device, precision, cache, data_dir, workers))
+    place = place_of(where, "")
+    board, _, failures = swept(str(suite), changes, place)
     if failures:
         raise Unfinished(failures)
-    return _frame(board["rows"])
+    return leaderboard(board["suite"], store=place.store)
 
 
 def leaderboard(suite: str, *, store: Paths = STORE) -> pd.DataFrame:
@@ -188,6 +161,25 @@ def leaderboard(suite: str, *, store: Paths = STORE) -> pd.DataFrame:
 
     board = board_of(SweepPlan.find(existing(Path(store)), suite), opened(Path(store)))
     return _frame([asdict(row) for row in board.rows])
+
+
+def report(suites: str | Sequence[str] = (), *, out: Paths = "site", store: Paths = STORE) -> Path:
+    """Writes a static site that opens from disk: boards that sort and filter, charts, a card for each method.
+
+    Args:
+        suites: NAME or NAME@HASH of one or several, papers' tables among them; by default all of the store.
+        out: its folder, made if it is new.
+        store: a store's folder, or one of evidence.
+
+    Returns:
+        Its index.
+
+    Raises:
+        InputError: if there is no such suite or store, or the folder cannot be written.
+    """
+    from kdbench.sweeps.cli.report import site_of
+
+    return Path(site_of([suites] if isinstance(suites, str) else suites, Path(store), Path(out))["index"])
 
 
 def published(
@@ -230,12 +222,7 @@ def reproduce(
     scale: str = "full",
     data: str | None = None,
     train: bool = True,
-    workers: int = 0,
-    device: str = "auto",
-    precision: str = "auto",
-    cache: str = DEFAULT_CACHE,
-    data_dir: Paths | None = None,
-    store: Paths = STORE,
+    **where: Unpack[Where],
 ) -> pd.DataFrame:
     """Runs a paper's table by its own protocol, or goes on where it was; each number beside the published.
 
@@ -248,12 +235,7 @@ def reproduce(
         scale: full; or short, which is never comparable.
         data: a stand-in for the data, never comparable.
         train: whether to run what is missing, or to read what there is.
-        workers: as `sweep` has it, as what follows.
-        device: likewise.
-        precision: as `run` has it.
-        cache: of teachers' answers.
-        data_dir: the folder of data sets.
-        store: the folder of all that is kept; with `train` false also one of evidence.
+        where: store (with `train` false also one of evidence), device and more, see `Where`.
 
     Returns:
         A row for each number of the table, in the paper's unit: published, value (ours, by the paper's statistic),
@@ -268,17 +250,13 @@ def reproduce(
     from kdbench.sweeps.protocols.request import table_request
 
     request = table_request(load_protocol(str(table)), scale, pairs, methods, seeds, data, parts)
-    place = _place(store, device, precision, cache, data_dir, workers)
+    place = place_of(where, "auto")
     values, _, failures = reproduce_and_show(request, place, train=train)
     if failures:
         raise Unfinished(failures)
     shown = ["pair", "label", "metric", "part", "published", "value", "seeds", "difference", "half_width", "verdict"]
     rows = [row | {"published": (row["published"] or {}).get("value")} for row in values["rows"]]
     return pd.DataFrame(rows)[[*shown, "reason"]]
-
-
-def _place(store: Paths, device: str, precision: str, cache: str, data_dir: Paths | None, workers: int = 0) -> Place:
-    return Place(Path(store), device, precision, cache, Path(data_dir) if data_dir else None, workers)
 
 
 def _frame(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

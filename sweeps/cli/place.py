@@ -5,12 +5,31 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from kdbench.sweeps.scheduling.workers import Machine
 
 DEFAULT_CACHE = "disk:8"
+STORE = "runs"
+Paths = str | Path
+
+
+class Where(TypedDict, total=False):
+    """Where and how to compute; everything has a default."""
+
+    store: Paths
+    """The folder of all that is kept: by default runs."""
+    device: str
+    """auto, cpu, cuda, cuda:1, ..."""
+    precision: str
+    """auto, fp32, bf16 or measured; of a sweep by default the suite's."""
+    cache: str
+    """Of teachers' answers: off, disk:8, memory:2, device:4 (GiB)."""
+    data_dir: Paths
+    """The folder of data sets: by default STORE/data."""
+    workers: int
+    """Processes: by default one a core on a CPU, one on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -47,3 +66,16 @@ class Place:
         parse_backend(self.cache, self.store, device)
         count = self.workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
         return Machine(self.data, str(device), self.precision, count, cache=self.cache)
+
+
+def place_of(where: Where, precision: str) -> Place:
+    """The place that functions are given by name, with a precision unless they say one."""
+    folder = where.get("data_dir")
+    return Place(
+        Path(where.get("store", STORE)),
+        where.get("device", "auto"),
+        where.get("precision", precision),
+        where.get("cache", DEFAULT_CACHE),
+        Path(folder) if folder else None,
+        where.get("workers", 0),
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +36,20 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Writes a static site: boards that sort and filter, charts, and a card for each method; it opens from disk."""
+    values = site_of(suites or [], store, out)
+    said = f"{values['pages']} pages of {', '.join(values['suites'])}. Open {values['index']}"
+    answer(values) if as_json else typer.echo(said)
+
+
+def site_of(suites: Sequence[str], store: Path, out: Path) -> dict[str, Any]:
+    """Writes the site of suites and papers' tables, by default all of a store.
+
+    Returns:
+        Its index, its number of pages, and the names of its suites.
+
+    Raises:
+        InputError: if there is no such suite or store, or the folder cannot be written.
+    """
     from kdbench.results.site.build import build
     from kdbench.results.store.plan import SweepPlan
 
@@ -47,8 +62,7 @@ def report(
         pages = build([facts_of_suite(plan, runs) for plan in plans.values()], runs, out)
     except OSError as error:
         raise InputError(f"the folder {out} cannot be written: {error}. Give another by --out.") from None
-    values = {"index": str(pages[0]), "pages": len(pages), "suites": list(plans)}
-    answer(values) if as_json else typer.echo(f"{len(pages)} pages of {', '.join(plans)}. Open {pages[0]}")
+    return {"index": str(pages[0]), "pages": len(pages), "suites": list(plans)}
 
 
 def facts_of_suite(plan: SweepPlan, store: RunStore) -> SuiteFacts:

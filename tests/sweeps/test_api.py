@@ -45,6 +45,19 @@ def test_published_numbers_and_a_table_beside_ours() -> None:
     assert table.loc["student", "published"] == 146 and len(table.loc["student", "seeds"]) == 3
 
 
+def test_a_site_is_written(tmp_path: Path) -> None:
+    index = kdbench.report("segmentation", out=tmp_path / "site", store=ROOT / "results" / "evidence" / "segmentation")
+    assert index == tmp_path / "site" / "index.html" and "segmentation" in index.read_text()
+
+
+def test_a_sweep_is_its_leaderboard_and_is_not_repeated(tmp_path: Path, tiny: Path) -> None:
+    small = {"methods": ["student", "kd"], "trials": 1, "seeds": 1, "epochs": 1, "workers": 1, "store": tmp_path / "s"}
+    board = kdbench.sweep(tiny, **small)
+    assert set(board.method) == {"student", "kd"} and (board.status == "done").all() and (board.score > 0).all()
+    assert kdbench.sweep(tiny, **small).equals(board)
+    assert set(kdbench.leaderboard("tiny", store=tmp_path / "s").columns) == set(board.columns)
+
+
 def test_a_run_is_typed_and_is_not_repeated(tmp_path: Path) -> None:
     given = {"epochs": 1, "train_fraction": 0.1, "store": tmp_path, "device": "cpu", "mlflow": False}
     run = kdbench.run("kd", "cifar_resnet8_quarter", "digits", teacher="cifar_resnet8_quarter", **given)
