@@ -165,8 +165,8 @@ class SweepProgress:
         head = f"{self.name}: {self.ended} of {self.runs} runs, {self.workers} workers, {gone} so far{self._rest()}"
         done = self.ended + sum(share for _, share in running)
         bar = ProgressBar(total=max(1, self.runs), completed=done, width=min(80, self.console.width))
-        head, *shown = (Text(line, no_wrap=True, overflow="ellipsis") for line in (head, *shown))
-        return Group(head, Padding(bar, 0), *shown)
+        top, *lines = (Text(line, no_wrap=True, overflow="ellipsis") for line in (head, *shown))
+        return Group(top, Padding(bar, 0), *lines)
 
 
 def renews(console: Console) -> bool:
