@@ -18,6 +18,7 @@ from kdbench.results.analysis.reproduction import Reproduction
 from kdbench.results.analysis.training import confusion, curve, seeds_of
 from kdbench.results.analysis.tried import tried
 from kdbench.results.pages.board import board_report
+from kdbench.results.pages.numbers import printed
 from kdbench.results.pages.reproduction import reproduction_report
 from kdbench.results.site import charts
 from kdbench.results.site.board_page import board_page
@@ -110,7 +111,7 @@ def _index(shown: Sequence[Shown]) -> dict[str, Any]:
     for each, board in boards:
         for row in board.rows:
             link = f"{each.folder}/{slug(row.method)}.html"
-            score = "" if row.score is None else f"{board.metric.factor * row.score.mean:.1f} {board.metric.phrase}"
+            score = "" if row.score is None else f"{printed(row.score.mean, board.metric)} {board.metric.name}"
             cells = [Cell(row.method, link=link), Cell(each.folder, link=f"{each.folder}/index.html"), Cell(row.pair)]
             cells += [Cell(row.given), Cell(score, row.score.mean if row.score else None)]
             cells.append(gain_cell(row.gain_control, row.p_control, board.metric))

@@ -96,7 +96,7 @@ def _scores_over(points: Sequence[Spec], board: Board, title: str, told: str) ->
     groups = [group for group in groups if any(point["given"] == group for point in points)]
     costs = [point["cost"] for point in points]
     room = max(max(costs) / min(costs), 1.5)
-    scale = alt.Scale(type="log", nice=False, domain=[min(costs) / room**0.05, max(costs) * room**0.35])
+    scale = alt.Scale(type="log", nice=False, domain=[min(costs) / room**0.05, max(costs) * room**0.5])
     x = alt.X("cost:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4, labelSeparation=6))
     base = alt.Chart(pd.DataFrame(points)).encode(x=x)
     axis = alt.Y("score:Q", title=board.metric.phrase, scale=alt.Scale(zero=False))
@@ -122,7 +122,7 @@ def ranks(ranking: Ranking, noun: str = "method") -> Spec:
     )
     names = alt.Y("row:N", sort=list(ranking.ranks), title=None)
     base = alt.Chart(frame).encode(y=names)
-    axis = alt.Axis(orient="top")
+    axis = alt.Axis(orient="top", tickCount=8)
     shown = [alt.Tooltip("row:N", title=noun), alt.Tooltip("rank:Q", format=".2f")]
     bars = base.mark_rule(strokeWidth=5, opacity=0.35, color=COLOURS[0], aria=False).encode(
         x=alt.X("low:Q", title="mean rank, 1 is best", axis=axis), x2="high:Q"

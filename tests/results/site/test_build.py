@@ -99,5 +99,5 @@ def test_filters_are_those_that_tell_rows_apart(full: SweepPlan, store: RunStore
 def test_suite_that_has_just_begun_is_shown_as_it_is(plan: SweepPlan, store: RunStore, tmp_path: Path) -> None:
     build([SuiteFacts(plan)], store, tmp_path)
     board = (tmp_path / "toy/index.html").read_text()
-    assert board.count("<td>pending</td>") == 3 and "No seed is finished yet." in board
+    assert board.count(">pending</td>") == 3 and "No seed is finished yet." in board
     assert "file is not at hand" in (tmp_path / "toy/kd.html").read_text()
