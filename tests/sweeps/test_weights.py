@@ -18,15 +18,18 @@ from kdbench.bench.errors import InputError
 from kdbench.bench.networks.build import build
 from kdbench.bench.networks.checkpoints import load_weights
 from kdbench.bench.networks.run_networks import RunNetworks
-from kdbench.bench.spec import ModelSpec
+from kdbench.bench.spec import DataSpec, ModelSpec, Spec
 from kdbench.bench.tasks import task_of
 from kdbench.bench.teachers.doubts import chance_doubt, doubts
 from kdbench.methods.base import STUDENT
+from kdbench.results.store.plan import Planned
 from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.scheduling.study import teachers
 from kdbench.sweeps.suites.files import load_suite
 from kdbench.sweeps.suites.suite import Suite, plainly
-from kdbench.sweeps.weights import named, started, with_checkpoints
+from kdbench.sweeps.weights import doubting, named, started, with_checkpoints
+from tests.results.conftest import outcome
 from tests.sweeps.conftest import TINY
 
 NAME = "test_resnet"
@@ -162,3 +165,22 @@ def test_a_teacher_that_knows_nothing_or_is_normalised_otherwise_is_doubted(imag
         and "in the order of the data's (dark, bright)" in near
     )
     assert chance_doubt("ours", 0.5, 0.1, "test") == ""
+
+
+def test_a_sweep_says_once_of_each_teacher_that_it_is_near_chance() -> None:
+    def ended(score: float) -> StoredRun:
+        spec = Spec(method="student", student=ModelSpec(name="net"), data=DataSpec(name="digits"), seed=3)
+        made = outcome(score, validation=score).model_copy(update={"confusion": [[5, 5], [5, 5]]})
+        return StoredRun("k", spec, "done", "", [], made, 0.0, 0.0, [], None)
+
+    said: list[str] = []
+    told: list[object] = []
+    report = doubting(lambda planned, news: told.append(news), said.append)
+    teacher = Planned("a -> b", "teacher", "teacher", 3, "k")
+    for planned in (teacher, teacher, Planned("a -> b", "kd", "seed", 3, "k")):
+        report(planned, None)
+        report(planned, ended(0.5))
+    assert said == ["teacher net (seed 3) is near chance: 50.0 % on validation, the commonest class alone 50.0 %."]
+    assert len(told) == 6
+    doubting(lambda planned, news: None, said.append)(teacher, ended(0.9))
+    assert len(said) == 1
