@@ -212,9 +212,7 @@ def _terminal(report: Report, width: int | None) -> str:
                 console.print(remark)
             if block.remarks:
                 console.print()
-        if left_out:
-            console.print(_no_room(list(left_out), report), style="dim")
-        for note in report.notes:
+        for note in [*([_no_room(list(left_out), report)] if left_out else []), *report.notes]:
             console.print(note, style="dim")
     return capture.get().rstrip() + "\n"
 
@@ -224,23 +222,18 @@ def _wrapped(text: str, width: int) -> list[str]:
     lines = []
     for line in text.split("\n"):
         indent = line[: len(line) - len(line.lstrip())]
-        rest = f"{indent}    " if indent else ""
-        lines += textwrap.wrap(line, width, subsequent_indent=rest, break_long_words=False) or [""]
+        lines += textwrap.wrap(line, width, subsequent_indent=2 * indent, break_long_words=False) or [""]
     return lines
 
 
 def _no_room(names: Sequence[str], report: Report) -> str:
     """Says which columns were left out, and how to see them."""
-    whole = "csv" if report.sheet else "markdown"
-    shown = f"--columns NAME,NAME or --format {whole} shows them."
+    shown = f"--columns NAME,NAME or --format {'csv' if report.sheet else 'markdown'} shows them."
     return f"Left out, as the terminal is narrow: {', '.join(names)}. {shown}"
 
 
 def _fitted(block: Block, tight: bool, console: Console) -> tuple[Table, list[str]]:
-    """A table without the columns for which a console has no room, from the right, and their names.
-
-    No column is so narrow that a word of usual length is broken; what room is left goes to those that wrap.
-    """
+    """A table without the columns for which a console has no room, from the right, and their names."""
     shown, left_out = [index for index, column in enumerate(block.columns) if column.terminal], list[int]()
     while True:
         grid = _grid(block, tight, shown)
@@ -254,8 +247,8 @@ def _fitted(block: Block, tight: bool, console: Console) -> tuple[Table, list[st
         left_out.append(others[-1])
         shown.remove(others[-1])
     for column, (least, most) in zip(grid.columns, wanted, strict=True):
-        column.width = None if room < 0 else least + min(room, most - least)
-        room -= 0 if column.width is None else column.width - least
+        column.width = least + min(room, most - least) if room >= 0 else None
+        room -= (column.width or least) - least
     return grid, [block.columns[index].name for index in sorted(left_out)]
 
 

@@ -78,7 +78,7 @@ def test_lines_of_a_page_are_broken_between_words_on_a_terminal_alone() -> None:
     page = Report("toy", "toy", text=["  status: " + "word " * 10, "one\ntwo"])
     assert render(page, width=40).splitlines() == [
         "  status: word word word word word word",
-        "      word word word word",
+        "    word word word word",
         "one",
         "two",
     ]
