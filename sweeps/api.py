@@ -63,10 +63,9 @@ def run(
     train_fraction: float = 1.0,
     image_size: int = 0,
     task: str = "image",
-    mlflow: bool = True,
     **where: Unpack[Where],
 ) -> StoredRun:
-    """Carries out one run, training the teacher if need be; a finished one is read.
+    """Carries out one run, with its teacher's if need be; a finished one is read.
 
     Args:
         method: an id, a sum such as "kd+at", or "my_method.py:MyKD".
@@ -77,28 +76,28 @@ def run(
         settings: the method's hyperparameters by name.
         recipe: fields of the recipe by name.
         epochs: of the student.
-        teacher_epochs: of a teacher that is trained; by default as many.
+        teacher_epochs: of a teacher that is trained here.
         seed: of weights and batches.
         train_fraction: the labelled share of the training part.
         image_size: pixels; needed for a folder.
         task: what is learned of the data.
-        mlflow: whether to log to MLflow.
         where: store, device and more, see `Where`.
 
     Returns:
-        The run: its `outcome.headline("last", "test")`, its `epochs`, ...
+        The run: `outcome.headline("last", "test")` is its test score, `epochs` its curve.
 
     Raises:
         InputError: if anything that was given is wrong.
     """
     from kdbench.sweeps.cli.single import RunRequest, carried_out
 
-    names = (teacher,) if isinstance(teacher, str) else tuple(teacher)
-    files, kept = tuple(map(Path, teacher_weights)), (dict(settings or {}), dict(recipe or {}))
-    request = RunRequest(method, student, data, place_of(where, "auto"), task, names, files, *kept)
-    request = replace(request, epochs=epochs, teacher_epochs=teacher_epochs, seed=seed)
-    request = replace(request, train_fraction=train_fraction, image_size=image_size)
-    return carried_out(request, mlflow).run
+    names, files = (teacher,) if isinstance(teacher, str) else tuple(teacher), tuple(map(Path, teacher_weights))
+    request = RunRequest(method, student, data, place_of(where, "auto"), task, names, files)
+    request = replace(
+        request, settings=dict(settings or {}), recipe=dict(recipe or {}), image_size=image_size, seed=seed
+    )
+    request = replace(request, epochs=epochs, teacher_epochs=teacher_epochs, image_size=image_size)
+    return carried_out(replace(request, train_fraction=train_fraction), where.get("mlflow", True)).run
 
 
 def sweep(

@@ -30,6 +30,8 @@ class Where(TypedDict, total=False):
     """The folder of data sets: by default STORE/data."""
     workers: int
     """Processes: by default one a core on a CPU, one on a GPU."""
+    mlflow: bool
+    """Whether a single run is logged to MLflow: by default yes."""
 
 
 @dataclass(frozen=True)
