@@ -53,6 +53,8 @@ for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
 KEY, PARENT, BOARD, REPRODUCTION = "kdbench.key", "kdbench.parent", "kdbench.board", "kdbench.reproduction"
+KIND, NOTE, PRIMARY = "mlflow.experimentKind", "mlflow.note.content", "mlflow.experiment.primaryMetric"
+"""By which MLflow's pages know what an experiment is for, what is said above its runs, and what these are sorted by."""
 LOGGED = "kdbench.logged"
 """Set last on a run: what was projected, so that a death in between is seen."""
 SUFFIXES = {"markdown": "md", "csv": "csv", "latex": "tex"}
@@ -83,6 +85,8 @@ class Tracker:
             place = artifacts_of(store.root, experiment)
             self.experiment = found.experiment_id if found else self.client.create_experiment(experiment, place)
         self.parents: dict[str, str] = {}
+        self.ended: dict[str, float] = {}
+        """When the last run of a method and pair ended, in seconds since 1970, by the parent's label."""
 
     def run(self, planned: Planned) -> None:
         """Projects a run of a suite, finished or not, below the parent of its method and pair."""
@@ -95,6 +99,7 @@ class Tracker:
         tags = {"pair": planned.pair, "method": planned.method, "phase": planned.phase}
         if planned.phase != "teacher":
             tags["mlflow.parentRunId"] = self._parent(planned, run.started)
+            self.ended[_label(planned)] = max(run.ended, self.ended.get(_label(planned), 0.0))
         self.single(run, name, tags, whole=planned.phase != "trial", pictured=planned.number == 1)
 
     def single(
@@ -133,15 +138,19 @@ class Tracker:
             self._end(run_id, "FINISHED", None)
 
     def board(self, board: Board) -> None:
-        """Logs a leaderboard and, where there is a control to compare with, the comparison."""
+        """Logs a leaderboard and, where there is a control to compare with, the comparison.
+
+        Their numbers are metrics of the parents, of equal names, so that MLflow charts them over methods.
+        """
         run_id, _ = self._find_or_create(BOARD, board.suite, "leaderboard", 0.0, {})
+        self._describe(board)
         reports = [board_report(board)]
         with contextlib.suppress(InputError):
             reports.append(comparison_report(compare(SweepPlan.find(self.store.root, board.suite), self.store)))
         self._reports(run_id, *reports)
         for row in board.rows:
             self._summary(row, f"test_{board.metric.name}")
-        self._end(run_id, "FINISHED", None)
+        self._end(run_id, "FINISHED", max(self.ended.values(), default=None))
 
     def reproduction(self, table: Reproduction) -> None:
         """Logs a paper's table beside ours.
@@ -221,11 +230,20 @@ class Tracker:
             with contextlib.suppress(MlflowException):
                 params = [Param(f"best.{name}", str(value)) for name, value in row.setting.items()]
                 self.client.log_batch(run_id, params=params)
-        self._end(run_id, "FINISHED", None)
+        self._end(run_id, "FINISHED", self.ended.get(f"{row.pair}/{row.method}"))
+
+    def _describe(self, board: Board) -> None:
+        """Says on the experiment what it is: of training, about what, on which data."""
+        data = SweepPlan.find(self.store.root, board.suite).suite.data
+        said = f"{board.about}\n\nData: {data.name}, labelled share {data.train_fraction:g}, of task {data.task}."
+        direction = str(board.metric.higher_is_better).lower()
+        tags = {KIND: "custom_model_development", NOTE: said, f"{PRIMARY}.name": f"test_{board.metric.name}"}
+        for name, value in (tags | {f"{PRIMARY}.greaterIsBetter": direction, "dataset": data.name}).items():
+            self.client.set_experiment_tag(self.experiment, name, value)
 
     def _parent(self, planned: Planned, started: float) -> str:
         """The run of a planned run's method and pair."""
-        label = f"{planned.pair}/{planned.method}"
+        label = _label(planned)
         if label not in self.parents:
             tags = {"pair": planned.pair, "method": planned.method, "phase": "method"}
             name = f"{planned.method}: {planned.pair}"
@@ -247,6 +265,11 @@ class Tracker:
     def _end(self, run_id: str, status: str, ended: float | None) -> None:
         """Ends a run at a time in seconds since 1970, or now."""
         self.client.set_terminated(run_id, status, None if ended is None else int(ended * 1000))
+
+
+def _label(planned: Planned) -> str:
+    """Of the parent of a run."""
+    return f"{planned.pair}/{planned.method}"
 
 
 def _make(database: Path) -> None:

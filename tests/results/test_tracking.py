@@ -186,3 +186,21 @@ def test_parents_have_what_their_rows_say_and_the_board_no_metric_for_each(
     assert {"test_accuracy_half_width", "gain_over_control_half_width"} <= parent.metrics.keys()
     assert parent.params == {"best.lr": "0.1"} and partial.params == {}  # two of three seeds are not all
     assert by_name["leaderboard"].metrics == {}
+
+
+def test_an_experiment_says_what_it_is_and_its_runs_how_long_they_took(
+    plan: SweepPlan, fill: Fill, store: RunStore
+) -> None:
+    fill("student", [0.80, 0.82, 0.84])
+    fill("kd", [0.85, 0.86, 0.87])
+    tracker = sync(plan, store)
+    tags = tracker.client.get_experiment(tracker.experiment).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development" and tags["dataset"] == plan.suite.data.name
+    assert tags["mlflow.experiment.primaryMetric.name"] == "test_accuracy" and "Data: " in tags["mlflow.note.content"]
+    kept = {each.key: store.get(each.key) for each in plan.runs()}
+    found = {run.info.run_name: run for run in runs(tracker)}
+    for run in found.values():
+        if known := kept.get(run.data.tags.get("kdbench.key", "")):
+            assert (run.info.start_time, run.info.end_time) == (int(known.started * 1000), int(known.ended * 1000))
+    last = max(run.ended for each in plan.runs() if each.method == "kd" and (run := kept[each.key]))
+    assert found["kd: large -> small"].info.end_time == int(last * 1000)
