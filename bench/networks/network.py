@@ -80,6 +80,11 @@ class Network(nn.Module):
         logits: Tensor = self.model(self.normalised(images))
         return logits
 
+    def answer(self, images: Tensor) -> Tensor:
+        """What a user of it is given for images (B, C, H, W) in [0, 1]: logits (B, K), or (B, K, H, W) of pixels."""
+        logits: Tensor = self(images)
+        return logits
+
     @property
     def device(self) -> torch.device:
         """The device that holds its weights."""

@@ -162,8 +162,12 @@ class SegmentationNetwork(Network):
 
     def forward(self, images: Tensor) -> Tensor:
         """Decisions (B * H * W, K) on the pixels of images (B, C, H, W) in [0, 1]."""
-        logits, _ = self.model(self.normalised(images), images.shape[-2:])
-        return decisions(logits)
+        return decisions(self.answer(images))
+
+    def answer(self, images: Tensor) -> Tensor:
+        """Logits (B, K, H, W) of the pixels of images (B, C, H, W) in [0, 1]."""
+        logits: Tensor = self.model(self.normalised(images), images.shape[-2:])[0]
+        return logits
 
 
 def decisions(logits: Tensor) -> Tensor:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from kdbench.bench.configure import method_of
 from kdbench.bench.networks.signals import GRADIENTS
-from kdbench.bench.spec import Recipe
+from kdbench.bench.spec import Recipe, Spec
 from kdbench.methods.base import SIGNALS, Method, Net, Stage
 from kdbench.methods.hooks import StageOptions
 
@@ -46,6 +47,12 @@ class StagePlan:
                 numbers += range(number + 1, number + length + 1)
             number += length
         return net, numbers
+
+
+def result_of(spec: Spec) -> tuple[Net, list[int]]:
+    """The network that is a run's result, and the numbers of the epochs that train it."""
+    teachers = tuple(Net(f"teacher_{index + 1}" if index else "teacher") for index in range(len(spec.teachers)))
+    return StagePlan.of(method_of(spec), spec.recipe, teachers).result()
 
 
 def fine_tuned(method: Method, stages: list[Stage], recipe: Recipe) -> list[Stage]:

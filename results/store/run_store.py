@@ -188,14 +188,18 @@ class RunStore:
         finally:
             lock.release()
 
-    def weights(self, reference: str) -> bytes:
+    def weights(self, reference: str, name: str = TAUGHT_FROM) -> bytes:
         """The safetensors file behind run:KEY or sha256:HASH, its SHA-256 checked.
+
+        Args:
+            reference: of a network.
+            name: of the file, where a run has several.
 
         Raises:
             Damaged: if it is missing or damaged.
             InputError: if the run is not finished; WeightsLeftOut if it was imported without it.
         """
-        path, digest, remedy = self._located(reference)
+        path, digest, remedy = self._located(reference, name)
         if not path.exists():
             raise Damaged(f"the weights {reference} are missing ({path}): {remedy}.")
         file: bytes = path.read_bytes()
@@ -211,7 +215,7 @@ class RunStore:
             return False
         return path.exists() and path.stat().st_size < size
 
-    def _located(self, reference: str) -> tuple[Path, str, str]:
+    def _located(self, reference: str, file: str = TAUGHT_FROM) -> tuple[Path, str, str]:
         """The file behind a reference, its SHA-256, and what to do if it is not there as it should be."""
         kind, _, name = reference.partition(":")
         if kind != "run":
@@ -220,14 +224,14 @@ class RunStore:
         done = done_of(folder)
         if not done:
             raise InputError(f"run {name} is not finished in {self.root}, so it has no weights.")
-        if TAUGHT_FROM in done.get("left_out", {}):
+        if file in done.get("left_out", {}):
             raise WeightsLeftOut(
                 f"the weights of run {name} were left out when it was exported: export again with a larger "
                 f"--weights-under (teachers alone) and import that, or remove {folder} and run again: it will be "
                 "trained anew."
             )
         remedy = f"remove {folder} and run again: it will be trained anew"
-        return folder / done["attempt"] / TAUGHT_FROM, done["files"].get(TAUGHT_FROM, ""), remedy
+        return folder / done["attempt"] / file, done["files"].get(file, ""), remedy
 
     def import_weights(self, file: bytes) -> str:
         """Keeps a safetensors file; returns its reference sha256:HASH."""

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kdbench.bench.errors import InputError, Unfinished
-from kdbench.sweeps.cli import authoring, reading, report, running
+from kdbench.sweeps.cli import authoring, deploying, reading, report, running
 from kdbench.sweeps.cli.common import say
 
 app = typer.Typer(
@@ -63,13 +63,14 @@ ORDER = (
     "verify",
     "entries",
     "teachers",
+    "export_student",
     "export",
     "import_",
     "sync",
 )
 """The order of the commands in the help."""
 app.registered_commands = sorted(
-    [command for each in (reading, report, running, authoring) for command in each.app.registered_commands],
+    [command for each in (reading, report, running, authoring, deploying) for command in each.app.registered_commands],
     key=lambda command: ORDER.index(getattr(command.callback, "__name__", "")),
 )
 

@@ -43,8 +43,8 @@ from kdbench.bench.tasks import task_of
 from kdbench.bench.tasks.image import ImageClassification
 from kdbench.bench.teachers.cache import TeacherCache
 from kdbench.bench.training.engine import run as repeat
-from kdbench.bench.training.stage_plan import StagePlan
-from kdbench.methods.base import Net, Unsupported
+from kdbench.bench.training.stage_plan import result_of
+from kdbench.methods.base import Unsupported
 from kdbench.methods.rows import whole
 from kdbench.results.analysis.explanation import INK, Explained
 from kdbench.results.store.run_store import RunStore
@@ -187,7 +187,7 @@ def _explain(run: StoredRun, store: RunStore, data_dir: Path, device: torch.devi
     if not isinstance(task, ImageClassification):
         raise InputError(f"concepts are pixels of classified images, but {run.key} is of the task {task.name}.")
     data = task.load(spec.data, data_dir)
-    net, trained = _student(spec)
+    net, trained = result_of(spec)
     recall = TeacherCache().predictions
     models = {"student": spec.student}
     network = RunNetworks(task, models, data, spec.seed, device, store.weights, recall).student(net)
@@ -242,12 +242,6 @@ def _metrics(found: list[Concepts], weights: list[list[Tensor]]) -> dict[str, An
         "peaks_first": float((peaks == 0).double().mean()) if len(peaks) else None,
         "discarded": discarded(foreground),
     }
-
-
-def _student(spec: Spec) -> tuple[Net, list[int]]:
-    """The network that is the run's result, and the numbers of the epochs that train it."""
-    teachers = tuple(Net(f"teacher_{index + 1}" if index else "teacher") for index in range(len(spec.teachers)))
-    return StagePlan.of(method_of(spec), spec.recipe, teachers).result()
 
 
 def spaced(numbers: Sequence[int], count: int) -> list[int]:
