@@ -158,6 +158,12 @@ def sweep(
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of each method.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Without settings that a longer tuning has found.")] = False,
+    students: Annotated[
+        str | None, typer.Option(help="Search one of these instead, as 'mobilenetv3*,resnet1*'; --trials are of all.")
+    ] = None,
+    max_params: Annotated[str | None, typer.Option(help="Of --students, at most so many parameters, as 2M.")] = None,
+    max_latency: Annotated[str | None, typer.Option(help="Likewise, for one image, as 5ms.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Plots the front of --students there, as a png file.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help=f"{PRECISION_HELP} [default: the suite's]")] = "",
@@ -166,11 +172,19 @@ def sweep(
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard."""
+    """Tunes every method under one budget, trains the best settings on all seeds, and prints the leaderboard.
+
+    With --students it searches student, method and hyperparameters together, and prints the Pareto front.
+    """
     from kdbench.sweeps.cli.finished import swept
+    from kdbench.sweeps.cli.students import limits_of, search_and_show
 
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
-    board, text, failures = swept(suite, changes, Place(store, device, precision, cache, data_dir, workers))
+    place = Place(store, device, precision, cache, data_dir, workers)
+    if limits := limits_of(students, max_params, max_latency, plot):
+        board, text, failures = search_and_show(suite, changes, limits, place, plot)
+    else:
+        board, text, failures = swept(suite, changes, place)
     answer(board) if as_json else typer.echo(text)
     if failures:
         raise Unfinished(failures)

@@ -52,7 +52,7 @@ def sweep(
         Unfinished: if a teacher of the tuning was given up, without which nothing can be compared.
     """
     with store.exclusive():
-        suite, machine = _placed(suite, machine)
+        suite, machine = placed(suite, machine)
         data, task, device = load(suite.data, machine.data_dir), task_of(suite.data.task), pick_device(machine.device)
         suite = with_checkpoints(suite, task, data, store)
         digest = suite.digest(f"{machine.precision} on {device.type}")
@@ -80,7 +80,7 @@ def sweep(
         return board, projector.problem, list(driver.failures.values())
 
 
-def _placed(suite: Suite, machine: Machine) -> tuple[Suite, Machine]:
+def placed(suite: Suite, machine: Machine) -> tuple[Suite, Machine]:
     """A suite of models that there are, with the fingerprint of its data, and the machine that finds these.
 
     A folder of images that the suite names by a path is where the machine looks for data.

@@ -1,0 +1,127 @@
+"""`kdbench sweep --students`: what a terminal shows of a search for a student."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kdbench.bench.environment import command
+from kdbench.bench.errors import InputError
+from kdbench.bench.record import Epoch
+from kdbench.results.pages.front import front_report
+from kdbench.results.pages.report import render
+from kdbench.results.store.plan import Planned
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.search import Limits, Search
+from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.candidates import matching, milliseconds_of, parameters_of
+from kdbench.sweeps.cli.common import draw_picture, named, picture_path, say
+from kdbench.sweeps.cli.place import Place
+from kdbench.sweeps.cli.progress import SweepProgress
+from kdbench.sweeps.cli.sweep import changed
+from kdbench.sweeps.scheduling.sources import provide
+from kdbench.sweeps.suites.files import load_suite
+from kdbench.sweeps.suites.search import Heard, find_students
+from kdbench.sweeps.suites.suite import Suite
+
+
+def limits_of(students: str | None, parameters: str | None, latency: str | None, plot: Path | None) -> Limits | None:
+    """What the options say of students; None if none are searched.
+
+    Raises:
+        InputError: if a pattern matches nothing, a limit is no number, or limits are given without students.
+    """
+    if students is None:
+        given = {"--max-params": parameters, "--max-latency": latency, "--plot": plot}
+        for option in [option for option, value in given.items() if value is not None]:
+            raise InputError(f"{option} is of a search for a student: give --students too, as 'mobilenetv3*,resnet1*'.")
+        return None
+    patterns = tuple(named(students, "--students"))
+    matching(patterns)
+    if plot:
+        picture_path(plot)
+    return Limits(
+        students=patterns,
+        parameters=None if parameters is None else parameters_of(parameters),
+        latency_ms=None if latency is None else milliseconds_of(latency),
+    )
+
+
+class _Shown:
+    """A bar of the trials, then one of the front's runs; says the budget before."""
+
+    def __init__(self, suite: Suite, workers: int) -> None:
+        """Starts before anything is known of the students."""
+        self.suite, self.workers = suite, workers
+        pair = suite.pairs[0]
+        self.teachers = 0 if pair.teacher_weights else len(pair.teachers)
+        self.bar: SweepProgress | None = None
+
+    def begun(self, search: Search) -> None:
+        """Says the budget, and starts the bar of the trials."""
+        suite, trials = self.suite, self.suite.tuning.trials
+        say(
+            f"Budget: {trials} trials of {suite.recipe.epochs} epochs over {len(search.candidates)} students and "
+            f"{len(suite.methods_of(suite.pairs[0]))} methods, then {suite.seeds} seeds of each student on the front; "
+            f"{self.teachers * (1 + suite.seeds)} teachers are trained."
+        )
+        self._show("trials", trials + self.teachers)
+
+    def chosen(self, students: int) -> None:
+        """Starts the bar of the front's runs."""
+        self._show("front", self.suite.seeds * (students + self.teachers * min(students, 1)))
+
+    def report(self, planned: Planned, news: Epoch | StoredRun) -> None:
+        """Takes an epoch or the end of a run."""
+        assert self.bar is not None
+        self.bar.report(planned, news)
+
+    def end(self) -> None:
+        """Stops the bar that is shown."""
+        if self.bar:
+            self.bar.__exit__()
+
+    def _show(self, what: str, runs: int) -> None:
+        self.end()
+        self.bar = SweepProgress(f"{self.suite.name}, {what}", runs, self.workers)
+        self.bar.__enter__()
+
+
+def search_and_show(
+    name: str, changes: dict[str, Any], limits: Limits, place: Place, plot: Path | None
+) -> tuple[dict[str, Any], str, list[str]]:
+    """Carries out a search with a progress bar; returns the front as JSON values and as text, and failed runs.
+
+    Args:
+        name: of a bundled suite, or the path of a TOML file; its first pair's teachers teach.
+        changes: methods, trials, seeds and epochs other than the suite's; trials are those of the whole search, by
+            default as many as its methods would be given one by one.
+        limits: which students.
+        place: where and how.
+        plot: where the front is drawn.
+
+    Raises:
+        InputError: if anything is wrong with the suite, the students or the machine.
+        Unfinished: if a teacher could not be trained on this machine.
+    """
+    provide(changes.get("methods") or "", place.store)
+    suite = changed(load_suite(name, cold=True), changes)
+    if not changes.get("trials"):
+        total = suite.tuning.trials * len(suite.methods_of(suite.pairs[0]))
+        suite = suite.model_copy(update={"tuning": suite.tuning.model_copy(update={"trials": total})})
+    machine = replace(place, precision=place.precision or suite.precision).machine()
+    shown = _Shown(suite, machine.workers)
+    try:
+        front, problem, failures = find_students(
+            suite, limits, RunStore(place.store), machine, Heard(shown.begun, shown.chosen, shown.report, say)
+        )
+    finally:
+        shown.end()
+    report = front_report(front)
+    if plot and front.points:
+        draw_picture(report, "front", plot)
+    ends = [problem] if problem else []
+    if keys := [point.keys[0] for point in front.points if point.keys]:
+        ends.append(f"Next:    {command('kdbench')} export-student {keys[-1]} --to onnx --out student")
+    return dict(report.values), render(report) + "\n" + "\n".join(ends), failures
