@@ -19,8 +19,8 @@ from kdbench.methods.rows import count, split, whole
 TOLERANCE = 1e-3
 """The largest absolute difference between two logits of one image that an export may have."""
 RECORDED = 0.02
-"""The most by which a metric of the network alone may differ from what the run recorded, of one above 1 as a share: that
-of a run in bfloat16 is of bfloat16, and here all is float32."""
+"""The most by which a metric of the network alone may differ from what the run recorded, of one above 1 as a share:
+a run in bfloat16 is of bfloat16, and here all is float32."""
 REPEATS, WARM_UP = 50, 10
 """Timed runs of one image, after others that are not."""
 

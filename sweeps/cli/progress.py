@@ -18,7 +18,7 @@ from kdbench.results.pages.numbers import duration, printed
 from kdbench.results.store.plan import Planned
 from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.scheduling.driver import News
-from kdbench.sweeps.scheduling.forecast import Expected, Forecast
+from kdbench.sweeps.scheduling.forecast import ANY, Expected, Forecast
 
 SILENCE = 30.0
 """Seconds without a line after which one is printed, where nothing is renewed in place."""
@@ -73,7 +73,7 @@ class SweepProgress:
         self.console, self.metric = Console(stderr=True), metric
         self.name, self.workers, self.forecast = name, workers, Forecast(expected, workers)
         self.runs, self.ended, self.before = sum(each.runs for each in expected), 0, 0
-        self.several = len({each.pair for each in expected}) > 1
+        self.several = len({each.pair for each in expected}) > 1 or any(each.pair == ANY for each in expected)
         self.now: dict[tuple[str, str, str, int], tuple[str, float]] = {}
         """What is said of runs under way, and the share of their epochs that is done, by their places."""
         self.started = self.spoken = self.known = time.monotonic()

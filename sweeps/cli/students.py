@@ -8,22 +8,22 @@ from typing import Any
 
 from kdbench.bench.environment import command
 from kdbench.bench.errors import InputError
-from kdbench.bench.record import Epoch
 from kdbench.results.pages.front import front_report
 from kdbench.results.pages.report import render
 from kdbench.results.store.plan import Planned
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.store.search import Limits, Search
-from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.candidates import matching, milliseconds_of, parameters_of
 from kdbench.sweeps.cli.common import draw_picture, named, picture_path, say
 from kdbench.sweeps.cli.place import Place
 from kdbench.sweeps.cli.progress import SweepProgress
 from kdbench.sweeps.cli.sweep import changed
+from kdbench.sweeps.scheduling.driver import News
+from kdbench.sweeps.scheduling.forecast import ANY, Expected
 from kdbench.sweeps.scheduling.sources import provide
 from kdbench.sweeps.suites.files import load_suite
 from kdbench.sweeps.suites.search import Heard, find_students
-from kdbench.sweeps.suites.suite import Suite
+from kdbench.sweeps.suites.suite import Suite, primary_of
 
 
 def limits_of(students: str | None, parameters: str | None, latency: str | None, plot: Path | None) -> Limits | None:
@@ -66,14 +66,15 @@ class _Shown:
             f"{len(suite.methods_of(suite.pairs[0]))} methods, then {suite.seeds} seeds of each student on the front; "
             f"{self.teachers * (1 + suite.seeds)} teachers are trained."
         )
-        self._show("trials", trials + self.teachers)
+        self._show("trials", [("trial", trials, suite.recipe.epochs), ("teacher", self.teachers, self.longest)])
 
     def chosen(self, students: int) -> None:
         """Starts the bar of the front's runs."""
-        self._show("front", self.suite.seeds * (students + self.teachers * min(students, 1)))
+        runs, taught = self.suite.seeds * students, self.suite.seeds * self.teachers * min(students, 1)
+        self._show("front", [("seed", runs, self.suite.recipe.epochs), ("teacher", taught, self.longest)])
 
-    def report(self, planned: Planned, news: Epoch | StoredRun) -> None:
-        """Takes an epoch or the end of a run."""
+    def report(self, planned: Planned, news: News) -> None:
+        """Takes the beginning, an epoch or the end of a run."""
         assert self.bar is not None
         self.bar.report(planned, news)
 
@@ -82,9 +83,16 @@ class _Shown:
         if self.bar:
             self.bar.__exit__()
 
-    def _show(self, what: str, runs: int) -> None:
+    @property
+    def longest(self) -> int:
+        """Epochs of a teacher."""
+        return self.suite.teacher_recipe(self.suite.pairs[0]).epochs
+
+    def _show(self, what: str, runs: list[tuple[str, int, int]]) -> None:
+        """Starts the progress of so many runs of each phase, of so many epochs each."""
         self.end()
-        self.bar = SweepProgress(f"{self.suite.name}, {what}", runs, self.workers)
+        expected = [Expected(ANY, *each) for each in runs]
+        self.bar = SweepProgress(f"{self.suite.name}, {what}", expected, self.workers, primary_of(self.suite.data))
         self.bar.__enter__()
 
 

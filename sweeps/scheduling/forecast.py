@@ -10,12 +10,15 @@ from kdbench.bench.record import Epoch
 from kdbench.results.store.plan import Planned
 from kdbench.results.store.stored_run import StoredRun
 
+ANY = ""
+
 
 @dataclass(frozen=True)
 class Expected:
     """Runs of one kind that a sweep will take."""
 
     pair: str
+    """ANY if the sweep decides as it goes; then `method` is the phase of the runs."""
     method: str
     """As plans name it: "teacher" for the pair's teachers."""
     runs: int
@@ -64,7 +67,10 @@ class Forecast:
 
     def learn(self, planned: Planned, news: Epoch | StoredRun) -> None:
         """Takes an epoch, or the end of a run."""
-        kind = self.kinds.setdefault((planned.pair, planned.method), _Kind(1, 0))
+        place = planned.pair, planned.method
+        kind = self.kinds.get(place) or self.kinds.get((ANY, planned.phase))
+        if kind is None:
+            kind = self.kinds[place] = _Kind(1, 0)
         if isinstance(news, Epoch):
             kind.epochs = news.of
             kind.begun[planned.place] = news.number

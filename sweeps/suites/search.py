@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from kdbench.bench.data.splits import Splits
 from kdbench.bench.environment import pick_device
 from kdbench.bench.errors import Unfinished
-from kdbench.bench.record import Epoch
 from kdbench.bench.tasks import load, task_of
 from kdbench.results.analysis.front import Front, front_of, pareto, trials_of
 from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.store.search import Limits, Search, keep_search, kept_search
-from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.candidates import searched
 from kdbench.sweeps.scheduling.calibrate import weights_of
 from kdbench.sweeps.scheduling.compute import way_of
-from kdbench.sweeps.scheduling.driver import Driver
+from kdbench.sweeps.scheduling.driver import Driver, News
 from kdbench.sweeps.scheduling.projector import Projector
 from kdbench.sweeps.scheduling.search import Resolve, Space, front_chain, search_chain
 from kdbench.sweeps.scheduling.study import teachers
@@ -38,8 +36,8 @@ class Heard:
     """Told of the candidates, before any training."""
     chosen: Callable[[int], None]
     """Told how many students are on the front, before they are trained again."""
-    report: Callable[[Planned, Epoch | StoredRun], None]
-    """Told of every epoch and of every run that has ended."""
+    report: Callable[[Planned, News], None]
+    """Told of every run that begins, of its epochs, and of its end."""
     say: Callable[[str], None]
     """Told what is left out, what models' names mean, and what speaks against a teacher."""
 

@@ -12,7 +12,7 @@ from kdbench.results.store.plan import Planned
 from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.cli import progress as progress_module
 from kdbench.sweeps.cli.progress import SweepProgress, renews
-from kdbench.sweeps.scheduling.forecast import Expected, Forecast
+from kdbench.sweeps.scheduling.forecast import ANY, Expected, Forecast
 
 PAIR = "large -> small"
 EXPECTED = [Expected(PAIR, "teacher", 1, 4), Expected(PAIR, "kd", 3, 10), Expected(PAIR, "sp", 2, 10)]
@@ -129,3 +129,13 @@ def test_terminal_that_moves_no_cursor_has_lines(monkeypatch: pytest.MonkeyPatch
     assert not renews(Console(force_terminal=True)) and not renews(Console(file=io.StringIO()))
     monkeypatch.setenv("TERM", "xterm")
     assert renews(Console(force_terminal=True))
+
+
+def test_runs_that_a_sweep_decides_as_it_goes_are_counted_by_their_phase() -> None:
+    forecast = Forecast([Expected(ANY, "trial", 4, 10), Expected(ANY, "teacher", 1, 10)], 1)
+    epoch = Epoch(
+        number=5, of=10, stage="train", losses={}, train=0.5, validation=0.5, learning_rate=0.1, samples=1,
+        teacher_forwards=0, seconds=2.0,
+    )  # fmt: skip
+    forecast.learn(Planned("a -> b", "kd", "trial", 0, "k"), epoch)
+    assert forecast.left() == pytest.approx(2.0 * (35 + 10))
