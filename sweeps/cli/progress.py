@@ -79,15 +79,15 @@ class SweepProgress:
         self.started = self.spoken = self.known = time.monotonic()
         """When the sweep began, when a line was last printed, and when the time left was last reckoned."""
         self.left: float | None = None
+        self.begun = False
         self.page = live.Live(console=self.console, get_renderable=self._page, refresh_per_second=4)
         self.over = threading.Event()
 
     def __enter__(self) -> SweepProgress:
-        """Shows the page, or that the sweep begins."""
+        """Shows the page; elsewhere the first line, that it begins, is not printed before there is news."""
         if renews(self.console):
             self.page.start()
         else:
-            self._print(f"{self.name}: {self.runs} runs, {self.workers} workers")
             threading.Thread(target=self._speak, daemon=True).start()
         return self
 
@@ -154,6 +154,9 @@ class SweepProgress:
 
     def _print(self, text: str) -> None:
         self.spoken = time.monotonic()
+        if not (self.begun or renews(self.console)):
+            text = f"{self.name}: {self.runs} runs, {self.workers} workers\n{text}"
+        self.begun = True
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _page(self) -> Group:

@@ -176,14 +176,16 @@ def sweep(
 
     With --students it searches student, method and hyperparameters together, and prints the Pareto front.
     """
-    from kdbench.sweeps.cli.finished import swept
-    from kdbench.sweeps.cli.students import limits_of, search_and_show
-
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
     place = Place(store, device, precision, cache, data_dir, workers)
-    if limits := limits_of(students, max_params, max_latency, plot):
+    if any(option is not None for option in (students, max_params, max_latency, plot)):
+        from kdbench.sweeps.cli.students import limits_of, search_and_show
+
+        limits = limits_of(students, max_params, max_latency, plot)
         board, text, failures = search_and_show(suite, changes, limits, place, plot)
     else:
+        from kdbench.sweeps.cli.finished import swept
+
         board, text, failures = swept(suite, changes, place)
     answer(board) if as_json else typer.echo(text)
     if failures:

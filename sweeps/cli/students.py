@@ -26,17 +26,16 @@ from kdbench.sweeps.suites.search import Heard, find_students
 from kdbench.sweeps.suites.suite import Suite, primary_of
 
 
-def limits_of(students: str | None, parameters: str | None, latency: str | None, plot: Path | None) -> Limits | None:
-    """What the options say of students; None if none are searched.
+def limits_of(students: str | None, parameters: str | None, latency: str | None, plot: Path | None) -> Limits:
+    """What the options of a search say of students.
 
     Raises:
         InputError: if a pattern matches nothing, a limit is no number, or limits are given without students.
     """
     if students is None:
         given = {"--max-params": parameters, "--max-latency": latency, "--plot": plot}
-        for option in [option for option, value in given.items() if value is not None]:
-            raise InputError(f"{option} is of a search for a student: give --students too, as 'mobilenetv3*,resnet1*'.")
-        return None
+        option = ", ".join(option for option, value in given.items() if value is not None)
+        raise InputError(f"{option} is of a search for a student: give --students too, as 'mobilenetv3*,resnet1*'.")
     patterns = tuple(named(students, "--students"))
     matching(patterns)
     if plot:

@@ -39,7 +39,8 @@ def test_answer_of_other_code_or_of_another_machine_is_none(tmp_path: Path, monk
     copy = tmp_path / "copy"
     for package in ("bench", "sweeps", "results", "methods"):
         root = Path(__file__).resolve().parents[2] / package
-        shutil.copytree(root, copy / package, ignore=shutil.ignore_patterns("__pycache__", "evidence"))
+        shutil.copytree(root, copy / "kdbench" / package, ignore=shutil.ignore_patterns("__pycache__", "evidence"))
+    (copy / "kdbench" / "__init__.py").touch()
     code = "from kdbench.sweeps.cli.remembered import code; print(code())"
 
     def asked() -> str:
@@ -48,7 +49,8 @@ def test_answer_of_other_code_or_of_another_machine_is_none(tmp_path: Path, monk
         ).stdout.decode()
 
     before = asked()
-    (copy / "methods" / "kd.py").write_text((copy / "methods" / "kd.py").read_text() + "\n")
+    changed = copy / "kdbench" / "methods" / "kd.py"
+    changed.write_text(changed.read_text() + "\n")
     assert before and asked() != before
 
 
