@@ -21,7 +21,7 @@ from kdbench.sweeps import candidates
 from kdbench.sweeps.candidates import matching, milliseconds_of, parameters_of, searched
 from tests.sweeps.commands import Run
 
-TRIALS, SEEDS = 4, 2
+TRIALS, SEEDS = 5, 2
 SEARCH = [
     *("sweep", "tiny.toml", "--students", "cifar_resnet8*,cifar_resnet14", "--max-params", "100k"),
     *("--trials", str(TRIALS), "--seeds", str(SEEDS), "--epochs", "1", "--methods", "student,kd,sp"),
