@@ -13,10 +13,12 @@ from torch import Tensor
 
 from kdbench.methods.base import Data, Networks, Unsupported
 from kdbench.methods.checks import same_batch, same_shape
-from kdbench.methods.rows import count, join
+from kdbench.methods.rows import Rows, count, join
 
 L = TypeVar("L")
 """What stands for a layer: its map, its states, its queries and keys."""
+NOWHERE = -1e9
+"""A logit of a class that is left out: its probability is zero to the bit, and nothing is infinite."""
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -57,6 +59,62 @@ def labelled_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     same_shape(logits, labels)
     labelled = (labels.sum(dim=1) > 0).sum().clamp_min(1)
     return F.cross_entropy(logits, labels, reduction="sum") / labelled
+
+
+def one_class_each(targets: Rows, logits: Tensor) -> Tensor:
+    """Classes (B,) of samples each of which has exactly one.
+
+    Args:
+        targets: (B,) classes, or (B, K) rows with a single one.
+        logits: (B, K), of at least two classes.
+
+    Raises:
+        ValueError: if there is not one target for each row of logits, or less than two classes.
+        Unsupported: if the class of a sample is mixed or lacking.
+    """
+    if not isinstance(targets, Tensor) or len(targets) != len(logits) or logits.dim() != 2 or logits.shape[1] < 2:
+        shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+        shapes = f"{shape} for {tuple(logits.shape)}"
+        raise ValueError(f"there must be one label a row of logits (B, K) of two classes or more, but got {shapes}.")
+    if targets.dim() == 1:
+        return targets
+    same_shape(targets, logits)
+    if not ((targets == 0) | (targets == 1)).all() or not (targets.sum(dim=1) == 1).all():
+        raise Unsupported("this loss tells a label's class from all others: labels may not be mixed or missing.")
+    return targets.argmax(dim=1)
+
+
+def only(logits: Tensor, kept: Tensor) -> Tensor:
+    """Logarithms (B, K) of the softmax over some classes of each row; of a row that keeps none, over all alike.
+
+    Args:
+        logits: (B, K)
+        kept: (B, K) bool.
+    """
+    return F.log_softmax(logits.masked_fill(~kept, NOWHERE), dim=1)
+
+
+def target_or_not(logits: Tensor, labels: Tensor) -> Tensor:
+    """Logarithms (B, 2) of the probability of a class and of all others together, exact however near to 1.
+
+    Args:
+        logits: (B, K)
+        labels: (B,) classes.
+    """
+    chosen = F.one_hot(labels, logits.shape[1]).bool()
+    others = logits.masked_fill(chosen, -math.inf).logsumexp(dim=1)
+    margin = logits.gather(1, labels[:, None])[:, 0] - others
+    return torch.stack([F.logsigmoid(margin), F.logsigmoid(-margin)], dim=1)
+
+
+def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of logarithms of probabilities (B, K), mean over the batch."""
+    return F.kl_div(student, teacher, reduction="batchmean", log_target=True)
+
+
+def warmed_up(progress: float, warmup: float) -> float:
+    """A factor that rises linearly from 0 to 1 over the first share `warmup` of training; always 1 without one."""
+    return min(progress / warmup, 1.0) if warmup else 1.0
 
 
 def pooled_alike(first: Tensor, second: Tensor, pool: str = "avg") -> tuple[Tensor, Tensor]:

@@ -53,6 +53,10 @@ class Hooks:
         """Whether it is given the samples without labels: a stage's data have some of them."""
         return False
 
+    def calibrated_at(self) -> float:
+        """The share of training at which loss weights are measured: 0, or where a warm-up of theirs has ended."""
+        return 0.0
+
     def predictions(self, student: Signals, auxiliary: nn.ModuleDict) -> dict[str, Tensor]:
         """Named logits (M, K) that evaluation scores: the student's own, unless more than these are deployed.
 

@@ -146,6 +146,10 @@ class TextBrewer(Method):
         """The factor on each term."""
         return {f"weights.{term.name}": (term.name,) for term in terms_of(self.losses)}
 
+    def calibrated_at(self) -> float:
+        """Where the last warm-up of any of the terms has ended."""
+        return max(term.method.calibrated_at() for term in terms_of(self.losses))
+
     def needed(self) -> frozenset[str]:
         """What any of the terms needs, and labels that a teacher can be shifted to."""
         shift = frozenset({"class_targets"}) if self.probability_shift else frozenset()

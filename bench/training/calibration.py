@@ -7,6 +7,7 @@ map of 8x8 sixteen times one of 32x32. The calibrated weight is |grad of the tas
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -85,7 +86,8 @@ def _first_steps(trainer: Trainer) -> Iterator[Step]:
         taught = tuple(teacher.answer(place, batch) for teacher in teachers)
         observe = functools.partial(setup.task.observe, inputs=batch.inputs, targets=batch.targets, needs=needs)
         first, *fellows = [observe(student.network, training=True) for student in entered.students]
-        yield trainer.step(batch, first, taught + tuple(fellow.detached() for fellow in fellows))
+        step = trainer.step(batch, first, taught + tuple(fellow.detached() for fellow in fellows))
+        yield dataclasses.replace(step, progress=setup.method.calibrated_at())
 
 
 def _norms(trainer: Trainer, step: Step, wanted: set[str]) -> dict[str, float]:
