@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdbench.methods.base import STUDENT, Losses, Method, Net, Paper, Stage, Step, method, tuned
 from kdbench.methods.checks import fraction, one_of, positive
-from kdbench.methods.functional import divergence, kd_loss, one_class_each
+from kdbench.methods.functional import divergence, kd_loss, labelled_cross_entropy, one_class_each
 
 FIRST = Net("student", copy="first")
 
@@ -74,7 +74,7 @@ def virtual_teacher_loss(
         ValueError: if there is not one label a row, or less than two classes.
         Unsupported: if the class of a sample is mixed or lacking.
     """
-    hard = F.cross_entropy(student_logits, one_class_each(labels, student_logits))
+    hard = labelled_cross_entropy(student_logits, one_class_each(labels, student_logits))
     soft = program_divergence(student_logits, labels, temperature, correct)
     return (1 - alpha) * hard + alpha * multiplier * soft
 

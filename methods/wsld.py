@@ -24,7 +24,8 @@ def soft_label_weights(student_logits: Tensor, teacher_logits: Tensor, labels: T
         teacher_logits: (B, K)
         labels: (B,) classes.
     """
-    student, teacher = (F.cross_entropy(z.detach(), labels, reduction="none") for z in (student_logits, teacher_logits))
+    both = [F.log_softmax(each.detach(), dim=1) for each in (student_logits, teacher_logits)]
+    student, teacher = (-each.gather(1, labels[:, None])[:, 0] for each in both)
     return 1 - (-student / (teacher + SMALLEST)).exp()
 
 
@@ -47,7 +48,7 @@ def wsld_loss(
     same_shape(student_logits, teacher_logits)
     weights = soft_label_weights(student_logits, teacher_logits, one_class_each(labels, student_logits))
     targets = F.softmax(teacher_logits / temperature, dim=1)
-    soft = F.cross_entropy(student_logits / temperature, targets, reduction="none")
+    soft = -(targets * F.log_softmax(student_logits / temperature, dim=1)).sum(dim=1)
     return weight * temperature**2 * (weights * soft).mean()
 
 

@@ -24,7 +24,7 @@ from kdbench.methods.base import Method
 CPU = torch.device("cpu")
 DATA = DataSpec(name="digits", train_fraction=0.1, validation=0.25)
 """107 labelled images of 8x8 pixels; they come with scikit-learn and need no folder."""
-RECIPE = Recipe(epochs=4, batch_size=32, lr=0.02, augment="crop", schedule="cosine")
+RECIPE = Recipe(epochs=3, batch_size=54, lr=0.02, augment="crop", schedule="cosine")
 CNN = (ModelSpec(name="cifar_resnet8"), ModelSpec(name="cifar_resnet8_quarter"))
 VIT = tuple(
     ModelSpec(name="vit_tiny_patch16_224", args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": depth})

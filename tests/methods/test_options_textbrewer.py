@@ -190,7 +190,7 @@ def test_composition_asks_for_all_that_its_terms_need(digits: Splits) -> None:
 
 
 BAD = [
-    ("kdd+at", ("'kdd'", "kd, eskd")),
+    ("kdd+at", ("'kdd'", "near: kd, ")),
     ("kd+fsp", ("fsp is more than a loss",)),
     ("fitnets", ("fitnets is more than a loss",)),
     ("eskd(teacher_epochs=0.5)", ("eskd is more than a loss",)),
