@@ -41,19 +41,20 @@ def abkd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float
 class ABKD(Method):
     """Loss = cross-entropy + weight * `abkd_loss`.
 
-    KL spreads the student's probability over all classes that the teacher names, its reverse puts it on the largest;
-    a larger alpha attends to classes where they differ most, a larger beta to those where the student is sure. alpha =
-    0.8, beta = 0.3 and weight = 32 are the program's from ResNet-56 to ResNet-20 on CIFAR-100; other pairs have others.
+    KL spreads the student's probability over all classes that the teacher names, its reverse puts it on the largest. A
+    smaller alpha attends more to classes where the two differ much, a larger beta to those where the student is sure.
+    alpha = 0.8, beta = 0.3 and weight = 32 are the program's from ResNet-56 to ResNet-20 on CIFAR-100; other pairs have
+    others.
 
-    Choices: T = 4, as in other programs for that data set, since its scripts could not be read. Both exponents must be
-    positive: the limit at beta = 0 is KL, for which there is KD, and the program divides that limit by alpha only once,
-    which is right for alpha = 1 alone. Powers are taken of logarithms, which do not underflow.
+    Choices: T = 4, as in other programs for that data set, as the scripts of its own were not at hand. Both exponents
+    must be positive: the limit at beta = 0 is KL, for which there is KD, and the program divides that limit by alpha
+    only once, which is right for alpha = 1 alone. Powers are taken of logarithms, which do not underflow.
     """
 
     paper = Paper(
         "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via "
         "alpha-beta-Divergence",
-        "Wang, Yang, Wang, Hua, Xu, Cao, Huang",
+        "Wang, Yang, Wang, Wang, Xu, Huang",
         2025,
         "https://arxiv.org/abs/2505.04560",
     )

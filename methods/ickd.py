@@ -52,7 +52,7 @@ class ICKD(Method):
 
     paper = Paper(
         "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation",
-        "Liu, Huang, Lin, Xie, Wang, Wang, Liang",
+        "Liu, Huang, Lin, Xie, Wang, Chang, Liang",
         2021,
         "https://arxiv.org/abs/2202.03680",
     )

@@ -90,7 +90,7 @@ class RLD(Method):
 
     paper = Paper(
         "Knowledge Distillation with Refined Logits",
-        "Sun, Chen, Wang, Ye, Feng, Chen",
+        "Sun, Chen, Lyu, Chen, Chen, Wang",
         2024,
         "https://arxiv.org/abs/2408.07703",
     )
