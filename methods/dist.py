@@ -18,7 +18,8 @@ SMALLEST = 1e-8
 def correlations(first: Tensor, second: Tensor) -> Tensor:
     """Pearson's correlation (B,) of each row of one tensor (B, K) with that of another; 0 where a row is constant."""
     first, second = (each - each.mean(dim=1, keepdim=True) for each in (first, second))
-    return (first * second).sum(dim=1) / (first.norm(dim=1) * second.norm(dim=1) + SMALLEST)
+    norms: Tensor = first.norm(dim=1) * second.norm(dim=1)
+    return (first * second).sum(dim=1) / (norms + SMALLEST)
 
 
 def dist_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float, beta: float, gamma: float) -> Tensor:

@@ -81,7 +81,7 @@ class AnglesInParts(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
         """What the parts' gradients add up to."""
         (gradient,) = ctx.saved_tensors
         return upstream * gradient, None, None
@@ -105,7 +105,7 @@ def angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     images = max(1, AT_ONCE // (size * width))
     if images >= size:
         return angles_apart(student, teacher, 0, size) / size**3
-    total: Tensor = AnglesInParts.apply(student, teacher.detach(), images)  # type: ignore[no-untyped-call]
+    total: Tensor = AnglesInParts.apply(student, teacher.detach(), images)
     return total / size**3
 
 
