@@ -11,10 +11,13 @@ from playwright.sync_api import Page
 from tests.results.site.conftest import Watched
 
 WIDE, DARK, PHONE = (1400, "light"), (1400, "dark"), (390, "light")
+BOARD, CARD, INDEX = "digits/index.html", "digits/kd.html", "index.html"
 VIEWS = [
-    *(("digits/index.html", view) for view in (WIDE, DARK, PHONE)),
-    *(("digits/kd.html", view) for view in (DARK, PHONE)),
-    ("index.html", PHONE),
+    *((BOARD, PHONE), (CARD, DARK)),
+    *(
+        pytest.param(*each, marks=pytest.mark.slow)
+        for each in ((BOARD, WIDE), (BOARD, DARK), (CARD, PHONE), (INDEX, PHONE))
+    ),
 ]
 
 
