@@ -26,8 +26,9 @@ test: install ## Run the tests
 test-slow: install ## Run the tests that take minutes
 	$(BIN)/pytest -m slow
 
-docs: install ## Write docs/methods.md anew from the methods
+docs: install ## Write docs/methods.md anew from the methods, and docs/toml.md from the schemas
 	$(BIN)/kdbench methods --format markdown > docs/methods.md
+	$(BIN)/python -m kdbench.sweeps.cli.toml_reference > docs/toml.md
 
 pages: install ## Make the tables of README.md and results again from results/evidence
 	$(BIN)/python -m kdbench.sweeps.cli.pages

@@ -60,6 +60,7 @@ class DataSpec(Finite):
     """A data set of a task, its split, and how much of the training part is labelled."""
 
     name: str
+    """Of a data set, or the path of a folder of images, beside the file."""
     task: str = "image"
     """What is to be learned: the name of a file of `kdbench.bench.tasks`."""
     image_size: Annotated[int, Field(ge=0, le=1024)] = 0
@@ -69,6 +70,7 @@ class DataSpec(Finite):
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of all, where the data set has no test part of its own."""
     split_seed: int = 0
+    """Of the split and the labelled subset; in a suite each seed has its own."""
     train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Labelled share of the training part; the rest is unlabelled."""
     fingerprint: str = ""
@@ -87,12 +89,17 @@ class Recipe(Finite):
     """How every network of a run is trained."""
 
     epochs: Annotated[int, Field(ge=1, le=10**6)] = 240
+    """Passes over the labelled samples, of all stages together."""
     batch_size: Annotated[int, Field(ge=2, le=10**6)] = 64
+    """Labelled samples of a batch."""
     optimizer: Literal["sgd", "nesterov", "adam", "adamw", "rmsprop"] = "sgd"
     lr: Annotated[float, Field(gt=0)] = 0.05
+    """The learning rate at its highest."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Of sgd, nesterov and rmsprop."""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     schedule: Literal["constant", "cosine", "step"] = "step"
+    """Of the learning rate within a stage, after the warm-up."""
     milestones: tuple[float, ...] = (0.625, 0.75, 0.875)
     """Of schedule "step": as shares of a stage's epochs."""
     decay: Annotated[float, Field(gt=0, le=1)] = 0.1
@@ -102,6 +109,7 @@ class Recipe(Finite):
     unlabelled_ratio: Annotated[float, Field(gt=0, le=32)] = 1.0
     """Of methods that are given more than the labelled samples: how many others a batch has for each labelled one."""
     augment: str = "crop+flip"
+    """none, or several of crop, flip, randaugment and the like with + between them."""
     clip_norm: Annotated[float, Field(ge=0)] = 0.0
     """Largest gradient norm of a student; 0 is no clipping."""
     finetune: Annotated[float, Field(ge=0, lt=1)] = 0.0

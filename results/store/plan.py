@@ -33,9 +33,11 @@ class PairRecord(Frozen):
     model_config = ConfigDict(frozen=True, extra="allow")
 
     teacher: str
+    """A network by timm's name or the literature's, trained by the suite unless it comes with weights."""
     more_teachers: tuple[str, ...] = ()
     """For methods that take several; the same name again is the same architecture from other random weights."""
     student: str
+    """Likewise; it starts from random weights unless its name means published ones."""
     note: str = ""
     """What tells it from a pair of the same networks; part of its name."""
     methods: tuple[str, ...] = ()

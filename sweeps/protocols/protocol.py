@@ -92,6 +92,7 @@ class Row(Frozen):
     """A row of the table: what is trained."""
 
     label: Annotated[str, Field(pattern=r"^[^,]+$")]
+    """As the paper names the row; no comma."""
     method: str
     """A method's id, or a composition such as "kd+at"; "teacher" is the pair's teacher."""
     params: dict[str, Any] = {}
@@ -107,6 +108,7 @@ class Row(Frozen):
     given_teacher: bool | None = None
     """Whether the method is given the teacher; by default if it learns from one."""
     numbers: Annotated[tuple[Number, ...], Field(min_length=1)] = (Number(),)
+    """Its numbers, by default the protocol's metric alone."""
 
     def configured(self) -> Method:
         """The method with its hyperparameters."""
@@ -138,27 +140,38 @@ class Protocol(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     about: str = ""
+    """A sentence that its pages show."""
     paper: str = ""
+    """As published.csv names it."""
     table: str
     """The table's name in published.csv."""
     metric: Measure = "accuracy_top1"
+    """The measure of its numbers, in the paper's unit."""
     statistic: Literal["mean", "median"]
+    """Of the seeds, as the paper prints it."""
     epoch: Literal["last", "best"]
     """Which epoch the numbers are of; the best is chosen on validation, never on test."""
     margin: dict[Measure, Annotated[float, Field(gt=0)]]
     """By measure, in its unit: a difference from the paper that does not matter, declared before it is run."""
     seeds: Annotated[int, Field(ge=1)]
+    """Runs behind each number."""
     teacher_seeds: Annotated[int, Field(ge=1)] = 1
     """Runs behind a teacher's own number; the first one teaches."""
     data: DataSpec
     parts: tuple[Subset, ...] = (Subset(),)
+    """Shares of the data; by default all of them alone."""
     networks: dict[str, PaperNetwork]
+    """By the paper's names."""
     recipe: Recipe
+    """By which students are trained."""
     teacher: dict[str, Any] = {}
     """Fields of the recipe in which teachers' training differs."""
     pairs: Annotated[tuple[Pairing, ...], Field(min_length=1)]
+    """By the names of its networks."""
     cells: Annotated[tuple[Row, ...], Field(min_length=1)]
+    """The rows of the table, on each pair."""
     short: Short = Short()
+    """What `--scale short` changes; its numbers are never comparable."""
     departures: tuple[str, ...] = ()
     """In what our runs are known to differ from the paper's."""
     sources: dict[str, str]

@@ -86,8 +86,10 @@ class Suite(Frozen):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     about: str = ""
+    """A sentence that its tables show."""
     data: DataSpec
     pairs: Annotated[tuple[Pair, ...], Field(min_length=1)]
+    """Each gets tables of its own."""
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = tuple(sorted(REGISTRY))
     """The rows: ids of methods, compositions such as "kd+at", or names of `settings`."""
     settings: dict[str, dict[str, Any]] = {}

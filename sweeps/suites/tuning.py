@@ -22,6 +22,7 @@ class Range(Finite):
     low: float
     high: float
     log: bool = False
+    """Whether it is searched on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -39,6 +40,7 @@ class Tuning(Frozen):
     """The tuning budget, the same for every method."""
 
     trials: Annotated[int, Field(ge=1)] = 20
+    """Of each row: the paper's setting, the calibrated weights, then what TPE draws."""
     prune: bool = True
     """Whether trials below the median of earlier ones are stopped after half of their epochs; methods that train in
     several stages never are, as their epochs cannot be compared."""
