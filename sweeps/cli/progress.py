@@ -100,6 +100,7 @@ class SweepProgress:
 
     def report(self, planned: Planned, news: News) -> None:
         """Takes the beginning, an epoch or the end of a run."""
+        self._begin()
         what = f"{planned.method} {planned.phase} {planned.number}" + (f" of {planned.pair}" if self.several else "")
         if news is None:
             self._tell_before()
@@ -154,10 +155,14 @@ class SweepProgress:
 
     def _print(self, text: str) -> None:
         self.spoken = time.monotonic()
-        if not (self.begun or renews(self.console)):
-            text = f"{self.name}: {self.runs} runs, {self.workers} workers\n{text}"
-        self.begun = True
+        self._begin()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _begin(self) -> None:
+        """Says, where no page is renewed, that the sweep begins."""
+        if not (self.begun or renews(self.console)):
+            self.begun = True
+            self._print(f"{self.name}: {self.runs} runs, {self.workers} workers")
 
     def _page(self) -> Group:
         """What a terminal shows: how far the sweep is, a bar, and a line for each run under way, cut to its width."""

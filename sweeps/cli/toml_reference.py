@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from kdbench.bench.spec import DataSpec, Recipe
@@ -139,11 +139,20 @@ def _name(key: str) -> str:
 
 def _example(name: str, field: FieldInfo, said: list[dict[str, Any]]) -> Any:
     """The shortest value that a bundled file gives it, else the default."""
-    values = [table[name] for table in said if table.get(name) not in (None, {}, [])]
+    values = [table[name] for table in said if table.get(name) not in (None, {}, []) and _whole(field, table[name])]
     if values:
         value = min(values, key=lambda value: len(toml(value)))
         return value[:1] if isinstance(value, list) and isinstance(value[0], dict) else value
     return field.get_default(call_default_factory=True)
+
+
+def _whole(field: FieldInfo, value: Any) -> bool:
+    """Whether a value stands alone, without what a suite that its own extends says."""
+    try:
+        TypeAdapter(field.annotation).validate_python(value)
+    except ValidationError:
+        return False
+    return True
 
 
 def _type(field: FieldInfo) -> str:

@@ -61,7 +61,7 @@ BROKEN = {
     ),
     "losses are named numbers": (
         MY_KD.replace(LOSS, '"centred": self.weight * (mine - theirs).square().mean(dim=1)}'),
-        "loss 'centred' is (32,), not a tensor without dimensions",
+        "loss 'centred' is (54,), not a tensor without dimensions",
     ),
     "gradients reach what they should": (
         auxiliary("F.mse_loss(mine, theirs)"),

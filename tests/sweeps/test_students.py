@@ -14,8 +14,8 @@ import pytest
 import safetensors.torch
 import torch
 
-import kdbench.bench.deploy.check
 from kdbench.bench.atomic import write
+from kdbench.bench.deploy import check
 from kdbench.bench.deploy.check import Timing, timed
 from kdbench.bench.deploy.student import student_of
 from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
@@ -190,7 +190,7 @@ def test_an_export_that_answers_otherwise_is_not_kept(
     store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = ["export-student", OURS.key, "--to", "safetensors", "--store", str(store.root), "--out"]
-    monkeypatch.setattr(kdbench.bench.deploy.check, "TOLERANCE", -1.0)
+    monkeypatch.setattr(check, "TOLERANCE", -1.0)
     code, _, err = kdbench(*command, str(tmp_path / "out"))
     assert code == 2 and "does not answer as ours does: logits differ by up to 0 on the test part" in err
     assert not (tmp_path / "out").exists()
