@@ -149,7 +149,7 @@ def _example(name: str, field: FieldInfo, said: list[dict[str, Any]]) -> Any:
 def _whole(field: FieldInfo, value: Any) -> bool:
     """Whether a value stands alone, without what a suite that its own extends says."""
     try:
-        TypeAdapter(field.annotation).validate_python(value)
+        TypeAdapter(field.annotation or Any).validate_python(value)
     except ValidationError:
         return False
     return True
