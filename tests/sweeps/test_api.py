@@ -50,6 +50,7 @@ def test_a_site_is_written(tmp_path: Path) -> None:
     assert index == tmp_path / "site" / "index.html" and "segmentation" in index.read_text()
 
 
+@pytest.mark.slow
 def test_a_sweep_is_its_leaderboard_and_is_not_repeated(tmp_path: Path, tiny: Path) -> None:
     small = {"methods": ["student"], "trials": 1, "seeds": 1, "epochs": 1, "workers": 1, "store": tmp_path / "s"}
     board = kdbench.sweep(tiny, **small)

@@ -29,6 +29,7 @@ SEARCH = [
 ]
 
 
+@pytest.mark.slow
 def test_a_student_is_found_trained_and_handed_out(kdbench: Run, tiny: Path) -> None:
     code, out, err = kdbench(*SEARCH, "--plot", "front.png")
     assert code == 0, err

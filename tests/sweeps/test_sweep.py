@@ -238,7 +238,9 @@ def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
     gone_within(5, workers)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
+)
 def test_run_that_is_ended_without_a_terminal_says_so_in_a_line_and_is_no_failure(
     tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
