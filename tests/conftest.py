@@ -28,13 +28,6 @@ kdbench.bench.evaluation.cost.LATENCY_RUNS = 1  # no test asks for more than a t
 
 __all__ = ["DATA", "Memory"]
 
-LONG = ("test_find_students", "test_sweep", "test_api", "test_students", "test_outside_commands", "test_driver")
-"""Files whose tests take longest, with processes of their own: first, so that none is left for one core at the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
-
 
 @pytest.fixture(scope="session")
 def digits() -> Splits:
