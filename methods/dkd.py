@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
 from kdbench.methods.base import Losses, Method, Paper, Step, loss_weight, method, tuned
 from kdbench.methods.checks import fraction, non_negative, positive, same_shape
-from kdbench.methods.functional import divergence, one_class_each, only, target_or_not, warmed_up
+from kdbench.methods.functional import all_but, divergence, one_class_each, only, target_or_not, warmed_up
 
 WARMUP = 20 / 240
 """The program's 20 of 240 epochs."""
@@ -41,8 +40,7 @@ def others_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor, 
     Arguments and errors are those of `target_loss`.
     """
     same_shape(student_logits, teacher_logits)
-    labels = one_class_each(labels, student_logits)
-    others = torch.ones_like(student_logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
+    others = all_but(one_class_each(labels, student_logits), student_logits)
     student, teacher = (only(each / temperature, others) for each in (student_logits, teacher_logits))
     return divergence(student, teacher) * temperature**2
 

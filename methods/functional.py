@@ -94,6 +94,16 @@ def only(logits: Tensor, kept: Tensor) -> Tensor:
     return F.log_softmax(logits.masked_fill(~kept, NOWHERE), dim=1)
 
 
+def all_but(labels: Tensor, logits: Tensor) -> Tensor:
+    """(B, K) bool: every class but a sample's own.
+
+    Args:
+        labels: (B,) classes.
+        logits: (B, K)
+    """
+    return torch.ones_like(logits, dtype=torch.bool).scatter_(1, labels[:, None], False)
+
+
 def target_or_not(logits: Tensor, labels: Tensor) -> Tensor:
     """Logarithms (B, 2) of the probability of a class and of all others together, exact however near to 1.
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 import torch.nn.functional as F
 from optuna.distributions import FloatDistribution
 from torch import Tensor
 
 from kdbench.methods.base import Losses, Method, Paper, Step, loss_weight, method, tuned
 from kdbench.methods.checks import non_negative, positive, same_shape
-from kdbench.methods.functional import one_class_each, only
+from kdbench.methods.functional import all_but, one_class_each, only
 
 
 def confidence_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
@@ -48,8 +47,7 @@ def normalised_loss(student_logits: Tensor, teacher_logits: Tensor, labels: Tens
         Unsupported: if the class of a sample is mixed or lacking.
     """
     same_shape(student_logits, teacher_logits)
-    chosen = one_class_each(labels, student_logits)[:, None]
-    others = torch.ones_like(student_logits, dtype=torch.bool).scatter_(1, chosen, False)
+    others = all_but(one_class_each(labels, student_logits), student_logits)
     student, teacher = (only(each / temperature, others) for each in (student_logits, teacher_logits))
     return -(teacher.exp() * student).sum(dim=1).mean() * temperature**2
 
