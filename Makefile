@@ -20,8 +20,8 @@ install: .venv/installed ## Set up .venv from the locked versions
 bench: install ## The main job: sweep every method on bundled data and print the leaderboard
 	$(BIN)/kdbench sweep digits --store $(STORE)
 
-test: install ## Run the tests
-	$(BIN)/pytest -n auto --dist worksteal
+test: install ## Run the tests, in one process more than there are cores, as some of them wait
+	$(BIN)/pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal
 
 test-slow: install ## Run the tests that take minutes
 	$(BIN)/pytest -m slow

@@ -158,6 +158,7 @@ def test_augmented_images_lie_in_memory_as_they_are_indexed(names: tuple[str, ..
     assert augmented.stride() == (channels * 256, 256, 16, 1)
 
 
+@pytest.mark.slow
 def test_a_process_that_trains_on_mirrored_grey_images_does_not_crash() -> None:
     """See `kdbench.bench.networks.network.corrupted_by_channels_last`; a crash here would be that of all tests."""
     code = """if True:

@@ -358,6 +358,7 @@ def test_tapped_signals_and_gradients_are_not_compiled(
     assert traced == [] and all(getattr(signals, name) is not None for name in needs)
 
 
+@pytest.mark.slow
 def test_every_shape_of_a_network_is_compiled(
     digits: Splits, traced: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,7 +158,9 @@ def test_stages_are_those_of_the_usual_benchmark(name: str, stages: list[tuple[i
     assert torch.equal(last[0], features[-1])
 
 
-@pytest.mark.parametrize("name", [*STAGES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name == "cifar_resnet50" else []) for name in STAGES]
+)
 def test_networks_train_in_half_precision(name: str) -> None:
     network = timm.create_model(name, num_classes=10)
     with torch.autocast("cpu", torch.bfloat16):

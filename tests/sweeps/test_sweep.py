@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from mlflow import MlflowClient
 
 from kdbench.results.analysis.status import status_of
@@ -89,14 +90,19 @@ def gone_within(seconds: float, workers: list[int]) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
-    """A store with an uninterrupted sweep, its suite, and its board."""
+def whole(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> tuple[Path, Path, dict[str, Any]]:
+    """A store with an uninterrupted sweep, its suite, and its board; made once for all test processes, to be read."""
     from tests.sweeps.conftest import TINY
 
-    folder = tmp_path_factory.mktemp("whole")
-    suite = folder / "tiny.toml"
-    suite.write_text(TINY)
-    return folder / "store", suite, swept(folder / "store", suite)
+    root = tmp_path_factory.getbasetemp()
+    folder = (root if worker_id == "master" else root.parent) / "whole"
+    store, suite, board = folder / "store", folder / "tiny.toml", folder / "board.json"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not board.exists():
+            suite.write_text(TINY)
+            board.write_text(json.dumps(swept(store, suite)))
+    return store, suite, json.loads(board.read_text())
 
 
 def test_sweep_gives_every_method_its_budget_and_a_row(whole: tuple[Path, Path, dict[str, Any]]) -> None:
@@ -121,8 +127,11 @@ def test_tuning_runs_never_score_the_test_part(whole: tuple[Path, Path, dict[str
             assert ("test" in last["outcome"]["scores"]["last"]) == (phase != "trial")
 
 
-def test_sweep_again_repeats_nothing_and_gives_the_same_table(whole: tuple[Path, Path, dict[str, Any]]) -> None:
-    store, suite, board = whole
+def test_sweep_again_repeats_nothing_and_gives_the_same_table(
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    reference, suite, board = whole
+    store = shutil.copytree(reference, tmp_path / "store")
     before = finished(store)
     assert numbers(swept(store, suite)) == numbers(board)
     assert finished(store) == before
