@@ -24,6 +24,7 @@ from kdbench.sweeps.cli.common import (
     say,
 )
 from kdbench.sweeps.cli.place import Place
+from kdbench.sweeps.cli.report import years_of
 
 app = typer.Typer()
 
@@ -111,6 +112,9 @@ def compare(
     brief: Annotated[
         bool, typer.Option("--brief", help="One table: every row's score, gain over the control and corrected p.")
     ] = False,
+    years: Annotated[
+        bool, typer.Option("--by-year", help="Gains over the baseline against the years of the papers.")
+    ] = False,
     columns: Columns = None,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex; csv (no ranks).")] = "terminal",
     plot: Annotated[
@@ -127,9 +131,12 @@ def compare(
     from kdbench.results.pages.comparison import comparison_report
     from kdbench.results.store.plan import SweepPlan
 
-    if brief and (pairs or against):
-        raise InputError("--brief compares methods with the suite's control: leave out --pairs and --against.")
+    if (brief or years) and (pairs or against or brief == years):
+        raise InputError("--brief and --by-year are whole tables: leave out --pairs, --against and the other one.")
     plan, runs = SweepPlan.find(existing(store), suite), opened(store)
+    if years:
+        print_report(years_of(plan, runs), form, as_json, columns)
+        return
     compared = (compare_pairs if pairs else compare_methods)(plan, runs, listed(against or ""))
     report = comparison_report(compared)
     if plot:

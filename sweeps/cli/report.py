@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from kdbench.results.analysis.reproduction import Reproduction
     from kdbench.results.analysis.tried import Trial
     from kdbench.results.pages.methods import MethodFacts
+    from kdbench.results.pages.report import Report
     from kdbench.results.site.facts import RowFacts, Searched, SuiteFacts, TuningFacts
     from kdbench.results.store.plan import SweepPlan
     from kdbench.results.store.run_store import RunStore
@@ -73,21 +74,51 @@ def facts_of_suite(plan: SweepPlan, store: RunStore) -> SuiteFacts:
     """
     from kdbench.results.analysis.tried import tried
     from kdbench.results.site.facts import RowFacts, SuiteFacts
-    from kdbench.sweeps.scheduling.sources import provide
 
     if plan.suite.reproduction is not None:
         return SuiteFacts(plan, table=_table(plan, store))
-    settings: dict[str, dict[str, Any]] = (plan.suite.model_extra or {}).get("settings", {})
-    rows = list(dict.fromkeys(row for pair in plan.pairs() for row in plan.methods(pair)))
-    provide(" ".join([*rows, *(str(each.get("method", "")) for each in settings.values())]), store.root)
+    methods, settings = methods_of_rows(plan, store), _settings(plan)
     trials, suite = tried(plan, store), suite_of(plan)
     found: dict[str, RowFacts] = {}
-    for row in rows:
+    for row, method in methods.items():
         own = settings.get(row, {})
         pairs = [pair for pair in plan.pairs() if row in plan.methods(pair)]
         tuning = {pair: _tuning(plan, suite, pair, row, trials.get((pair, row), [])) for pair in pairs}
-        found[row] = RowFacts(_method(str(own.get("method", row))), own, tuning)
+        found[row] = RowFacts(method, own, tuning)
     return SuiteFacts(plan, found)
+
+
+def methods_of_rows(plan: SweepPlan, store: RunStore) -> dict[str, MethodFacts | None]:
+    """By row of a suite, what its method says of itself; None for one that is not there any more.
+
+    Raises:
+        InputError: if the file of a method from outside that the store keeps was edited.
+    """
+    from kdbench.sweeps.scheduling.sources import provide
+
+    settings = _settings(plan)
+    rows = list(dict.fromkeys(row for pair in plan.pairs() for row in plan.methods(pair)))
+    provide(" ".join([*rows, *(str(each.get("method", "")) for each in settings.values())]), store.root)
+    return {row: _method(str(settings.get(row, {}).get("method", row))) for row in rows}
+
+
+def years_of(plan: SweepPlan, store: RunStore) -> Report:
+    """A suite's rows by the years of their methods' papers.
+
+    Raises:
+        InputError: if its baseline has not run, or the file of a method from outside was edited.
+    """
+    from kdbench.results.analysis.years import by_year
+    from kdbench.results.pages.years import years_report
+
+    methods = methods_of_rows(plan, store)
+    return years_report(by_year(plan, store, {row: each.paper.year for row, each in methods.items() if each}))
+
+
+def _settings(plan: SweepPlan) -> dict[str, dict[str, Any]]:
+    """Of rows that are a method with other values, by row."""
+    settings: dict[str, dict[str, Any]] = (plan.suite.model_extra or {}).get("settings", {})
+    return settings
 
 
 def _table(plan: SweepPlan, store: RunStore) -> Reproduction | None:
