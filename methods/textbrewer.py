@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kdbench.methods.base import (
     STUDENT,
     TEACHER,
+    Data,
     Losses,
     Method,
     Net,
@@ -161,10 +162,10 @@ class TextBrewer(Method):
         clip_norm = min((norm for norm in norms if norm), default=0.0)
         return (Stage("train", self.loss, teachers=teachers, options=StageOptions(clip_norm=clip_norm)),)
 
-    def auxiliary_modules(self, student: Signals, teachers: tuple[Signals, ...]) -> nn.ModuleDict:
+    def modules_of_data(self, student: Signals, teachers: tuple[Signals, ...], data: Data) -> nn.ModuleDict:
         """Every term's own modules, for each teacher that it learns from."""
         modules = {
-            _name(place, group): term.method.auxiliary_modules(student, taught)
+            _name(place, group): term.method.modules_of_data(student, taught, data)
             for place, term in enumerate(terms_of(self.losses))
             for group, taught in enumerate(_groups(term, teachers))
         }

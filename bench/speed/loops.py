@@ -90,10 +90,8 @@ def plain(setting: Setting, workers: int) -> Loop:
     batches = _loaded(data, setting, workers)
     probe = torch.zeros(2, 3, SIZE, SIZE, device=device), torch.zeros(2, dtype=torch.long, device=device)
     needs, hard_loss = method.needed() & SIGNALS, task_of(NOISE.task).loss
-    auxiliary = method.auxiliary_modules(
-        *(observe(student.eval(), *probe, needs), (observe(teacher.eval(), *probe, needs),))
-    )
-    auxiliary = auxiliary.to(device)
+    probes = observe(student.eval(), *probe, needs), (observe(teacher.eval(), *probe, needs),)
+    auxiliary = method.modules_of_data(*probes, data.train).to(device)
     parameters = [*student.parameters(), *auxiliary.parameters()]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
     student.train()

@@ -54,7 +54,7 @@ def enter(setup: Setup, state: RunState, index: int) -> EnteredStage:
         if net.name not in state.auxiliary:
             torch.manual_seed(seed_of(setup.spec.seed, "extras", net.name))  # an older word; another moves every draw
             others = of_teachers + without(of_students, position)
-            modules = setup.method.auxiliary_modules(of_students[position], others)
+            modules = setup.method.modules_of_data(of_students[position], others, setup.data.train)
             state.auxiliary[net.name] = modules.to(setup.device)
     stage.options.prepare(networks)
     identities = {net: networks.identity(net) for net in stage.teachers}

@@ -147,7 +147,7 @@ class Trainer:
         """What the loss of one student sees."""
         auxiliary, hard_loss = self.entered.students[position].auxiliary, self.setup.task.loss
         progress = update / (self.entered.epochs * self.setup.steps)
-        return Step(batch.inputs, batch.targets, student, teachers, auxiliary, hard_loss, progress)
+        return Step(batch.inputs, batch.targets, student, teachers, auxiliary, hard_loss, progress, batch.indices)
 
     @torch.no_grad()
     def _headline(self, student: Signals) -> Tensor:

@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdbench.methods.base import Losses, Signals, Step
-from tests.methods.options import signals, step_of
+from kdbench.bench.data.splits import Splits
+from kdbench.methods.base import Data, Losses, Method, Signals, Step
+from kdbench.methods.kd import KD
+from tests.methods.options import CNN, signals, spec_of, started, step_of
 
 
 def detecting(student: Signals, targets: Any) -> Losses:
@@ -70,3 +72,21 @@ def test_the_teacher_is_the_only_one(count: int) -> None:
     assert step_of(signals(0), signals(1)).teacher.logits.equal(signals(1).logits)
     with pytest.raises(ValueError, match=f"takes one teacher, but the stage has {count}"):
         step_of(signals(0), *(signals(1) for _ in range(count))).teacher  # noqa: B018
+
+
+def test_a_step_knows_its_samples_and_modules_the_data_that_they_are_of(
+    digits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Data] = []
+
+    def modules(self: Method, student: Signals, teachers: tuple[Signals, ...], data: Data) -> nn.ModuleDict:
+        given.append(data)
+        return self.auxiliary_modules(student, teachers)
+
+    monkeypatch.setattr(KD, "modules_of_data", modules)
+    run = started(spec_of("kd", *CNN), digits)
+    step, train = run.one_update().step, digits.train
+    assert step.indices is not None and len(given) == 1 and given[0] is train
+    inputs, targets = train.inputs, train.targets
+    assert isinstance(inputs, Tensor) and isinstance(targets, Tensor)
+    assert torch.equal(step.inputs, inputs[step.indices] / 255) and torch.equal(step.targets, targets[step.indices])
