@@ -17,6 +17,8 @@ from kdbench.methods.rows import Rows, count, join
 
 L = TypeVar("L")
 """What stands for a layer: its map, its states, its queries and keys."""
+R = TypeVar("R")
+"""Likewise, of the other network."""
 NOWHERE = -1e9
 """A logit of a class that is left out: its probability is zero to the bit, and nothing is infinite."""
 
@@ -161,6 +163,13 @@ def matched(
         (student[at_depth(len(student), mine)], teacher[at_depth(len(teacher), other)])
         for mine, other in zip(depths, theirs, strict=True)
     ]
+
+
+def even_pairs(student: Sequence[L], teacher: Sequence[R]) -> list[tuple[L, R]]:
+    """Pairs of layers by relative depth, evenly from the first to the last: as many as the network with fewer has."""
+    count = min(len(student), len(teacher))
+    depths = [place / (count - 1) for place in range(count)] if count > 1 else [1.0]
+    return [(student[at_depth(len(student), each)], teacher[at_depth(len(teacher), each)]) for each in depths]
 
 
 def check_depths(depths: Sequence[float], teacher_depths: Sequence[float] = ()) -> None:

@@ -33,8 +33,13 @@ class Signals:
     """(B, C, H, W), the gradient of each image's cross-entropy with respect to its pixels in [0, 1]."""
     mirrored_grad: Tensor | None = None
     """(B, C, H, W), the same for the horizontally mirrored image, mirrored back."""
+    preactivations: tuple[Tensor, ...] | None = None
+    """The maps of `features` before the last activation of their stage, (B, C_i, H_i, W_i); where a stage ends without
+    one, as in linear bottlenecks, its map as it is."""
+    norms: tuple[Tensor | None, ...] | None = None
+    """(2, C_i), weight and bias of the batch norm before each of `preactivations`; None where there is none."""
     stem: int = 0
-    """How many `features` of a student come before its first stage: 1 where the first is the bare stem's."""
+    """How many of these maps come before the first stage: 1 where the first is the bare stem's."""
 
     def detached(self) -> Signals:
         """The same values without their history, as a fellow student may use them."""
@@ -54,3 +59,5 @@ SIGNALS = frozenset(each.name for each in dataclasses.fields(Signals)) - {"logit
 SAMPLES = frozenset({"pixels", "class_targets"})
 """What a method may name in `needs` of the samples themselves, which it then edits or makes: inputs that are images
 (N, C, H, W) uint8, and targets of one class a sample (N,)."""
+CONSTANT = frozenset({"classifier", "norms"})
+"""Signals that are weights of the network: the same for every batch."""

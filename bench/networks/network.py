@@ -46,6 +46,8 @@ class Network(nn.Module):
         self.layout = torch.channels_last if last else torch.contiguous_format
         self.model.to(memory_format=self.layout)
         self.made: dict[Callable[..., Any], Callable[..., Any]] = {}
+        self.places: tuple[Any, ...] = ()
+        """Where maps are before activations, once that was asked for."""
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 

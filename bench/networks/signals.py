@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,11 +11,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.models.swin_transformer import WindowAttention
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
+from kdbench.bench.networks.activations import Preactivations
+from kdbench.bench.networks.attention import QKV, between_tokens, watch_attention
 from kdbench.bench.networks.network import Network
 from kdbench.methods.base import Signals, Unsupported
 
@@ -32,7 +31,8 @@ STEM = re.compile(r"(features\.)?(stem|conv|act|bn|norm|layer0|level0|$)", re.IG
 UNTAPPED = frozenset({"features", "classifier"})
 """Signals that are taken without hooks or second passes, so that the network may be compiled."""
 
-QKV = tuple[Tensor, Tensor, Tensor]
+MAPS = frozenset({"features", "preactivations", "norms"})
+"""Signals for which every stage is passed one by one."""
 
 
 def observe(
@@ -86,21 +86,23 @@ def _input_grad(logits: Tensor, labels: Tensor | None, images: Tensor, training:
 def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals:
     """What is asked for but gradients, in float32 from one forward pass by timm's own interface."""
     model: Any = network.model
-    passed = _staged if "features" in needs else _unstaged
+    passed = _staged if needs & MAPS else _unstaged
     if network.compute.compiled and needs <= UNTAPPED:
         passed = network.compiled(passed)
-    with _tapped(model, needs) as taps:
+    with _tapped(model, needs) as taps, _before_activations(network, images, needs) as before:
         logits, features = passed(model, network.normalised(images))
     if network.compute.compiled and images.is_cuda:  # a graph's next replay writes over what it gave out
         logits, features = logits.clone(), features and [feature.clone() for feature in features]
     return Signals(
         logits.float(),
-        None if features is None else tuple(feature.float() for feature in features),
+        tuple(feature.float() for feature in features or ()) if "features" in needs else None,
         taps.pooled,
         model.get_classifier().weight.flatten(1) if "classifier" in needs else None,
         tuple(taps.tokens) if "tokens" in needs else None,
         tuple(taps.qkv) if "qkv" in needs else None,
-        stem=stem_maps(model) if "features" in needs else 0,
+        preactivations=before.maps(features or []) if before and "preactivations" in needs else None,
+        norms=before.norms() if before and "norms" in needs else None,
+        stem=stem_maps(model) if needs & MAPS else 0,
     )
 
 
@@ -111,8 +113,6 @@ def _unstaged(model: Any, images: Tensor) -> tuple[Tensor, None]:
 
 def _staged(model: Any, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Logits, and the feature map of every stage."""
-    if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
-        raise Unsupported(f"{type(model).__name__} has no stages that can be tapped (no forward_intermediates).")
     stages = list(range(len(model.feature_info)))
     final, maps = model.forward_intermediates(images, indices=stages)
     return model.forward_head(final), maps
@@ -142,6 +142,8 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
         Unsupported: if the model has no such parts, or does not call them; the message names what is missing.
     """
     taps, name, blocks = _Taps(), type(model).__name__, len(getattr(model, "blocks", ()))
+    if needs & MAPS and not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
+        raise Unsupported(f"{name} has no stages that can be tapped (no forward_intermediates).")
     if needs & {"classifier", "pooled"} and not _linear(model.get_classifier()):
         raise Unsupported(f"{name} has no linear classifier, whose input and rows could be used.")
     if "tokens" in needs and not blocks:
@@ -152,7 +154,7 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
         if "tokens" in needs:
             _watch_tokens(model, taps, watches)
         if "qkv" in needs:
-            _watch_attention(model, taps, watches)
+            watch_attention(model, taps.qkv, watches)
         yield taps
     if "tokens" in needs:
         if len(taps.tokens) != blocks + 1:
@@ -160,7 +162,18 @@ def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
         if taps.normed is not None and taps.normed.shape == taps.tokens[-1].shape:
             taps.tokens[-1] = taps.normed
     if "qkv" in needs:
-        taps.qkv = _between_tokens(name, taps.qkv, blocks)
+        taps.qkv = between_tokens(name, taps.qkv, blocks)
+
+
+@contextlib.contextmanager
+def _before_activations(network: Network, images: Tensor, needs: frozenset[str]) -> Iterator[Preactivations | None]:
+    """Watches one forward pass for maps before activations, if these or their norms are needed."""
+    if not needs & {"preactivations", "norms"}:
+        yield None
+        return
+    before = Preactivations(network, images)
+    with before.watched():
+        yield before
 
 
 def _linear(classifier: nn.Module) -> bool:
@@ -198,72 +211,6 @@ def _watch_tokens(model: Any, taps: _Taps, watches: contextlib.ExitStack) -> Non
         watches.callback(block.register_forward_hook(lambda _, inputs, output: token(output)).remove)
     if isinstance(getattr(model, "norm", None), nn.Module):
         watches.callback(model.norm.register_forward_hook(normed).remove)
-
-
-class Products(TorchFunctionMode):
-    """Notes queries, keys and values where they meet: normed, rotated or pooled, whatever a network does before."""
-
-    def __init__(self, seen: list[QKV]) -> None:
-        """Notes them in a list."""
-        super().__init__()
-        self.seen = seen
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called in place of every function of torch."""
-        if func is F.scaled_dot_product_attention:
-            self.note(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def note(self, query: Tensor, key: Tensor, value: Tensor, *_: Any, scale: float | None = None, **__: Any) -> None:
-        """Takes the arguments of a fused product, whose scale is 1 / sqrt d if none is given."""
-        query = query if scale is None else query * (scale * math.sqrt(query.shape[-1]))
-        self.seen.append((query.float(), key.float(), value.float()))
-
-
-def _watch_attention(model: Any, taps: _Taps, watches: contextlib.ExitStack) -> None:
-    """Takes queries, keys and values; every module that projects to all three must bring them together once."""
-    before: list[int] = []
-
-    def check(attention: nn.Module, inputs: Any, output: Any) -> None:
-        if len(taps.qkv) != before.pop() + 1:
-            raise Unsupported(
-                f"{type(attention).__name__} does not relate tokens by the softmax of queries times keys and no more, "
-                "as attention over channels or between heads does not."
-            )
-
-    def split(attention: Any, output: Tensor) -> None:
-        parts = output.float().unflatten(2, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        taps.qkv.append((parts[0], parts[1], parts[2]))
-
-    watches.enter_context(Products(taps.qkv))
-    for module in model.modules():
-        if isinstance(module, WindowAttention) and not module.fused_attn:  # nothing is between projection and product
-            watches.callback(module.qkv.register_forward_hook(lambda _, __, out, m=module: split(m, out)).remove)
-        if isinstance(getattr(module, "qkv", None), nn.Linear):
-            watches.callback(module.register_forward_pre_hook(lambda *_: before.append(len(taps.qkv))).remove)
-            watches.callback(module.register_forward_hook(check).remove)
-
-
-def _between_tokens(name: str, seen: list[QKV], blocks: int) -> list[QKV]:
-    """The attention of each block, or of a network without a chain of blocks all of it.
-
-    Raises:
-        Unsupported: if it is not between each token and every other one.
-    """
-    if not seen:
-        raise Unsupported(f"{name} has no self-attention whose queries, keys and values could be taken.")
-    if shapes := [tuple(query.shape) for query, _, _ in seen if query.dim() != 4]:
-        raise Unsupported(f"{name} does not lay queries out as (B, heads, N, d), but as {shapes[0]}.")
-    own = [each for each in seen if each[0].shape == each[1].shape]
-    if len(own) == (blocks or len(seen)):
-        return own
-    for query, key, _ in seen:
-        if query.shape != key.shape:
-            raise Unsupported(
-                f"{name} has attention of {query.shape[2]} queries to {key.shape[2]} keys, as where keys are pooled or "
-                "a class token asks alone: no relation between each token and every other one."
-            )
-    raise Unsupported(f"{name} has {len(own)} attentions in {blocks} blocks, not one in each.")
 
 
 @contextlib.contextmanager

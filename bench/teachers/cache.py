@@ -22,6 +22,7 @@ from kdbench.bench.teachers.backends import CacheBackend, Tensors, layout, nbyte
 from kdbench.bench.teachers.flatten import flat, lossless, signal, signals_of, unflat
 from kdbench.methods.base import Signals
 from kdbench.methods.rows import Rows, split
+from kdbench.methods.signals import CONSTANT
 
 ORIGIN = (3, NUMBERS, torch.__version__, timm.__version__)
 """Enters every name: answers of other code are not taken. The first number is raised with how answers are kept."""
@@ -137,7 +138,7 @@ class TeacherCache:
             probe: the teacher's signals for two samples, which tell the size of its answers.
         """
         limit = self.backend.limit if self.backend else 0
-        needs = (needs | {"logits"}) - {"classifier"}
+        needs = (needs | {"logits"}) - CONSTANT
         size = nbytes(flat(probe, needs)) / 2
         samples, drawn = batches.samples, batches.used
         fixed = batches.fixed and size * samples <= FIXED and samples <= drawn + 1

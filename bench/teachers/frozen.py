@@ -6,12 +6,11 @@ import dataclasses
 import time
 from typing import Protocol
 
-from torch import Tensor
-
 from kdbench.bench.data.batches import Batch
 from kdbench.bench.teachers.cache import EpochOutputs
 from kdbench.methods.base import Signals
 from kdbench.methods.rows import Rows, count
+from kdbench.methods.signals import CONSTANT
 
 
 class Observe(Protocol):
@@ -24,20 +23,18 @@ class Observe(Protocol):
 class FrozenTeacher:
     """A frozen teacher in one epoch of one run."""
 
-    def __init__(
-        self, observe: Observe, needs: frozenset[str], outputs: EpochOutputs | None, classifier: Tensor | None = None
-    ) -> None:
+    def __init__(self, observe: Observe, needs: frozenset[str], outputs: EpochOutputs | None, probe: Signals) -> None:
         """Opens the epoch's outputs.
 
         Args:
             observe: runs the teacher.
             needs: signals that it is asked for beyond the logits.
             outputs: its answers, if they can be shared.
-            classifier: the teacher's, if that is needed; it is the same for every batch.
+            probe: what it said of two samples, which has all that is the same for every batch.
         """
-        self.classifier = classifier if "classifier" in needs else None
+        self.constant = {name: getattr(probe, name) for name in (needs & CONSTANT) | {"stem"}}
         self.observe, self.outputs = observe, outputs
-        self.answers = (needs | {"logits"}) - {"classifier"}
+        self.answers = (needs | {"logits"}) - CONSTANT
         self.samples, self.seconds = 0, 0.0
         """What the network was run on in this run, and how long that took on the host."""
         if outputs:
@@ -48,7 +45,7 @@ class FrozenTeacher:
         if self.outputs is None:
             return self._ask(batch.inputs, batch.targets)
         signals = self.outputs.answer(step, batch, self.answers, self._ask)
-        return dataclasses.replace(signals, classifier=self.classifier)
+        return dataclasses.replace(signals, **self.constant)
 
     def close(self, steps: int) -> None:
         """Ends an epoch of so many batches."""

@@ -80,7 +80,7 @@ def frozen_teachers(setup: Setup, entered: EnteredStage, batches: Batches, numbe
             epoch = (setup.spec.seed, number)
             outputs = setup.cache.outputs(name, batches, setup.task.prepared, epoch, entered.epochs, needs, probe)
         observe = partial(setup.task.observe, network, needs=needs)
-        teachers.append(FrozenTeacher(observe, needs, outputs, probe.classifier))
+        teachers.append(FrozenTeacher(observe, needs, outputs, probe))
     return teachers
 
 

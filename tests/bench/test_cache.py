@@ -328,9 +328,11 @@ def test_teacher_gives_the_classifier_only_to_those_who_need_it() -> None:
     (batch, *_) = given.epoch(1, 1)
     for needs, wanted in ((frozenset({"qkv"}), None), (frozenset({"qkv", "classifier"}), rows)):
         outputs = outputs_of("a", None, given)
-        teacher = FrozenTeacher(lambda inputs, targets: speaker(inputs), needs, outputs, rows)
+        teacher = FrozenTeacher(
+            lambda inputs, targets: speaker(inputs), needs, outputs, Signals(rows, classifier=rows, stem=1)
+        )
         answer = teacher.answer(0, batch)
-        assert answer.classifier is wanted and answer.qkv is not None and teacher.samples == BATCH
+        assert answer.classifier is wanted and answer.stem == 1 and answer.qkv is not None and teacher.samples == BATCH
 
 
 # Whole runs

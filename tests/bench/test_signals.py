@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.attention import Products
 from kdbench.bench.networks.build import build
 from kdbench.bench.networks.network import Network
-from kdbench.bench.networks.signals import Products, observe
+from kdbench.bench.networks.signals import observe
 from kdbench.bench.spec import Compute, DataSpec, ModelSpec
 from kdbench.bench.tasks import load
-from kdbench.methods.base import Signals, Unsupported
+from kdbench.methods.base import SIGNALS, Signals, Unsupported
 
 TINY = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 2}
 MODELS = {
@@ -47,7 +48,7 @@ PLAIN = {
     ),
 }
 """Chains of blocks whose attention is the softmax of queries times keys, and no more."""
-EVERY = frozenset({"features", "pooled", "classifier", "tokens", "qkv", "input_grad", "mirrored_grad"})
+EVERY = SIGNALS
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +281,8 @@ def test_bf16_gives_signals_in_float32_near_those_of_fp32(name: str, digits32: S
 
 
 def flat(value: Any) -> list[Tensor]:
-    return [tensor for item in value for tensor in flat(item)] if isinstance(value, tuple) else [value]
+    """The tensors in a signal, without those that there are not."""
+    return [each for item in value for each in flat(item)] if isinstance(value, tuple) else [value][value is None :]
 
 
 def test_a_scale_of_its_own_is_part_of_the_queries() -> None:
@@ -335,3 +337,61 @@ def test_pooled_is_what_the_classifier_saw_with_its_dropout(digits32: Splits) ->
     signals = see(network, digits32, "pooled", "features", training=True)
     assert signals.pooled is not None
     torch.testing.assert_close(classifier_of(network)(signals.pooled), signals.logits)
+
+
+PLACES = {
+    "cifar_resnet8": (["bn1", "layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2"], "relu"),
+    "regnetx_002": (["stem.bn", "s1.b1.conv3.bn", "s2.b1.conv3.bn", "s3.b4.conv3.bn", "s4.b7.conv3.bn"], "relu"),
+    "cifar_vgg8": ([f"stages.{i}.{2 if 0 < i < 4 else 1}" for i in range(5)], "relu"),
+    "cifar_shufflenetv1": (["stages.0.1", "stages.1.3.bn3", "stages.2.7.bn3", "stages.3.3.bn3"], "relu"),
+    "wrn_16_1": ([f"stages.{i}.blocks.0.norm1" for i in range(3)] + ["norm"], "norm"),
+    "cifar_mobilenetv2": (["bn1", *(f"blocks.{i}.bn3" for i in ("1.1", "2.2", "4.2", "6.0"))], "linear"),
+    "cifar_shufflenetv2": (["stages.0.1", "", "", ""], "linear"),
+    "convnext_atto": (["", "", "", ""], "linear"),
+}
+"""The batch norm before each map, and how a stage ends: an activation, the next norm's activation, or neither."""
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_maps_before_activations_and_their_norms(name: str, digits32: Splits) -> None:
+    network: Any = network_of(ModelSpec(name=name), digits32)
+    norms, end = PLACES[name]
+    seen = see(network, digits32, "features", "preactivations", "norms")
+    assert seen.features and seen.preactivations and seen.norms and len(seen.norms) == len(norms)
+    torch.testing.assert_close(seen.logits, see(network, digits32).logits, rtol=1e-4, atol=1e-5)
+    for place, (feature, before, norm, wanted) in enumerate(
+        zip(seen.features, seen.preactivations, seen.norms, norms, strict=True)
+    ):
+        module = network.model.get_submodule(wanted) if wanted else None
+        if module is None:
+            assert norm is None
+        else:
+            assert norm is not None and torch.equal(norm, torch.stack([module.weight, module.bias]))
+        if end == "norm":
+            batch_norm = nn.BatchNorm2d.forward(module, feature)
+            torch.testing.assert_close(before, batch_norm, rtol=1e-4, atol=1e-5)
+        elif end == "relu" or (place == 0 and wanted):
+            torch.testing.assert_close(before.relu().clamp_max(6) if end == "linear" else before.relu(), feature)
+            assert before.min() < 0
+        else:
+            assert torch.equal(before, feature)
+    assert hooks(network) == 0
+
+
+def test_a_student_is_taught_by_its_maps_before_activations(digits32: Splits) -> None:
+    network = network_of(ModelSpec(name="cifar_resnet8"), digits32).train()
+    seen = see(network, digits32, "features", "preactivations", training=True)
+    assert seen.features and seen.preactivations and network.training and seen.stem == 1
+    for before, after in zip(seen.preactivations, seen.features, strict=True):
+        torch.testing.assert_close(before.relu(), after)
+    seen.preactivations[-1].clamp_max(0).sum().backward()
+    first = next(network.model.parameters())
+    assert first.grad is not None and first.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("need", ["features", "preactivations", "norms"])
+def test_a_network_without_stages_is_named(need: str, digits32: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    network: Any = network_of(MODELS["cnn"], digits32)
+    monkeypatch.delattr(type(network.model).__mro__[1], "forward_intermediates")
+    with pytest.raises(Unsupported, match="CifarResNet has no stages that can be tapped"):
+        see(network, digits32, need)

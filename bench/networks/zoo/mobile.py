@@ -89,12 +89,15 @@ class ShuffleUnit(nn.Module):
         self.bn2 = nn.BatchNorm2d(middle)
         self.conv3 = nn.Conv2d(middle, own, 1, groups=groups, bias=False)
         self.bn3 = nn.BatchNorm2d(own)
+        self.act = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H, W), or half of H and W."""
         y = channel_shuffle(F.relu(self.bn1(self.conv1(x))), self.shuffled)
         y = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(y)))))
-        return F.relu(torch.cat([y, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1) if self.halves else x + y)
+        joined = torch.cat([y, F.avg_pool2d(x, 3, stride=2, padding=1)], dim=1) if self.halves else x + y
+        output: Tensor = self.act(joined)
+        return output
 
 
 def _stem(in_chans: int) -> nn.Module:
