@@ -25,8 +25,8 @@ from tests.methods.options import CNN, carried_out, memory_of, spec_of, started,
 
 MODERN = (
     *("abkd", "ban", "cc", "crd", "ctkd", "dist", "dkd", "ickd"),
-    *("logit_std", "nkd", "nst", "pkt", "rkd", "rld", "tfkd", "ttm"),
-    *("wsld",),
+    *("logit_std", "nkd", "nst", "ofd", "pkt", "reviewkd", "rkd", "rld"),
+    *("tfkd", "ttm", "wsld"),
 )
 STUDENT_LOGITS, TEACHER_LOGITS = draw(5, 4), draw(5, 4, seed=1)
 CE = F.cross_entropy(STUDENT_LOGITS, LABELS).item()
