@@ -24,7 +24,10 @@ test: install ## Run the tests, in one process more than there are cores, as som
 	$(BIN)/pytest -n $$($(BIN)/python -c 'import os; print((os.cpu_count() or 1) + 1)') --dist worksteal
 
 test-slow: install ## Run the tests that take minutes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not fault"
+
+test-faults: install ## Kill, fill, cut and flip all that can be; writes results/faults
+	$(BIN)/pytest -m fault --faults results/faults
 
 docs: install ## Write docs/methods.md anew from the methods, and docs/toml.md from the schemas
 	$(BIN)/kdbench methods --format markdown > docs/methods.md
@@ -47,4 +50,4 @@ lock: ## Write requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-header --quiet --output-file requirements.lock
 
-.PHONY: help install bench test test-slow docs pages site lint lock
+.PHONY: help install bench test test-slow test-faults docs pages site lint lock

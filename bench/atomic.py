@@ -7,6 +7,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+TEMPORARY = ".*.tmp"
+"""The temporary names, as a pattern: files that stay are of processes that died."""
+
 
 def write(path: Path, data: bytes, durable: bool = True) -> None:
     """Writes a whole file or nothing, in a folder that exists.

@@ -1,11 +1,17 @@
-"""What the tests share: one thread, a recorder in memory, the digits, and teachers from random weights."""
+"""What the tests share: one thread, a recorder in memory, the digits, teachers from random weights, and faults' figures.
+
+A test of a fault is marked `fault(NUMBER)`, its place in the list of results/faults, and says by `figure` what it saw;
+with --faults FOLDER the figures are written there as figures.json and README.md.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +34,10 @@ kdbench.bench.evaluation.cost.LATENCY_RUNS = 1  # no test asks for more than a t
 
 __all__ = ["DATA", "Memory"]
 
+FAULT = "fault"
+Figure = Callable[[str], None]
+"""Notes what a test of a fault saw, in words with numbers."""
+
 
 @pytest.fixture(scope="session")
 def digits() -> Splits:
@@ -39,3 +49,39 @@ def digits() -> Splits:
 def untrained() -> Callable[[ModelSpec], bytes]:
     """The safetensors file of a network from seeded random weights."""
     return untrained_file
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Figure:
+    """Of a test that is marked as one of a fault."""
+    marker = request.node.get_closest_marker(FAULT)
+    assert marker is not None
+
+    def note(text: str) -> None:
+        record_property(FAULT, json.dumps([*marker.args, text]))
+
+    return note
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", metavar="FOLDER", help="writes the figures of tests of faults there")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Prints the figures of tests of faults, and writes them if that was asked for."""
+    from tests.faults.page import Seen, machine, page
+
+    found: list[Seen] = []
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            if FAULT in report.keywords and (report.when == "call" or outcome != "passed"):
+                found.append(Seen.of(report, outcome))
+    figures = sorted(found, key=lambda seen: seen.place)
+    for seen in figures:
+        for text in seen.figures:
+            terminalreporter.write_line(f"fault {seen.fault}: {text}")
+    if folder := config.getoption("--faults"):
+        values = {"machine": machine(), "tests": [seen.values() for seen in figures]}
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "figures.json").write_text(json.dumps(values, indent=1) + "\n")
+        (Path(folder) / "README.md").write_text(page(values))

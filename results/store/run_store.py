@@ -18,7 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from kdbench.bench.atomic import write
+from kdbench.bench.atomic import TEMPORARY, write
 from kdbench.bench.errors import InputError, unknown
 from kdbench.bench.record import Epoch
 from kdbench.results.store.attempt import Attempt, claim_of
@@ -165,6 +165,8 @@ class RunStore:
             by = claim_of((attempts_of(folder) or [folder])[-1])
             who = f" ({by.by})" if by else ""
             raise Busy(f"another process is carrying out run {key} in {self.root}{who}: wait for it.") from None
+        for torn in folder.glob(TEMPORARY):  # of processes that died while they wrote
+            torn.unlink()
         try:
             read_spec(folder)
         except (InputError, FileNotFoundError):
