@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,3 +48,18 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_aside(path: Path, folder: Path) -> Path:
+    """Moves a file or a folder into another folder of its disk, under a name that is free there; gives its new path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    names = (f"{path.name}{number or ''}" for number in itertools.count())
+    place = next(folder / name for name in names if not (folder / name).exists())
+    path.rename(place)
+    return place
+
+
+def writer_of(temporary: Path) -> int | None:
+    """The number of the process that wrote, or writes, a file of a temporary name; None for another name."""
+    found = re.fullmatch(r"\..*\.(\d+)\.tmp", temporary.name)
+    return int(found[1]) if found else None

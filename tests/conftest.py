@@ -1,4 +1,4 @@
-"""What the tests share: one thread, a recorder in memory, the digits, teachers from random weights, and faults' figures.
+"""What the tests share: one thread, a recorder in memory, the digits, random teachers, and figures of faults.
 
 A test of a fault is marked `fault(NUMBER)`, its place in the list of results/faults, and says by `figure` what it saw;
 with --faults FOLDER the figures are written there as figures.json and README.md.

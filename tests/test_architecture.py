@@ -98,7 +98,7 @@ def test_mlflow_has_one_writer() -> None:
         for path in (ROOT / package).rglob("*.py")
         if re.search(r"^\s*(import|from) mlflow", path.read_text(), re.MULTILINE)
     ]
-    assert sorted(writers) == ["mlflow_model.py", "tracker.py"], "the one of runs, and the one of a model's folder"
+    assert sorted(writers) == ["experiment.py", "mlflow_model.py", "tracker.py"], "of runs, and of a model's folder"
 
 
 def test_results_run_without_torch() -> None:

@@ -92,13 +92,7 @@ class Disk:
     def get(self, name: str) -> Tensors | None:
         """See CacheBackend; a file that cannot be read, or is not what was written, is as good as none."""
         path = self._path(name)
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                digest = (file.metadata() or {}).get(SHA256)
-                tensors: Tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (OSError, safetensors.SafetensorError):
-            return None
-        if digest != sha256_of(tensors):
+        if (tensors := as_written(path)) is None:
             return None
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -146,6 +140,17 @@ class Disk:
             with contextlib.suppress(OSError):
                 Path(path).unlink(missing_ok=True)
             size -= bytes_of_it
+
+
+def as_written(path: Path) -> Tensors | None:
+    """The tensors of a file of the backend on disk; None if it cannot be read, or is not what was written."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            digest = (file.metadata() or {}).get(SHA256)
+            tensors: Tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return None
+    return tensors if digest == sha256_of(tensors) else None
 
 
 def parse_backend(text: str, folder: Path, device: torch.device) -> CacheBackend | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from kdbench.bench.errors import InputError, Unfinished
-from kdbench.sweeps.cli import authoring, deploying, reading, report, running
+from kdbench.sweeps.cli import authoring, deploying, mending, reading, report, running
 from kdbench.sweeps.cli.common import say
 
 app = typer.Typer(
@@ -67,10 +67,12 @@ ORDER = (
     "export",
     "import_",
     "sync",
+    "doctor",
 )
 """The order of the commands in the help."""
+PARTS = (reading, report, running, authoring, deploying, mending)
 app.registered_commands = sorted(
-    [command for each in (reading, report, running, authoring, deploying) for command in each.app.registered_commands],
+    [command for part in PARTS for command in part.app.registered_commands],
     key=lambda command: ORDER.index(getattr(command.callback, "__name__", "")),
 )
 

@@ -37,6 +37,14 @@ Precision = Annotated[str, typer.Option(help=PRECISION_HELP)]
 Cache = Annotated[
     str, typer.Option("--teacher-cache", help="Of teachers' answers: off, or disk:8, memory:2, device:4 (GiB).")
 ]
+TrackingUri = Annotated[
+    str,
+    typer.Option(envvar="KDBENCH_TRACKING_URI", help="Of an mlflow server, as http://HOST:5000. [default: in STORE]"),
+]
+Lease = Annotated[
+    float, typer.Option(help="Seconds without a sign of life after which a worker is ended; its run goes on elsewhere.")
+]
+Patience = Annotated[float, typer.Option(help="The same without an update, of a worker that lives.")]
 Columns = Annotated[str | None, typer.Option("--columns", help="Of the tables, only these, with commas between them.")]
 DEFAULT_STORE = Path("runs")
 

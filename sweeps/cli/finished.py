@@ -10,8 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from kdbench.bench.environment import command
+from kdbench.bench.errors import InputError
 from kdbench.results.pages.report import Report
 from kdbench.results.pages.tables import TableCost, TableFacts, tables_report
+from kdbench.results.store.run_store import RunStore
+from kdbench.results.tracking.place import DATABASE, check_uri
 from kdbench.sweeps.cli.common import say
 from kdbench.sweeps.cli.place import Place
 from kdbench.sweeps.cli.remembered import Remembered, state_of_data, state_of_runs, stated
@@ -65,6 +68,37 @@ def swept(name: str, changes: dict[str, Any], place: Place) -> tuple[dict[str, A
     if kept and shown.whole:
         kept.keep(_state(root, place), {"board": shown.board, "text": shown.text})
     return shown.board, shown.text, shown.failures
+
+
+def brought_up_to_date(store: RunStore, suite: str | None, uri: str, rebuild: bool) -> tuple[dict[str, Any], str]:
+    """Brings MLflow up to date; where no file has changed since this was done last, there is nothing to do.
+
+    Returns:
+        How many runs are where, as JSON values, and what was not written, and why.
+
+    Raises:
+        InputError: if there is no such suite, the address is none, or the database of a server is to be rebuilt.
+    """
+    check_uri(uri)
+    if rebuild and (suite or uri):
+        raise InputError("--rebuild makes the database in the store anew, of all suites: leave SUITE and the URI out.")
+    root, kept = store.root, Remembered(store.root, f"sync-{suite or 'all'}".replace("/", "-"), [])
+    runs, database = list(state_of_runs(root)), root / DATABASE
+    known = None if uri or rebuild else kept.answer([*runs, stated(database)])
+    if known and database.exists():
+        return known, ""
+    from kdbench.sweeps.scheduling.syncing import rebuilt, synced
+
+    problem = ""
+    if rebuild:
+        with store.exclusive():
+            count = rebuilt(store)
+    else:
+        count, problem = synced(store, suite, uri)
+    values = {"suite": suite, "runs": count, "tracking_uri": uri or f"sqlite:///{database}"}
+    if not problem and not uri:
+        kept.keep([*runs, stated(database)], values)
+    return values, problem
 
 
 def _shown() -> list[Any]:

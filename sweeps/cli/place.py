@@ -7,11 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from kdbench.bench.environment import command
+from kdbench.bench.errors import InputError
+
 if TYPE_CHECKING:
     from kdbench.sweeps.scheduling.workers import Machine
 
 DEFAULT_CACHE = "disk:8"
 STORE = "runs"
+LEASE, PATIENCE = 60.0, 3600.0
+SHORTEST_LEASE = 5.0
+"""Seconds: workers show life each second, and may be late on a busy machine."""
 Paths = str | Path
 
 
@@ -32,6 +38,12 @@ class Where(TypedDict, total=False):
     """Processes: by default one a core on a CPU, one on a GPU."""
     mlflow: bool
     """Whether a single run is logged to MLflow: by default yes."""
+    tracking_uri: str
+    """Of an mlflow server: by default the database STORE/mlflow.db."""
+    lease: float
+    """Seconds without a sign of life after which a worker is ended: by default 60."""
+    patience: float
+    """The same without an update, of a worker that lives: by default 3600."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,11 @@ class Place:
     data_dir: Path | None = None
     workers: int = 0
     """Processes; 0 is one a core on a CPU, one on a GPU."""
+    tracking: str = ""
+    """The address of an MLflow server; by default MLflow's database is in the store."""
+    lease: float = LEASE
+    patience: float = PATIENCE
+    """See Machine."""
 
     @property
     def data(self) -> Path:
@@ -56,18 +73,36 @@ class Place:
         """The machine of a sweep.
 
         Raises:
-            InputError: if there is no such device, precision or cache.
+            InputError: if there is no such device, precision or cache, or a number or address is none.
         """
         from kdbench.bench.environment import pick_device
         from kdbench.bench.teachers.backends import parse_backend
         from kdbench.bench.training.precision import check_precision
+        from kdbench.results.tracking.place import check_uri
         from kdbench.sweeps.scheduling.workers import Machine
 
         device = pick_device(self.device)
         check_precision(self.precision)
         parse_backend(self.cache, self.store, device)
+        check_uri(self.tracking)
+        if not (self.lease >= SHORTEST_LEASE and self.patience > 0):  # not a number is none of both
+            raise InputError(
+                f"--lease is at least {SHORTEST_LEASE:g} s, as workers show life each second, and --patience above 0, "
+                f"but got {self.lease:g} and {self.patience:g}."
+            )
         count = self.workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
-        return Machine(self.data, str(device), self.precision, count, cache=self.cache)
+        return Machine(
+            *(self.data, str(device), self.precision, count),
+            cache=self.cache,
+            lease=self.lease,
+            patience=self.patience,
+            tracking=self.tracking,
+        )
+
+
+def where_mlflow_is(root: Path, uri: str) -> str:
+    """How what was logged is looked at."""
+    return uri or f"{command('mlflow')} ui --backend-store-uri sqlite:///{root / 'mlflow.db'}"
 
 
 def place_of(where: Where, precision: str) -> Place:
@@ -80,4 +115,7 @@ def place_of(where: Where, precision: str) -> Place:
         where.get("cache", DEFAULT_CACHE),
         Path(folder) if folder else None,
         where.get("workers", 0),
+        where.get("tracking_uri", ""),
+        where.get("lease", LEASE),
+        where.get("patience", PATIENCE),
     )

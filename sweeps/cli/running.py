@@ -15,17 +15,20 @@ from kdbench.sweeps.cli.common import (
     DataDir,
     Device,
     Json,
+    Lease,
+    Patience,
     Precision,
     Store,
+    TrackingUri,
     answer,
     draw_picture,
-    existing,
     opened,
     pairs_of,
     picture_path,
     print_report,
+    say,
 )
-from kdbench.sweeps.cli.place import DEFAULT_CACHE, Place
+from kdbench.sweeps.cli.place import DEFAULT_CACHE, LEASE, PATIENCE, Place
 
 app = typer.Typer()
 
@@ -84,6 +87,7 @@ def run(
     data_dir: DataDir = None,
     store: Store = DEFAULT_STORE,
     mlflow: Annotated[bool, typer.Option(help="Whether to log to MLflow.")] = True,
+    tracking_uri: TrackingUri = "",
     as_json: Json = False,
 ) -> None:
     """Carries out one run: trains the teacher if need be, then the student, and scores it on test once."""
@@ -91,7 +95,7 @@ def run(
 
     changes = pairs_of(recipe, "--recipe") | ({} if finetune is None else {"finetune": str(finetune)})
     request = RunRequest(
-        *(method, student, data, Place(store, device, precision, cache, data_dir), task),
+        *(method, student, data, Place(store, device, precision, cache, data_dir, tracking=tracking_uri), task),
         teachers=tuple(teacher or ()),
         teacher_weights=tuple(teacher_weights or ()),
         settings=pairs_of(settings, "--set"),
@@ -169,6 +173,9 @@ def sweep(
     precision: Annotated[str, typer.Option(help=f"{PRECISION_HELP} [default: the suite's]")] = "",
     cache: Cache = DEFAULT_CACHE,
     data_dir: DataDir = None,
+    lease: Lease = LEASE,
+    patience: Patience = PATIENCE,
+    tracking_uri: TrackingUri = "",
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -177,7 +184,7 @@ def sweep(
     With --students it searches student, method and hyperparameters together, and prints the Pareto front.
     """
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
-    place = Place(store, device, precision, cache, data_dir, workers)
+    place = Place(store, device, precision, cache, data_dir, workers, tracking_uri, lease, patience)
     if any(option is not None for option in (students, max_params, max_latency, plot)):
         from kdbench.sweeps.cli.students import limits_of, search_and_show
 
@@ -211,6 +218,9 @@ def reproduce(
     data_dir: DataDir = None,
     form: Annotated[str, typer.Option("--format", help="terminal, markdown, latex or csv.")] = "terminal",
     plot: Annotated[Path | None, typer.Option(help="Plots published against ours there, as a png file.")] = None,
+    lease: Lease = LEASE,
+    patience: Patience = PATIENCE,
+    tracking_uri: TrackingUri = "",
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
@@ -221,7 +231,7 @@ def reproduce(
 
     request = table_request(load_protocol(table), scale, pairs, methods, seeds, data, parts)
     plot = picture_path(plot) if plot else None
-    place = Place(store, device, precision, cache, data_dir, workers)
+    place = Place(store, device, precision, cache, data_dir, workers, tracking_uri, lease, patience)
     values, text, failures = reproduce_and_show(request, place, form, plot, train)
     answer(values) if as_json else typer.echo(text)
     if failures:
@@ -230,22 +240,21 @@ def reproduce(
 
 @app.command(epilog="Example: kdbench sync digits")
 def sync(
-    suite: Annotated[str, typer.Argument(help="NAME (the protocol last run) or NAME@HASH.")],
+    suite: Annotated[
+        str | None, typer.Argument(help="NAME (the protocol last run) or NAME@HASH. [default: all, and single runs]")
+    ] = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Make the database anew; the old one is kept until the new is whole.")
+    ] = False,
+    tracking_uri: TrackingUri = "",
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Brings MLflow up to date with the run store; rebuilds it if it was lost."""
-    from kdbench.results.analysis.leaderboard import leaderboard as board_of
-    from kdbench.results.analysis.reproduction import reproduction_of_plan
-    from kdbench.results.store.plan import SweepPlan
-    from kdbench.results.tracking.tracker import Tracker
+    """Brings MLflow up to date with the run store, without a run twice; exit code 1 if it could not."""
+    from kdbench.sweeps.cli.finished import brought_up_to_date
 
-    plan, runs = SweepPlan.find(existing(store), suite), opened(store, read_only=False)
-    tracker = Tracker(runs, plan.name)
-    for planned in plan.runs():
-        tracker.run(planned)
-    tracker.board(board_of(plan, runs))
-    if table := reproduction_of_plan(plan, runs):
-        tracker.reproduction(table)
-    values = {"experiment": plan.name, "runs": len(plan.runs()), "tracking_uri": tracker.uri}
-    answer(values) if as_json else typer.echo(f"{values['runs']} runs of {suite} are in {tracker.uri}")
+    values, problem = brought_up_to_date(opened(store, read_only=False), suite, tracking_uri, rebuild)
+    answer(values) if as_json else typer.echo(f"{values['runs']} runs are in {values['tracking_uri']}")
+    if problem:
+        say(problem)
+        raise typer.Exit(1)

@@ -14,7 +14,7 @@ from kdbench.bench.configure import configure
 from kdbench.bench.data.augment import check_augment
 from kdbench.bench.data.images import default_augment, named
 from kdbench.bench.data.splits import Splits
-from kdbench.bench.environment import command, pick_device
+from kdbench.bench.environment import pick_device
 from kdbench.bench.errors import InputError
 from kdbench.bench.networks.build import check_model
 from kdbench.bench.outside import method_id
@@ -30,7 +30,7 @@ from kdbench.results.pages.run_summary import run_summary_report
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.store.stored_run import StoredRun
 from kdbench.sweeps.cli.common import say
-from kdbench.sweeps.cli.place import Place
+from kdbench.sweeps.cli.place import Place, where_mlflow_is
 from kdbench.sweeps.cli.progress import Live
 from kdbench.sweeps.scheduling.workers import carry_out
 from kdbench.sweeps.suites.suite import primary_of, taught_by, teacher_runs
@@ -83,7 +83,7 @@ def carry_out_request(request: RunRequest, mlflow: bool) -> tuple[dict[str, Any]
     summary = run_summary_report(done.run)
     lines.append(render(summary))
     if mlflow:
-        lines.append(f"MLflow: {command('mlflow')} ui --backend-store-uri sqlite:///{done.store.root}/mlflow.db")
+        lines.append(f"MLflow: {where_mlflow_is(done.store.root, request.place.tracking)}")
     return dict(summary.values) | {"already_finished": done.repeated}, "\n".join(lines)
 
 
@@ -112,7 +112,7 @@ def carried_out(request: RunRequest, mlflow: bool) -> Carried:
     before = setup.store.get(spec.key)
     run = setup.carry_out(spec, f"{request.method} {request.student}")
     if mlflow:
-        _track(run, setup.store, f"{request.method}: {spec.student.name}")
+        _track(run, setup.store, request.place.tracking)
     return Carried(run, before is not None and before.finished, setup.store)
 
 
@@ -192,14 +192,15 @@ def _waits(reason: str) -> None:
     Console(stderr=True).print(f"Waiting: {reason}", markup=False, soft_wrap=True)
 
 
-def _track(run: StoredRun, store: RunStore, name: str) -> None:
+def _track(run: StoredRun, store: RunStore, uri: str) -> None:
     """Projects the run; a copy that fails is a warning, for the run is kept."""
-    from kdbench.results.tracking.tracker import Tracker
+    from kdbench.sweeps.scheduling.projector import Projector
+    from kdbench.sweeps.scheduling.syncing import SINGLE
 
-    try:
-        Tracker(store, "runs").single(run, name, {"method": run.spec.method, "phase": "run"})
-    except Exception as error:  # MLflow raises what its database or its server raised
-        Console(stderr=True).print(f"MLflow was not brought up to date ({type(error).__name__}: {error})", markup=False)
+    with Projector(store, SINGLE, uri) as projector:
+        projector.single(run)
+    if projector.problem:
+        say(projector.problem)
 
 
 def _check_teachers(request: RunRequest, method: Method) -> None:

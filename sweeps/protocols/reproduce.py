@@ -57,7 +57,7 @@ def carry_out(
     with store.exclusive():
         plan = SweepPlan.create(store.root, request.protocol.name, digest, request.record())
         with (
-            Projector(store, plan) as projector,
+            Projector(store, plan.name, machine.tracking) as projector,
             Driver(store, plan, machine, projector.add, doubting(report, say)) as driver,
         ):
             way = with_weights(way_of(plan, store, splits, machine), lambda model: imported(model, splits, store))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kdbench.results.analysis.board import Board
 from kdbench.results.analysis.reproduction import Reproduction
-from kdbench.results.store.plan import Planned, SweepPlan
+from kdbench.results.store.plan import Planned
 from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.stored_run import StoredRun
 
 if TYPE_CHECKING:
     from kdbench.results.tracking.tracker import Tracker
@@ -19,22 +21,24 @@ AGAIN = 1.0
 """Seconds after which what could not be written is tried again; twice as many each time, up to LONGEST."""
 LONGEST = 60.0
 GRACE = 30.0
-"""Seconds at the end of a sweep in which what is left may still be written, if the last try failed."""
+"""Seconds at the end of a sweep in which something that is left must be written, if the last try failed."""
 
-Item = Planned | Board | Reproduction
+Item = Planned | StoredRun | Board | Reproduction
 
 
 class Projector:
     """A thread that brings ended runs to MLflow, so that training never waits for it; the store stays the truth."""
 
-    def __init__(self, store: RunStore, plan: SweepPlan) -> None:
+    def __init__(self, store: RunStore, experiment: str, uri: str = "", database: Path | None = None) -> None:
         """Starts with an empty queue.
 
         Args:
             store: the store whose runs are projected.
-            plan: the plan that names the experiment.
+            experiment: its name, as the plan's.
+            uri: of a tracking server; by default MLflow's database is in the store.
+            database: in place of STORE/mlflow.db.
         """
-        self.store, self.plan = store, plan
+        self.store, self.to = store, (experiment, uri, database)
         self.error = ""
         """Of the last try, if it failed."""
         self.queued = self.written = 0
@@ -49,8 +53,9 @@ class Projector:
         """What was not written in the end, and why; empty if all was."""
         left = self.queued - self.written
         why = f" ({self.error})" if self.error else ""
-        said = f"MLflow was not brought up to date: {left} of {self.queued} runs and pages are not there{why}"
-        return f"{said}; try: kdbench sync" if left else ""
+        at = f" --tracking-uri {self.to[1]}" if self.to[1] else ""
+        said = f"MLflow was not brought up to date: {left} of {self.queued} runs and pages are not yet there{why}"
+        return f"{said}; nothing is lost, and when it answers again: kdbench sync{at}" if left else ""
 
     def __enter__(self) -> Projector:
         """Starts the thread that writes."""
@@ -58,15 +63,23 @@ class Projector:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Waits for what is queued, unless the sweep was ended; not for long if MLflow cannot be written."""
+        """Waits for what is queued, unless the sweep was ended; not for long while MLflow cannot be written."""
         self.ending.set()
-        deadline = time.monotonic() + GRACE
-        while not any(exception) and self.thread.is_alive() and not (self.error and time.monotonic() > deadline):
+        written, deadline = -1, 0.0
+        while not any(exception) and self.thread.is_alive():
+            if self.written != written:
+                written, deadline = self.written, time.monotonic() + GRACE
+            if self.error and time.monotonic() > deadline:
+                return
             self.thread.join(0.1)
 
     def add(self, planned: Planned) -> None:
         """Queues a run that has ended."""
         self._put(planned)
+
+    def single(self, run: StoredRun) -> None:
+        """Queues a run that belongs to no suite."""
+        self._put(run)
 
     def finish(self, board: Board, table: Reproduction | None = None) -> None:
         """Queues the comparison table, and a paper's beside ours if the plan is of one."""
@@ -98,9 +111,12 @@ class Projector:
         try:
             from kdbench.results.tracking.tracker import Tracker
 
-            self.tracker = self.tracker or Tracker(self.store, self.plan.name)
+            self.tracker = self.tracker or Tracker(self.store, *self.to)
             if isinstance(item, Planned):
                 self.tracker.run(item)
+            elif isinstance(item, StoredRun):
+                tags = {"method": item.spec.method, "phase": "run"}
+                self.tracker.single(item, f"{item.spec.method}: {item.spec.student.name}", tags)
             elif isinstance(item, Board):
                 self.tracker.board(item)
             else:

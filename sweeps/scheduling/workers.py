@@ -13,6 +13,7 @@ from typing import Literal
 
 import torch
 
+from kdbench.bench.data.splits import Splits
 from kdbench.bench.errors import InputError
 from kdbench.bench.record import Epoch, Stopped
 from kdbench.bench.spec import Spec
@@ -26,8 +27,9 @@ from kdbench.results.store.stored_run import Damaged, StoredRun
 from kdbench.sweeps.scheduling.sources import provide
 
 Fault = Literal["busy", "machine", "input", "method"]
-"""Whose a bad end is. Another process has the run: it is waited for. The machine's (files, memory, damaged weights):
-tried again, and no result. The input's: no such run can be carried out. The method's: it is told as a failure."""
+"""Whose a bad end is. Another process has the run: it is waited for. The machine's (files, data, memory, damaged
+weights): tried again, and no result. The input's: no such run can be carried out. The method's: it is told as a
+failure."""
 
 AGAIN = 1.0
 """Seconds after which a run that another process carries out is asked for again."""
@@ -53,6 +55,8 @@ class Machine:
     """Seconds without a sign of life after which a worker is ended and its runs go on in another."""
     patience: float = 3600.0
     """The same without an update, of a worker that lives."""
+    tracking: str = ""
+    """The address of an MLflow server; by default MLflow's database is in the store."""
 
 
 def carry_out(
@@ -123,7 +127,7 @@ def stored(
         try:
             for epoch in attempt.kept:
                 recorder_watch(epoch)
-            outcome, files = yield from updates(spec, load(spec.data, data_dir), attempt, device, cache)
+            outcome, files = yield from updates(spec, _loaded(spec, data_dir), attempt, device, cache)
         except Stopped as reason:
             attempt.end("stopped", str(reason))
         except (Exception, SystemExit) as error:
@@ -139,11 +143,22 @@ def stored(
     return run
 
 
+class Unread(InputError):
+    """Data that could be read when the run was planned are gone, or are others now."""
+
+
+def _loaded(spec: Spec, data_dir: Path) -> Splits:
+    try:
+        return load(spec.data, data_dir)
+    except InputError as error:
+        raise Unread(str(error)) from None
+
+
 def fault_of(error: BaseException) -> Fault:
     """Whose fault it is that a run ended by an exception."""
     if isinstance(error, Busy):
         return "busy"
-    if isinstance(error, Damaged | OSError | MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, Damaged | Unread | OSError | MemoryError | torch.OutOfMemoryError):
         return "machine"
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch's, of a CPU
         return "machine"

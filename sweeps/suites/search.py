@@ -69,7 +69,10 @@ def find_students(
         plan = SweepPlan.create(store.root, suite.name, digest, suite.record())
         keep_search(plan.folder, search)
         heard.begun(search)
-        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, heard.report) as driver:
+        with (
+            Projector(store, plan.name, machine.tracking) as projector,
+            Driver(store, plan, machine, projector.add, heard.report) as driver,
+        ):
             resolve = _resolver(suite, plan, store, data, machine, heard.say)
             tuned = resolve(search.candidates[0].name, 0)
             for doubt in doubted(task, [model for _, model in tuned.untrained], data, store, device):

@@ -58,7 +58,10 @@ def sweep(
         digest = suite.digest(f"{machine.precision} on {device.type}")
         plan = SweepPlan.create(store.root, suite.name, digest, suite.record())
         storage, report = storage_at(f"sqlite:///{store.root / 'optuna.db'}"), doubting(report, say)
-        with Projector(store, plan) as projector, Driver(store, plan, machine, projector.add, report) as driver:
+        with (
+            Projector(store, plan.name, machine.tracking) as projector,
+            Driver(store, plan, machine, projector.add, report) as driver,
+        ):
             way = with_weights(way_of(plan, store, data, machine), lambda model: started(model, data, store, say))
             resolves = [functools.partial(suite.resolve, pair, way) for pair in suite.pairs]
             tuned = [resolve(0) for resolve in resolves]

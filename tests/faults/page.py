@@ -100,8 +100,8 @@ def page(values: dict[str, Any]) -> str:
     lines = [
         "# Faults",
         "",
-        "Made by `make test-faults`: what is done to real runs, sweeps and servers, and what became of them. The numbers",
-        "are of one run of the tests; those of time depend on what else the machine does.",
+        "Made by `make test-faults`: what is done to real runs, sweeps and servers, and what became of them. The",
+        "numbers are of one run of the tests; those of time depend on what else the machine does.",
         "",
         tabulate(rows, ["fault", "what is done", "what was seen, by which test", "", "seconds"], tablefmt="github"),
         "",

@@ -1,4 +1,4 @@
-"""A real sweep under fifty kills, and one run under twenty: the same results to the bit, nothing lost, nothing twice."""
+"""A real sweep under fifty kills, and one run under twenty: the same results to the bit, nothing lost or twice."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def test_sweep_under_fifty_kills_is_an_undisturbed_one_to_the_bit(tmp_path: Path
     kills = ", ".join(f"{count} of the {victim}" for victim, count in killer.kills.items())
     took = time.monotonic() - started - alone
     figure(
-        f"{killer.count} kills ({kills}) over {len(stores)} sweeps of {RUNS} runs: tables and weights equal to the bit, "
-        f"0 finished runs lost, 0 repeated, MLflow has each once; {took:.0f} s, left alone {alone:.0f} s a sweep"
+        f"{killer.count} kills ({kills}) over {len(stores)} sweeps of {RUNS} runs: tables and weights equal to the "
+        f"bit, 0 finished runs lost, 0 repeated, MLflow has each once; {took:.0f} s, left alone {alone:.0f} s a sweep"
     )
 
 

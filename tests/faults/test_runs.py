@@ -15,10 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdbench.bench.spec import Spec
 from kdbench.bench.training.run_state import opened
 from kdbench.results.store import attempt as attempt_module
-from kdbench.results.store.files import done_of, read_lines
+from kdbench.results.store.files import read_lines
 from kdbench.results.store.run_store import RunStore
 from tests.conftest import Figure
 from tests.faults.lives import EPOCHS, TEXT, doomed, launched, processes, train

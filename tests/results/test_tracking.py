@@ -37,12 +37,12 @@ def sync(plan: SweepPlan, store: RunStore) -> Tracker:
 
 
 def runs(tracker: Tracker) -> list[Run]:
-    return list(tracker.client.search_runs([tracker.experiment], max_results=1000))
+    return list(tracker.at.client.search_runs([tracker.at.id], max_results=1000))
 
 
 def contents(tracker: Tracker) -> dict[str, object]:
     """All that is stored, without the ids that MLflow gives."""
-    client: MlflowClient = tracker.client
+    client: MlflowClient = tracker.at.client
     found: dict[str, object] = {}
     for run in runs(tracker):
         history = {
@@ -68,17 +68,17 @@ def test_child_holds_params_curves_tags_and_artifacts(filled: SweepPlan, store: 
     tracker = sync(filled, store)
     seed = next(r for r in runs(tracker) if r.data.tags.get("kdbench.key") == "kd-1")
     assert seed.data.params["params.temperature"] == "4.0"
-    curve = tracker.client.get_metric_history(seed.info.run_id, "loss/student/ce")
+    curve = tracker.at.client.get_metric_history(seed.info.run_id, "loss/student/ce")
     assert [(m.step, m.value) for m in curve] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3))]
     assert seed.data.metrics["test_accuracy/last"] == pytest.approx(0.85)
     assert {"git_commit", "data_fingerprint", "teacher_hash", "kdbench.key"} <= seed.data.tags.keys()
-    files = {artifact.path for artifact in tracker.client.list_artifacts(seed.info.run_id)}
+    files = {artifact.path for artifact in tracker.at.client.list_artifacts(seed.info.run_id)}
     assert files == {"spec.json", "records.jsonl", "last.safetensors", "confusion.png", "summary.md"}
     second = next(r for r in runs(tracker) if r.data.tags.get("kdbench.key") == "kd-2")
-    others = {artifact.path for artifact in tracker.client.list_artifacts(second.info.run_id)}
+    others = {artifact.path for artifact in tracker.at.client.list_artifacts(second.info.run_id)}
     assert others == files - {"confusion.png"}
     trial = next(r for r in runs(tracker) if r.data.tags.get("kdbench.key") == "kd-trial")
-    files = {artifact.path for artifact in tracker.client.list_artifacts(trial.info.run_id)}
+    files = {artifact.path for artifact in tracker.at.client.list_artifacts(trial.info.run_id)}
     assert files == {"spec.json", "records.jsonl"}
     assert seed.data.metrics["target_met/accuracy"] == 1.0 and seed.data.metrics["target_met/parameters"] == 0.0
 
@@ -87,7 +87,7 @@ def test_board_is_a_table_artifact(filled: SweepPlan, store: RunStore) -> None:
     tracker = sync(filled, store)
     board = next(run for run in runs(tracker) if run.info.run_name == "leaderboard")
     assert board.data.metrics == {}  # its numbers are those of the parents
-    files = {artifact.path for artifact in tracker.client.list_artifacts(board.info.run_id)}
+    files = {artifact.path for artifact in tracker.at.client.list_artifacts(board.info.run_id)}
     tables = {f"{name}.{suffix}" for name in ("leaderboard", "comparison") for suffix in ("md", "csv", "tex")}
     assert files == tables | {"leaderboard.json", "comparison.json"}  # too few methods for ranks
     assert json.loads(board.data.tags["mlflow.loggedArtifacts"])[0] == {"path": "leaderboard.json", "type": "table"}
@@ -144,9 +144,9 @@ def test_explanation_is_logged_as_metrics_table_and_plot(store: RunStore) -> Non
     found = {run.info.run_name: run for run in runs(tracker)}
     assert found.keys() == {"student student0", "kd kd000000"} and len(runs(tracker)) == 2
     assert found["kd kd000000"].data.metrics["N_fg"] == 7.0 and "D_mean" not in found["kd kd000000"].data.metrics
-    curve = tracker.client.get_metric_history(found["kd kd000000"].info.run_id, "N_fg over epochs")
+    curve = tracker.at.client.get_metric_history(found["kd kd000000"].info.run_id, "N_fg over epochs")
     assert {(metric.step, metric.value) for metric in curve} == {(1, 1.0), (2, 7.0)}
-    files = {artifact.path for artifact in tracker.client.list_artifacts(found["kd kd000000"].info.run_id)}
+    files = {artifact.path for artifact in tracker.at.client.list_artifacts(found["kd kd000000"].info.run_id)}
     assert files == {f"concepts.{suffix}" for suffix in ("md", "csv", "tex", "json", "png")}
 
 
@@ -166,12 +166,10 @@ def test_a_store_that_was_moved_writes_into_its_own_place(
     tracker = sync(SweepPlan.find(place, "toy"), moved)
     for run in runs(tracker):
         assert (run.info.artifact_uri or "").startswith(f"{place.as_uri()}/mlflow-artifacts/toy/")
-    assert (
-        tracker.client.get_experiment(tracker.experiment).artifact_location == f"{place.as_uri()}/mlflow-artifacts/toy"
-    )
+    assert tracker.at.client.get_experiment(tracker.at.id).artifact_location == f"{place.as_uri()}/mlflow-artifacts/toy"
     assert {path: path.stat().st_mtime_ns for path in store.root.rglob("*") if path.is_file()} == before
     board = next(run for run in runs(tracker) if run.info.run_name == "leaderboard")
-    assert tracker.client.list_artifacts(board.info.run_id)
+    assert tracker.at.client.list_artifacts(board.info.run_id)
 
 
 def test_parents_have_what_their_rows_say_and_the_board_no_metric_for_each(
@@ -194,7 +192,7 @@ def test_an_experiment_says_what_it_is_and_its_runs_how_long_they_took(
     fill("student", [0.80, 0.82, 0.84])
     fill("kd", [0.85, 0.86, 0.87])
     tracker = sync(plan, store)
-    tags = tracker.client.get_experiment(tracker.experiment).tags
+    tags = tracker.at.client.get_experiment(tracker.at.id).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development" and tags["dataset"] == plan.suite.data.name
     assert tags["mlflow.experiment.primaryMetric.name"] == "test_accuracy" and "Data: " in tags["mlflow.note.content"]
     kept = {each.key: store.get(each.key) for each in plan.runs()}

@@ -17,7 +17,6 @@ from mlflow import MlflowClient
 from kdbench.results.analysis.leaderboard import leaderboard
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
-from kdbench.results.tracking import tracker as tracker_module
 from kdbench.results.tracking.tracker import Tracker
 from kdbench.sweeps.scheduling import projector as projector_module
 from kdbench.sweeps.scheduling.projector import Projector
@@ -49,7 +48,7 @@ def test_database_whose_maker_was_killed_is_made_by_the_next(store: RunStore) ->
     process.wait()
     assert not (store.root / "mlflow.db").exists()
     tracker = Tracker(store, "toy")
-    assert tracker.client.get_experiment_by_name("toy") is not None
+    assert tracker.at.client.get_experiment_by_name("toy") is not None
     assert sqlite3.connect(store.root / "mlflow.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
@@ -76,8 +75,8 @@ def test_error_of_mlflow_is_tried_again_until_all_is_written(
             raise OSError("database is locked")
         return create(client, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tracker_module.MlflowClient, "create_run", unsteady)
-    with Projector(store, plan) as projector:
+    monkeypatch.setattr(MlflowClient, "create_run", unsteady)
+    with Projector(store, plan.name) as projector:
         projector.finish(leaderboard(plan, store))
     assert broken[0] < 0 and projector.problem == ""
     client = MlflowClient(f"sqlite:///{store.root / 'mlflow.db'}")
@@ -95,7 +94,7 @@ def test_what_cannot_be_written_is_counted_at_the_end_and_keeps_no_one_waiting(
         monkeypatch.setattr(projector_module, name, value)
     (store.root / "mlflow.db").write_bytes(b"no database")
     started = time.monotonic()
-    with Projector(store, plan) as projector:
+    with Projector(store, plan.name) as projector:
         projector.finish(leaderboard(plan, store))
         projector.finish(leaderboard(plan, store))
     assert "2 of 2 runs and pages are not there (" in projector.problem and "kdbench sync" in projector.problem
