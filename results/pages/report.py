@@ -18,6 +18,7 @@ from rich.text import Text
 from tabulate import tabulate
 
 from kdbench.bench.errors import unknown
+from kdbench.results.pages.escape import escaped, marked, plain
 
 FORMATS = ("terminal", "markdown", "latex", "csv")
 TIE = "="
@@ -26,13 +27,6 @@ WIDTH = 150
 """Columns where there is no terminal to ask."""
 LONGEST_WORD = 24
 """Columns that a word of a text may have before it is broken."""
-LATEX = {char: f"\\{char}" for char in "_%&#$"} | {
-    "^": r"\^{}",
-    "±": r"$\pm$",
-    "<": "$<$",
-    "→": r"$\rightarrow$",
-}
-
 Picture = Callable[[str], bytes]
 """Makes a file of a form (png, svg or pdf); raises InputError if there is nothing to draw, or for another form."""
 
@@ -146,9 +140,9 @@ def render(report: Report, form: str = "terminal", width: int | None = None) -> 
     mark = "% " if form == "latex" else ""
     bullet = "- " if form == "markdown" and report.bullets else mark
     parts = [
-        "\n".join(f"{mark}{line}" for line in report.text),
+        "\n".join(marked(line, mark, mark) for line in report.text),
         *(_markdown(block) if form == "markdown" else _latex(block) for block in report.blocks),
-        "\n".join(f"{bullet}{note}".replace("\n", f"\n{mark}") for note in report.notes),
+        "\n".join(marked(plain(note) if form == "markdown" else note, bullet, mark) for note in report.notes),
     ]
     return "\n\n".join(filter(None, parts))
 
@@ -273,11 +267,12 @@ def _grid(block: Block, tight: bool, shown: Sequence[int]) -> Table:
 
 
 def _markdown(block: Block) -> str:
-    rows = [[text.replace("*", "\\*").replace("|", "\\|") for text in row] for row in block.rows]
+    rows = [[plain(text).replace("*", "\\*").replace("|", "\\|") for text in row] for row in block.rows]
     for index in block.bold:
         rows[index][block.bold_column] = f"**{rows[index][block.bold_column]}**"
     grid = tabulate(rows, [column.name for column in block.columns], "pipe", disable_numparse=True)
-    return "\n\n".join(filter(None, [f"**{block.title}**" if block.title else "", grid, *block.remarks]))
+    title = f"**{plain(block.title)}**" if block.title else ""
+    return "\n\n".join(filter(None, [title, grid, *map(plain, block.remarks)]))
 
 
 def _latex(block: Block) -> str:
@@ -292,9 +287,4 @@ def _latex(block: Block) -> str:
         column_format="".join("l" if column.left else "r" for column in block.columns),
         caption=escaped(block.title) or None,
     )
-    return "\n".join([grid, *(f"% {remark}" for remark in block.remarks)])
-
-
-def escaped(text: str) -> str:
-    """A text as LaTeX prints it."""
-    return "".join(LATEX.get(char, char) for char in text.replace("->", "→"))
+    return "\n".join([grid, *(marked(remark, "% ", "% ") for remark in block.remarks)])

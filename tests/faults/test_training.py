@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -190,3 +191,47 @@ def test_sweep_on_a_full_disk_names_it_and_goes_on_when_there_is_room(
         )
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+KINDS = (
+    "spec.json",
+    "DONE.json",
+    "attempt-1/records.jsonl",
+    "attempt-1/last.safetensors",
+    "attempt-1/best.safetensors",
+)
+DATABASES = ("optuna.db", "mlflow.db")
+
+
+def flip(path: Path, place: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.slow
+@pytest.mark.fault("bits")
+@pytest.mark.parametrize("mended", [True, False])
+def test_flipped_bits_in_a_real_store_are_mended_to_the_undisturbed_table(
+    mended: bool, tiny: Path, tmp_path: Path, figure: Figure
+) -> None:
+    """By the doctor, or by the next sweep alone, for which a database is made anew only if it is moved away."""
+    alone, store = tmp_path / "alone", tmp_path / "store"
+    board = swept(alone, tiny)
+    shutil.copytree(alone, store)
+    flips = [store / "runs" / key / name for key, name in zip(sorted(finished(store)), KINDS, strict=False)]
+    flips += [next(store.glob("suites/tiny/*/plan.jsonl")), next(store.glob("cache/*.safetensors"))]
+    for path in flips:
+        flip(path, path.stat().st_size // 2)
+    for path in (store / name for name in DATABASES if mended):
+        flip(path, 2)
+    if mended:
+        code, out, _ = kdbench("doctor", str(store), "--json")
+        named = {finding["path"] for finding in json.loads(out)["findings"]}
+        assert code == 1 and len(named) == len(flips) + len(DATABASES)
+        assert kdbench("doctor", str(store), "--mend")[0] == 0
+    assert numbers(swept(store, tiny)) == numbers(board) and weights_of(store) == weights_of(alone)
+    code, out, _ = kdbench("doctor", str(store))
+    assert code == 0, out
+    how = "the doctor and the next sweep" if mended else "the next sweep"
+    figure(f"{len(flips)} files of 6 kinds, by {how}: the undisturbed table and weights to the bit")

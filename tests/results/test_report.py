@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from kdbench.bench.errors import InputError
+from kdbench.results.pages.escape import escaped
 from kdbench.results.pages.pictures import check_picture
-from kdbench.results.pages.report import Block, Column, Report, Sheet, escaped, forms_of, render, rows_of, with_columns
+from kdbench.results.pages.report import Block, Column, Report, Sheet, forms_of, render, rows_of, with_columns
+from tests.conftest import Figure
 
 COLUMNS = Column("method", left=True), Column("accuracy")
 ROWS = [["a*b [c]", "90.0 ± 1.0"], ["d_e*f", "<80 %"]]
@@ -142,3 +144,16 @@ def test_rows_are_those_of_all_tables_of_one_kind() -> None:
         ["toy: big -> tiny", "a*b [c]"],
         ["toy: big -> tiny", "d_e*f"],
     ]
+
+
+@pytest.mark.fault("20")
+def test_hostile_texts_are_no_tags_columns_or_commands(figure: Figure) -> None:
+    hostile = "<img src=x onerror=alert(1)> | \\input{/etc/passwd} $1$\n\\input{x}"
+    block = Block(hostile, COLUMNS, [[hostile, "1"]], remarks=[hostile])
+    text = render(report(block, notes=(hostile,)), "markdown")
+    assert "<img" not in text and text.count("&lt;img") == 4
+    assert all(line.count("|") - line.count("\\|") in (0, 3) for line in text.splitlines() if line.startswith("|"))
+    latex = render(report(block, notes=(hostile,)), "latex")
+    commands = [line for line in latex.splitlines() if "\\input" in line and not line.startswith("%")]
+    assert commands == [] and "textbackslash" in latex
+    figure("markdown and LaTeX: 0 tags, 0 further columns, 0 commands")

@@ -59,25 +59,6 @@ def test_the_disk_is_waited_for_at_checkpoints_alone(store: RunStore, monkeypatc
     assert synced[-1] == str(attempt.folder / "records.jsonl") and len(synced) == 3
 
 
-@pytest.mark.parametrize("size", [0, 1, 2])
-def test_truncated_checkpoint_is_refused_and_the_one_before_used(store: RunStore, size: int) -> None:
-    with begin(store) as first:
-        first.epoch(epoch(1), lambda: b"one")
-        first.epoch(epoch(2), lambda: b"two")
-    (first.folder / "checkpoint-000002.pt").write_bytes(b"two"[:size])
-    with begin(store) as second:
-        assert second.checkpoint() == b"one"
-        assert [e.number for e in second.kept] == [1]
-
-
-def test_flipped_bit_in_checkpoint_is_refused(store: RunStore) -> None:
-    with begin(store) as first:
-        first.epoch(epoch(1), lambda: b"one")
-    (first.folder / "checkpoint-000001.pt").write_bytes(b"onf")
-    with begin(store) as second:
-        assert second.checkpoint() is None and second.kept == []
-
-
 def test_checkpoint_without_its_record_is_not_used(store: RunStore) -> None:
     """A death between the checkpoint's rename and the record's line repeats the epoch; it never skips one."""
     with begin(store) as first:
@@ -94,13 +75,11 @@ def test_only_the_last_two_checkpoints_are_kept(store: RunStore) -> None:
         assert len(list(attempt.folder.glob("checkpoint-*"))) == 2
 
 
-def test_torn_last_line_is_cut_and_a_bad_middle_line_is_named(store: RunStore) -> None:
+def test_bad_middle_line_is_named(store: RunStore) -> None:
     with begin(store) as attempt:
         attempt.epoch(epoch(1), lambda: b"one")
     path = attempt.folder / "records.jsonl"
     whole = path.read_bytes()
-    path.write_bytes(whole + b'{"event": "epo')
-    assert len(read_lines(path)) == 2
     path.write_bytes(whole + b"\0\0garbage\n" + whole)
     with pytest.raises(InputError, match="line 3, is damaged"):
         read_lines(path)

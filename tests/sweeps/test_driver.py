@@ -29,6 +29,7 @@ from kdbench.sweeps.scheduling.driver import LIVES, Driver, News
 from kdbench.sweeps.scheduling.study import Chain, Job
 from kdbench.sweeps.scheduling.workers import AGAIN, Machine, carry_out, fault_of
 from kdbench.sweeps.suites.files import load_suite
+from tests.conftest import Figure
 
 NOWHERE, CPU = Path("/nonexistent"), torch.device("cpu")
 MACHINE = Machine(NOWHERE, "cpu", "fp32", 2, lease=10.0)
@@ -93,10 +94,17 @@ def signalled(number: signal.Signals, times: int = 1, key: str = "") -> Callable
     return report
 
 
-def test_stopped_worker_is_noticed_and_its_run_goes_on_in_another(bed: Callable[..., Bed], spec: Spec) -> None:
+@pytest.mark.fault("9")
+def test_stopped_worker_is_noticed_and_its_run_goes_on_in_another(
+    bed: Callable[..., Bed], spec: Spec, store: RunStore, figure: Figure
+) -> None:
+    """The stopped one is killed, so that none of its writes comes later."""
+    begun = time.monotonic()
     driven = bed(signalled(signal.SIGSTOP))
     assert driven.carry_out(spec) == ["done"]
     assert list(driven.driver.tried.values()) == [1] and driven.driver.failures == {}
+    assert len(list(store.root.glob("runs/*/DONE.json"))) == 1
+    figure(f"1 result, {time.monotonic() - begun:.0f} s with a lease of {MACHINE.lease:.0f} s")
 
 
 ORPHANS = """
@@ -142,8 +150,9 @@ def test_worker_that_lives_but_makes_no_update_is_ended(bed: Callable[..., Bed],
     assert "given up after 3 tries: its worker made no update for 2 s" in "".join(driven.driver.failures.values())
 
 
+@pytest.mark.fault("13")
 def test_run_whose_worker_dies_each_time_is_given_up_with_how_it_died_and_others_finish(
-    bed: Callable[..., Bed], spec: Spec, store: RunStore
+    bed: Callable[..., Bed], spec: Spec, store: RunStore, figure: Figure
 ) -> None:
     other = spec.model_copy(update={"seed": 7})
     driven = bed(signalled(signal.SIGSEGV, times=LIVES, key=spec.key))
@@ -157,6 +166,7 @@ def test_run_whose_worker_dies_each_time_is_given_up_with_how_it_died_and_others
     run = store.get(spec.key)
     assert run is not None and run.status == "failed" and "SIGSEGV" in run.reason
     assert list((store.root / "workers").iterdir()) == []
+    figure(f"given up after {LIVES} tries, with signal and standard error; the other run is done")
 
 
 def test_fault_of_the_machine_that_passes_is_no_result(

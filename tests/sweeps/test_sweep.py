@@ -21,6 +21,7 @@ from kdbench.results.pages.report import render
 from kdbench.results.pages.status import status_report
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
+from tests.conftest import Figure
 from tests.sweeps.commands import kdbench
 
 LISTEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also below nohup, which ignores it
@@ -198,8 +199,9 @@ def test_sweep_goes_on_from_imported_evidence_as_if_it_had_never_been_away(
     assert before.items() <= finished(other).items() and finished(other).keys() == finished(same).keys()
 
 
+@pytest.mark.fault("11")
 def test_killed_sweep_goes_on_and_ends_with_the_same_table(
-    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, figure: Figure
 ) -> None:
     _, suite, board = whole
     store = tmp_path / "store"
@@ -209,10 +211,12 @@ def test_killed_sweep_goes_on_and_ends_with_the_same_table(
     process.kill()  # the driver alone: its workers end by themselves, also the one that is stopped
     process.communicate()
     gone_within(60, workers)
-    before = finished(store)
+    before, begun = finished(store), time.monotonic()
     assert numbers(swept(store, suite)) == numbers(board)
     after = finished(store)
-    assert {key: after[key] for key in before} == before
+    assert {key: after[key] for key in before} == before and len(after) == 18
+    took = time.monotonic() - begun
+    figure(f"0 of {len(before)} finished runs lost or repeated, 18 in all, the same table; {took:.0f} s to the end")
 
 
 @pytest.mark.slow
@@ -226,8 +230,9 @@ def test_run_whose_worker_is_killed_goes_on_in_another(
     assert numbers(finish(process)) == numbers(board)
 
 
+@pytest.mark.fault("12")
 def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
-    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path
+    whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, figure: Figure
 ) -> None:
     _, suite, _ = whole
     store = tmp_path / "store"
@@ -239,19 +244,23 @@ def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
     second = begin(store, suite, "--epochs", "5000")
     _, err = second.communicate(timeout=60)
     assert second.returncode == 2 and "another sweep is using" in err
+    begun = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)  # seconds on an idle machine
+    took = time.monotonic() - begun
     assert process.returncode == 130
     assert err.splitlines()[-1] == "kdbench: interrupted. What is finished is kept; the same command goes on."
     assert "Traceback" not in err and err.splitlines()[0] == "tiny: 18 runs, 2 workers"
     gone_within(5, workers)
+    figure(f"SIGINT to a sweep: exit code 130 after {took:.1f} s, 0 orphans")
 
 
+@pytest.mark.fault("12")
 @pytest.mark.parametrize(
     ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow), (signal.SIGTERM, 143)]
 )
 def test_run_that_is_ended_without_a_terminal_says_so_in_a_line_and_is_no_failure(
-    tmp_path: Path, number: signal.Signals, code: int
+    tmp_path: Path, number: signal.Signals, code: int, figure: Figure
 ) -> None:
     command = [*KDBENCH, "run", "--method", "student", "--student", "cifar_resnet8_quarter", "--data", "digits"]
     command += ["--epochs", "5000", "--train-fraction", "0.1", "--device", "cpu", "--no-mlflow", "--store", "s"]
@@ -260,8 +269,10 @@ def test_run_that_is_ended_without_a_terminal_says_so_in_a_line_and_is_no_failur
     while not any(b'"epoch"' in path.read_bytes() for path in tmp_path.glob("s/runs/*/attempt-*/records.jsonl")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
+    begun = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
+    figure(f"{number.name} to a run: exit code {process.returncode} after {time.monotonic() - begun:.1f} s")
     assert (process.returncode, out) == (code, "") and "Traceback" not in err
     assert err.splitlines()[-1] == "kdbench: interrupted. What is finished is kept; the same command goes on."
     assert b'"failed"' not in next(tmp_path.glob("s/runs/*/attempt-*/records.jsonl")).read_bytes()

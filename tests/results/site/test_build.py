@@ -14,6 +14,7 @@ from kdbench.results.site.facts import Importance, RowFacts, Searched, SuiteFact
 from kdbench.results.site.tables import board_table
 from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
+from tests.conftest import Figure
 from tests.results.conftest import Fill, Finish, outcome, replanned
 
 HOSTILE = "<script>alert(1)</script>"
@@ -51,8 +52,9 @@ def test_pages_of_a_suite_are_an_index_a_board_and_a_card_for_each_row(
     assert "<caption>student, 3 seed(s): 85.0 % right</caption>" in card
 
 
+@pytest.mark.fault("20")
 def test_hostile_names_are_text_everywhere(
-    plan: SweepPlan, store: RunStore, fill: Fill, finish: Finish, tmp_path: Path
+    plan: SweepPlan, store: RunStore, fill: Fill, finish: Finish, tmp_path: Path, figure: Figure
 ) -> None:
     plan = replanned(plan, store, methods=["student", HOSTILE], about=HOSTILE)
     fill("student", [0.8, 0.82, 0.81])
@@ -69,6 +71,7 @@ def test_hostile_names_are_text_everywhere(
         assert tmp_path in page.parents and HOSTILE not in (text := page.read_text())
         assert text.count("<script") == text.count("</script>")
     board, card = made[1].read_text(), made[2].read_text()
+    figure(f"{len(made)} pages of a site: 0 of its scripts are not ours, no path leaves the folder")
     assert "&lt;script&gt;" in board and "\\u003cscript\\u003e" in board and "\\u003cscript\\u003e" in card
 
 
