@@ -110,6 +110,9 @@ class Data:
     """Names of the task's augmentations joined by "+", as crop+flip; or none."""
     magnitude: int = 9
     """Strength of randaugment, 0 to 30."""
+    second: str = ""
+    """Augmentations of a second view of each sample, if there is one: a batch then has twice as many inputs and targets
+    as samples, each sample's first view and its second in turn. Only where the task offers `views`."""
     additional: int = 0
     """How many of the samples, the last ones, are drawn on top of a batch: those that the run has no label of. So every
     batch has as many of the others, whatever else a method is given."""

@@ -37,17 +37,29 @@ class Hooks:
 
     role: ClassVar[Literal["", "control", "baseline"]] = ""
     """What tables use it as: the control that learns without a teacher, or the distillation that others must beat."""
+    collection: ClassVar[Literal["", "survey", "modern"]] = ""
+    """Which set it belongs to: the survey's, or those that today's papers compare with; a user's own to none."""
     several_teachers: ClassVar[bool] = False
     """Whether it takes more than one teacher."""
     composition: ClassVar[str] = ""
     """The hyperparameter that takes a composition such as "kd+at", of the method that composes others."""
     composed_with: ClassVar[dict[str, Any]] = {}
     """Hyperparameters that it has beside, unless they are given, where a composition stands for a method."""
+    deploys_modules: ClassVar[bool] = False
+    """Whether its predictions run auxiliary modules that a user of the student must run too: these count in its cost,
+    their parameters also where they are frozen."""
     needs: ClassVar[frozenset[str]]
 
     def needed(self) -> frozenset[str]:
         """`needs`, unless what is needed depends on hyperparameters."""
         return self.needs
+
+    def assistants(self) -> dict[str, str]:
+        """Architectures, by the `model` of stages' Nets, of networks beside the student and its teachers.
+
+        Each is trained by a stage of the run before it teaches. An empty name stands for the student's architecture.
+        """
+        return {}
 
     def uses_unlabelled(self) -> bool:
         """Whether it is given the samples without labels: a stage's data have some of them."""

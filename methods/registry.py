@@ -31,7 +31,8 @@ def registered(cls: M) -> M:
         ValueError: if the id is taken.
     """
     if OF_SOURCE in cls.id:
-        cls.role, cls.composition = "", ""  # inherited from a built-in one, whose part in tables it does not have
+        # inherited from a built-in one, whose part in tables it does not have
+        cls.role, cls.composition, cls.collection = "", "", ""
         OUTSIDE[cls.id] = cls
     elif cls.__module__.rpartition(".")[0] == __package__:
         if cls.id in REGISTRY:

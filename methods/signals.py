@@ -38,6 +38,13 @@ class Signals:
     one, as in linear bottlenecks, its map as it is."""
     norms: tuple[Tensor | None, ...] | None = None
     """(2, C_i), weight and bias of the batch norm before each of `preactivations`; None where there is none."""
+    head_map: Tensor | None = None
+    """(B, D, H, W), the map whose mean over positions is `pooled`."""
+    classifier_bias: Tensor | None = None
+    """(K,), of the classifier; zeros if it has none."""
+    heads: tuple[Tensor, ...] | None = None
+    """(B, K) of each classifier, whose mean `logits` are: two of a distilled transformer, of its class and its
+    distillation token; else `logits` alone."""
     stem: int = 0
     """How many of these maps come before the first stage: 1 where the first is the bare stem's."""
 
@@ -56,8 +63,8 @@ def _detached(value: Any) -> Any:
 
 SIGNALS = frozenset(each.name for each in dataclasses.fields(Signals)) - {"logits", "mask", "stem"}
 """The signals that a method may name in `needs`."""
-SAMPLES = frozenset({"pixels", "class_targets"})
+SAMPLES = frozenset({"pixels", "class_targets", "views"})
 """What a method may name in `needs` of the samples themselves, which it then edits or makes: inputs that are images
-(N, C, H, W) uint8, and targets of one class a sample (N,)."""
-CONSTANT = frozenset({"classifier", "norms"})
+(N, C, H, W) uint8, targets of one class a sample (N,), and batches that show a second view of each sample."""
+CONSTANT = frozenset({"classifier", "classifier_bias", "norms"})
 """Signals that are weights of the network: the same for every batch."""

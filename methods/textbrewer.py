@@ -101,6 +101,7 @@ class TextBrewer(Method):
     cwsm) where ours is linear.
     """
 
+    collection = "survey"
     paper = Paper(
         "TextBrewer: An Open-Source Knowledge Distillation Toolkit for Natural Language Processing",
         "Yang, Cui, Chen, Che, Liu, Wang, Hu",
@@ -250,7 +251,7 @@ def _term(text: str) -> Term:
         items = _split(match["values"], ",") if match["values"] else []
         values = dict(_value(item, name, known[name]) for item in items)
         learner = known[name](**values, **({"kind": name} if name in MATCHES else {}))
-        if not learner.needs_teacher or learner.composition:
+        if not learner.needs_teacher or learner.composition or learner.deploys_modules:
             raise ValueError(f"{name} has no loss on one teacher's signals and cannot be added.")
         _only_stage(learner)
         non_negative(weight=weight)

@@ -19,7 +19,7 @@ def gradients_reach_what_they_should(toy: Toy) -> None:
     touched: set[str] = set()
     for _ in opened.all_updates():
         touched.update(name for name, value in parameters(opened) if has_gradient(value))
-    own = {name for name, _ in parameters(opened) if "/auxiliary/" in name}
+    own = {name for name, value in parameters(opened) if "/auxiliary/" in name and value.requires_grad}
     idle = sorted(own - touched)
     rule(not idle, f"no gradient reaches {_some(idle)}: use it in the loss, or leave it out of auxiliary_modules")
     wanted = deployed(opened)

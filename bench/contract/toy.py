@@ -35,7 +35,12 @@ VIT = tuple(
     ModelSpec(name="vit_tiny_patch16_224", args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": depth})
     for depth in (4, 2)
 )
+DISTILLED = ModelSpec(
+    name="deit_tiny_distilled_patch16_224", args={"patch_size": 4, "embed_dim": 24, "num_heads": 2, "depth": 2}
+)
 PAIRS = {"cnn to cnn": CNN, "vit to vit": VIT, "vit to cnn": (VIT[0], CNN[1]), "cnn to vit": (CNN[0], VIT[1])}
+HOMES = {"cnn to two heads": (CNN[0], DISTILLED)}
+"""Pairs on which only those methods must work that read what others lack."""
 TEACHER = "run:t"
 
 
@@ -86,16 +91,18 @@ class Toy:
     @property
     def home(self) -> str:
         """The pair on which it must work: of the networks that have what it reads."""
+        if "heads" in self.method.needed():
+            return "cnn to two heads"
         return "vit to vit" if self.method.needed() & {"tokens", "qkv"} else "cnn to cnn"
 
     @property
     def teacher(self) -> bytes:
         """The weights of the home pair's teacher."""
-        return untrained_file(PAIRS[self.home][0])
+        return untrained_file({**PAIRS, **HOMES}[self.home][0])
 
     def spec(self, pair: str = "", params: dict[str, Any] | None = None, **changes: Any) -> Spec:
         """A run on a pair, by default the home one."""
-        teacher, student = PAIRS[pair or self.home]
+        teacher, student = {**PAIRS, **HOMES}[pair or self.home]
         method = configure(self.name, params or {})
         spec = Spec(
             method=method.id,

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     targets: Rows
     """As `kdbench.methods.base.Step` has them."""
     indices: Tensor
-    """(B,) int64 on the CPU: which samples of the stage's data these are."""
+    """(B,) int64 on the CPU: which samples of the stage's data these are; of two views of each once."""
 
 
 class Batches:
@@ -63,6 +63,8 @@ class Batches:
         """Of each batch of an epoch: the samples that are not additional."""
         self.used = self.drawn + self.added * len(self.sizes)
         """Samples of an epoch."""
+        self.views = 2 if data.second else 1
+        """Inputs of a batch for each sample."""
         self.inputs, self.targets = data.inputs, on(device, data.targets)
 
     @property
@@ -73,7 +75,7 @@ class Batches:
     @property
     def decisive(self) -> tuple[object, ...]:
         """What decides how samples look but their values, the seed and the epoch."""
-        return (self.batch_size, self.added, self.steps)
+        return (self.batch_size, self.added, self.steps, *([self.data.second] if self.data.second else []))
 
     @functools.cached_property
     def stream(self) -> str:

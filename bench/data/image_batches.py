@@ -32,6 +32,7 @@ class ImageBatches(Batches):
         """
         super().__init__(data, batch_size, steps, device)
         self.names = check_augment(data.augment, shape(data.inputs)[-1])
+        self.second = check_augment(data.second, shape(data.inputs)[-1]) if data.second else ()
         self.files: FileBatches | None = None
         if isinstance(data.inputs, ImageFiles):
             boxes = "resized-crop" in self.names
@@ -42,21 +43,30 @@ class ImageBatches(Batches):
     @property
     def fixed(self) -> bool:
         """Whether an image looks the same in every epoch."""
-        return set(self.names) == {"none"}
+        return set(self.names) == {"none"} and not self.second
 
     @property
     def decisive(self) -> tuple[object, ...]:
         """What decides how images look but their pixels, the seed and the epoch."""
-        return (self.names, self.data.magnitude, self.batch_size, self.added, self.steps)
+        return (self.names, self.data.magnitude, *super().decisive)
 
     def epoch(self, seed: int, number: int) -> Iterator[Batch]:
-        """Batches of one epoch, augmented."""
+        """Batches of one epoch, augmented; a second view's draws are its own."""
         order = self.order(seed, number)
-        names = tuple(name for name in self.names if name != "resized-crop") if self.files else self.names
-        augment = Augment(names, self.data.magnitude, seed, number)
+        augment = Augment(self._of_tensors(self.names), self.data.magnitude, seed, number)
+        own = seed_of(seed, "second view")
+        second = Augment(self._of_tensors(self.second), self.data.magnitude, own, number) if self.second else None
         for chosen, images in zip(order.split(self.batch_size), self._images(order, seed, number), strict=True):
             targets = take(self.targets, chosen.to(self.device))
-            yield Batch(*self.augmented(augment, images, targets), chosen)
+            inputs, targets = self.augmented(augment, images, targets)
+            if second:
+                inputs = torch.stack([whole(inputs), unit_range(second(images))], dim=1).flatten(0, 1)
+                targets = whole(targets).repeat_interleave(2, dim=0)
+            yield Batch(inputs, targets, chosen)
+
+    def _of_tensors(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """The augmentations of images at hand: boxes are those of files where these are read."""
+        return tuple(name for name in names if name != "resized-crop") if self.files else names
 
     def augmented(self, augment: Augment, images: Tensor, targets: Rows) -> tuple[Rows, Rows]:
         """The next images (B, C, H, W) uint8 as networks take them, and their targets, which do not move with them."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kdbench.bench.configure import method_of
 from kdbench.bench.data.images import FOLDER, ImageSplits
 from kdbench.bench.data.splits import Splits
 from kdbench.bench.errors import InputError
@@ -110,6 +111,11 @@ def student_of(spec: Spec, data: Splits, file: bytes) -> Student:
     task = task_of(spec.data.task)
     if not isinstance(data, ImageSplits):
         raise InputError(f"the student of a run is exported if it decides on images; those of {task.name} do not.")
+    if method_of(spec).deploys_modules:
+        raise InputError(
+            f"the student of {spec.method} is its network with modules of the method, which no format holds yet: its "
+            "weights and its modules' are in the run's files."
+        )
     weights = "scratch" if spec.student.weights.startswith("start:") else spec.student.weights
     model = spec.student.model_copy(update={"weights": weights, "compute": Compute()})
     net, _ = result_of(spec)

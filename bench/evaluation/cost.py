@@ -69,7 +69,7 @@ def sizes(
     """Parameters and multiply-adds of the student and of its teacher, and the student's latency.
 
     The student's parameters are those that its headline prediction uses, in the network and in the auxiliary modules;
-    multiply-adds and latency are the network's.
+    multiply-adds and latency are the network's, and those modules' too where the method deploys them.
 
     Args:
         task: what the networks are for.
@@ -80,7 +80,7 @@ def sizes(
         inputs: of a part; the first sample is used.
     """
     costs = Costs(task, method, student, auxiliary, inputs)
-    values = {"parameters": float(costs.used_parameters()), "multiply_adds": costs.multiply_adds()}
+    values = {"parameters": float(costs.used_parameters()), "multiply_adds": costs.multiply_adds() + costs.deployed()}
     if teacher:
         values["teacher_parameters"] = teacher.parameter_count()
         values["teacher_multiply_adds"] = Costs(task, method, teacher, auxiliary, inputs).multiply_adds()
@@ -119,22 +119,35 @@ class Costs:
         return _multiply_adds(passed, network.normalised(sample))
 
     def used_parameters(self) -> int:
-        """How many trainable numbers the headline prediction depends on."""
+        """How many numbers the headline prediction depends on; frozen ones only in modules that are deployed."""
         modules = nn.ModuleList([self.network.eval(), self.auxiliary.eval()])
+        frozen = [each for each in modules.parameters() if not each.requires_grad and self.method.deploys_modules]
+        for parameter in frozen:
+            parameter.requires_grad_(True)
         parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
         signals = self._observed(training=True)
         headline = next(iter(self.method.predictions(signals, self.auxiliary).values()))
         grads = torch.autograd.grad(headline.sum(), parameters, allow_unused=True)
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         return sum(p.numel() for p, grad in zip(parameters, grads, strict=True) if grad is not None)
+
+    def deployed(self) -> int:
+        """Multiply-adds of the modules that are deployed with the network, if the method has such."""
+        return next(iter(self._heads().values())) if self.method.deploys_modules else 0
 
     @torch.no_grad()
     def latency(self) -> float:
         """Milliseconds: the median of 30 runs after 5, as the machine was."""
         network, sample, times = self.network.eval(), self._sample(), []
+        self.auxiliary.eval()
         for _ in range(LATENCY_RUNS + 5):
             start = time.perf_counter()
-            with network.precision():
-                network(sample)
+            if self.method.deploys_modules:
+                self.method.predictions(self._observed(), self.auxiliary)
+            else:
+                with network.precision():
+                    network(sample)
             if network.device.type == "cuda":
                 torch.cuda.synchronize(network.device)
             times.append(time.perf_counter() - start)

@@ -122,8 +122,6 @@ def backbone(spec: ModelSpec, data: ImageSplits, classes: int, model_args: dict[
     model = _create(spec.name, pretrained, {**args, **(model_args or {})}, size, model_args or {})
     if len(mean) != channels or len(std) != channels:
         raise InputError(f"{spec.name} takes {channels} channels, but got mean={mean} and std={std}.")
-    if hasattr(model, "head_dist"):
-        raise InputError(f"{spec.name} has two classifiers, whose mean no single tap gives: take its undistilled form.")
     return Network(model, mean, std, input_size, spec.compute)
 
 

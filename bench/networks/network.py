@@ -48,6 +48,8 @@ class Network(nn.Module):
         self.made: dict[Callable[..., Any], Callable[..., Any]] = {}
         self.places: tuple[Any, ...] = ()
         """Where maps are before activations, once that was asked for."""
+        self.pools_head_map = False
+        """Whether its classifier was seen to take the mean of a map."""
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 

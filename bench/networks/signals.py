@@ -16,20 +16,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from kdbench.bench.networks.activations import Preactivations
 from kdbench.bench.networks.attention import QKV, between_tokens, watch_attention
+from kdbench.bench.networks.head import HeadMap, bias_of, is_linear, watch_heads
 from kdbench.bench.networks.network import Network
 from kdbench.methods.base import Signals, Unsupported
 
 GRADIENTS = frozenset({"input_grad", "mirrored_grad"})
 """Signals that need a backward pass of their own; they are of no use in evaluation."""
 
-SMALL = frozenset({"pooled", "classifier"})
+SMALL = frozenset({"pooled", "classifier", "classifier_bias"})
 """Signals of so few numbers that copying them out of inference mode costs less than the mode saves."""
 
 STEM = re.compile(r"(features\.)?(stem|conv|act|bn|norm|layer0|level0|$)", re.IGNORECASE)
 """How timm names the part of a network whose feature map comes before its first stage."""
 
-UNTAPPED = frozenset({"features", "classifier"})
+UNTAPPED = frozenset({"features", "classifier", "classifier_bias"})
 """Signals that are taken without hooks or second passes, so that the network may be compiled."""
+
+HEAD = frozenset({"pooled", "classifier", "classifier_bias", "head_map"})
+"""Signals of a linear classifier."""
 
 MAPS = frozenset({"features", "preactivations", "norms"})
 """Signals for which every stage is passed one by one."""
@@ -86,22 +90,27 @@ def _input_grad(logits: Tensor, labels: Tensor | None, images: Tensor, training:
 def _forward(network: Network, images: Tensor, needs: frozenset[str]) -> Signals:
     """What is asked for but gradients, in float32 from one forward pass by timm's own interface."""
     model: Any = network.model
+    if needs & MAPS and not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
+        raise Unsupported(f"{type(model).__name__} has no stages that can be tapped (no forward_intermediates).")
     passed = _staged if needs & MAPS else _unstaged
     if network.compute.compiled and needs <= UNTAPPED:
         passed = network.compiled(passed)
-    with _tapped(model, needs) as taps, _before_activations(network, images, needs) as before:
+    with _before_activations(network, images, needs) as before, _tapped(network, needs) as taps:
         logits, features = passed(model, network.normalised(images))
     if network.compute.compiled and images.is_cuda:  # a graph's next replay writes over what it gave out
         logits, features = logits.clone(), features and [feature.clone() for feature in features]
     return Signals(
         logits.float(),
         tuple(feature.float() for feature in features or ()) if "features" in needs else None,
-        taps.pooled,
+        taps.pooled if "pooled" in needs else None,
         model.get_classifier().weight.flatten(1) if "classifier" in needs else None,
         tuple(taps.tokens) if "tokens" in needs else None,
         tuple(taps.qkv) if "qkv" in needs else None,
         preactivations=before.maps(features or []) if before and "preactivations" in needs else None,
         norms=before.norms() if before and "norms" in needs else None,
+        head_map=taps.head_map.taken(taps.pooled) if taps.head_map and taps.pooled is not None else None,
+        heads=tuple(taps.heads or [logits.float()]) if "heads" in needs else None,
+        classifier_bias=bias_of(model.get_classifier()) if "classifier_bias" in needs else None,
         stem=stem_maps(model) if needs & MAPS else 0,
     )
 
@@ -132,25 +141,30 @@ class _Taps:
     normed: Tensor | None = None
     """Tokens after the final norm."""
     qkv: list[QKV] = field(default_factory=list)
+    head_map: HeadMap | None = None
+    heads: list[Tensor] = field(default_factory=list)
 
 
 @contextlib.contextmanager
-def _tapped(model: Any, needs: frozenset[str]) -> Iterator[_Taps]:
+def _tapped(network: Network, needs: frozenset[str]) -> Iterator[_Taps]:
     """Watches one forward pass: the blocks' outputs, the classifier's input, and attention.
 
     Raises:
         Unsupported: if the model has no such parts, or does not call them; the message names what is missing.
     """
+    model: Any = network.model
     taps, name, blocks = _Taps(), type(model).__name__, len(getattr(model, "blocks", ()))
-    if needs & MAPS and not (hasattr(model, "forward_intermediates") and hasattr(model, "feature_info")):
-        raise Unsupported(f"{name} has no stages that can be tapped (no forward_intermediates).")
-    if needs & {"classifier", "pooled"} and not _linear(model.get_classifier()):
+    if needs & HEAD and not is_linear(model.get_classifier()):
         raise Unsupported(f"{name} has no linear classifier, whose input and rows could be used.")
     if "tokens" in needs and not blocks:
         raise Unsupported(f"{name} is no chain of transformer blocks, so it has no tokens (B, N, D).")
     with contextlib.ExitStack() as watches:
-        if "pooled" in needs:
+        if needs & {"pooled", "head_map"}:
             _watch_pooled(model, taps, watches)
+        if "head_map" in needs:
+            taps.head_map = HeadMap(network, watches)
+        if "heads" in needs:
+            watch_heads(model, taps.heads, watches)
         if "tokens" in needs:
             _watch_tokens(model, taps, watches)
         if "qkv" in needs:
@@ -174,11 +188,6 @@ def _before_activations(network: Network, images: Tensor, needs: frozenset[str])
     before = Preactivations(network, images)
     with before.watched():
         yield before
-
-
-def _linear(classifier: nn.Module) -> bool:
-    """Whether a classifier is a linear layer, also one that is written as a 1x1 convolution of the pooled map."""
-    return isinstance(classifier, nn.Linear) or (isinstance(classifier, nn.Conv2d) and classifier.kernel_size == (1, 1))
 
 
 def _watch_pooled(model: Any, taps: _Taps, watches: contextlib.ExitStack) -> None:

@@ -139,7 +139,7 @@ class TeacherCache:
         """
         limit = self.backend.limit if self.backend else 0
         needs = (needs | {"logits"}) - CONSTANT
-        size = nbytes(flat(probe, needs)) / 2
+        size = nbytes(flat(probe, needs)) / 2 * batches.views
         samples, drawn = batches.samples, batches.used
         fixed = batches.fixed and size * samples <= FIXED and samples <= drawn + 1
         name = digest(*ORIGIN, teacher, batches.stream, *(() if fixed else epoch))

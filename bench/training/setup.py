@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from kdbench.bench.configure import method_of
 from kdbench.bench.data.batches import steps_per_epoch
 from kdbench.bench.data.splits import Splits
+from kdbench.bench.networks.build import check_model
 from kdbench.bench.networks.run_networks import RunNetworks
 from kdbench.bench.record import Recorder
-from kdbench.bench.spec import Spec
+from kdbench.bench.spec import ModelSpec, Spec
 from kdbench.bench.tasks import Task, task_of
 from kdbench.bench.teachers.cache import TeacherCache
 from kdbench.bench.training.stage_plan import StagePlan
@@ -58,7 +59,7 @@ def set_up(spec: Spec, data: Splits, recorder: Recorder, device: torch.device, c
     task.check(spec.method, method.needed())
     check_teachers(spec, method)
     names = ["teacher" if index == 0 else f"teacher_{index + 1}" for index in range(len(spec.teachers))]
-    models = {**dict(zip(names, spec.teachers, strict=True)), "student": spec.student}
+    models = {**dict(zip(names, spec.teachers, strict=True)), "student": spec.student, **assistants(spec, method)}
     weights: dict[str, str] = {}
 
     def stored(reference: str) -> bytes:
@@ -69,6 +70,21 @@ def set_up(spec: Spec, data: Splits, recorder: Recorder, device: torch.device, c
     networks = RunNetworks(task, models, data, spec.seed, device, stored, cache.predictions)
     plan = StagePlan.of(method, spec.recipe, tuple(map(Net, names)))
     return Setup(spec, task, data, method, plan, networks, recorder, cache, device, weights)
+
+
+def assistants(spec: Spec, method: Method) -> dict[str, ModelSpec]:
+    """The networks beside student and teachers that a method trains first, computed as the student is.
+
+    Raises:
+        InputError: if timm does not know one.
+    """
+    models = {}
+    for model, name in method.assistants().items():
+        if name:
+            check_model(name)
+        other = ModelSpec(name=name, compute=spec.student.compute)
+        models[model] = other if name else spec.student
+    return models
 
 
 def check_teachers(spec: Spec, method: Method) -> None:

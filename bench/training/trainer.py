@@ -91,6 +91,7 @@ class Trainer:
             name = self.entered.stage.name
             raise Diverged(f"in epoch {number} of {setup.plan.total} (stage {name}) {', '.join(bad[:5])}.")
         state.number, state.epoch = number, state.epoch + 1
+        shown = averages.samples * batches.views
         record = Epoch(
             number=number,
             of=setup.plan.total,
@@ -99,9 +100,9 @@ class Trainer:
             train=averages.value(),
             validation=validate(),
             learning_rate=self.entered.students[0].learning_rate,
-            samples=averages.samples * len(self.entered.students),
-            teacher_forwards=averages.samples * len(teachers),
-            teacher_cached=sum(max(0, averages.samples - teacher.samples) for teacher in teachers),
+            samples=shown * len(self.entered.students),
+            teacher_forwards=shown * len(teachers),
+            teacher_cached=sum(max(0, shown - teacher.samples) for teacher in teachers),
             seconds=time.perf_counter() - start - elsewhere,
         )
         self._count(record, sum(teacher.seconds for teacher in teachers))

@@ -269,7 +269,7 @@ def test_hooks_are_gone_after_use_and_after_a_failing_forward_pass(digits32: Spl
 @pytest.mark.parametrize("name", ["vit", "vit of normed queries", "cnn"])
 def test_bf16_gives_signals_in_float32_near_those_of_fp32(name: str, digits32: Splits) -> None:
     network = network_of(MODELS[name], digits32)
-    needs = EVERY if name != "cnn" else EVERY - {"tokens", "qkv"}
+    needs = EVERY - ({"tokens", "qkv"} if name == "cnn" else {"head_map"})
     exact = see(network, digits32, *needs)
     network.compute = Compute(precision="bf16")
     rough = see(network, digits32, *needs)
@@ -395,3 +395,52 @@ def test_a_network_without_stages_is_named(need: str, digits32: Splits, monkeypa
     monkeypatch.delattr(type(network.model).__mro__[1], "forward_intermediates")
     with pytest.raises(Unsupported, match="CifarResNet has no stages that can be tapped"):
         see(network, digits32, need)
+
+
+POOLED = {
+    "cifar_resnet8": {},
+    "wrn_16_1": {},
+    "cifar_vgg8": {},
+    "cifar_mobilenetv2": {},
+    "cifar_shufflenetv1": {},
+    "cifar_shufflenetv2": {},
+    "resnet10t": {},
+    "efficientnet_lite0": {},
+    "swin_tiny_patch4_window7_224": MODELS["swin"].args,
+    "mixer_s16_224": {},
+    "vit_tiny_patch16_224": {**TINY, "global_pool": "avg", "class_token": False, "fc_norm": False},
+}
+"""Networks whose classifier takes the mean of a map."""
+NOT_POOLED = {
+    "vit_tiny_patch16_224": TINY,
+    "convnext_atto": {},
+    "mobilenetv3_small_050": {},
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_the_mean_of_the_head_map_is_what_the_classifier_sees(name: str, digits32: Splits) -> None:
+    network = network_of(ModelSpec(name=name, args=POOLED[name]), digits32)
+    seen = see(network, digits32, "head_map", "pooled", "classifier", "classifier_bias")
+    assert seen.head_map is not None and seen.pooled is not None
+    assert seen.classifier is not None and seen.classifier_bias is not None
+    torch.testing.assert_close(seen.head_map.mean(dim=(2, 3)), seen.pooled, rtol=1e-3, atol=1e-4)
+    logits = seen.head_map.mean(dim=(2, 3)) @ seen.classifier.T + seen.classifier_bias
+    torch.testing.assert_close(logits, see(network, digits32).logits, rtol=1e-3, atol=1e-3)
+    both = see(network, digits32, "head_map", "features")
+    assert both.head_map is not None and torch.equal(both.head_map, seen.head_map)
+    assert both.pooled is None and hooks(network) == 0 and "forward_head" not in vars(network.model)
+
+
+@pytest.mark.parametrize("name", NOT_POOLED)
+def test_a_classifier_of_something_else_has_no_head_map(name: str, digits32: Splits) -> None:
+    network = network_of(ModelSpec(name=name, args=NOT_POOLED[name]), digits32)
+    with pytest.raises(Unsupported, match=f"{type(network.model).__name__} has no head_map"):
+        see(network, digits32, "head_map")
+    assert hooks(network) == 0 and "forward_head" not in vars(network.model)
+
+
+def test_a_classifier_without_a_bias_has_one_of_zeros(digits32: Splits) -> None:
+    network: Any = network_of(MODELS["cnn"], digits32)
+    network.model.fc.bias = None
+    assert torch.equal(see(network, digits32, "classifier_bias").classifier_bias, torch.zeros(10))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from kdbench.bench.contract.open_run import OpenRun
 from kdbench.bench.contract.toy import PAIRS, Toy
 from kdbench.bench.data.splits import Splits
 from kdbench.methods import REGISTRY
-from kdbench.methods.base import Method, as_given
+from kdbench.methods.base import Method, Unsupported, as_given
 from kdbench.methods.hooks import nothing
 
 METHODS = sorted(REGISTRY)
@@ -65,7 +65,10 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(d
     starts, batches = [], []
     for name in METHODS:
         spec = toy(name).spec("vit to vit")
-        opened = OpenRun(spec, digits, toy(name).memory(spec))
+        try:
+            opened = OpenRun(spec, digits, toy(name).memory(spec))
+        except Unsupported:
+            continue
         if opened.stages[0].options.prepare is not nothing:
             continue
         for stage in range(len(opened.stages)):
@@ -78,4 +81,8 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(d
             batches.append(torch.cat([seen[-1].step.inputs for _ in opened.all_updates()]))
     for start in starts[1:]:
         assert all(torch.equal(start[key], starts[0][key]) for key in starts[0])
-    assert len(batches) >= 7 and all(torch.equal(seen[: len(batches[0])], batches[0]) for seen in batches[1:])
+    assert (
+        len(starts) > 40
+        and len(batches) >= 7
+        and all(torch.equal(seen[: len(batches[0])], batches[0]) for seen in batches[1:])
+    )
