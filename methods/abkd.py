@@ -51,6 +51,7 @@ class ABKD(Method):
     only once, which is right for alpha = 1 alone. Powers are taken of logarithms, which do not underflow.
     """
 
+    collection = "modern"
     paper = Paper(
         "ABKD: Pursuing a Proper Allocation of the Probability Mass in Knowledge Distillation via "
         "alpha-beta-Divergence",

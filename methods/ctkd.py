@@ -62,6 +62,7 @@ class CTKD(Method):
     work reversed the flag for standardised logits; there is no such flag here.
     """
 
+    collection = "modern"
     paper = Paper(
         "Curriculum Temperature for Knowledge Distillation",
         "Li, Li, Yang, Zhao, Song, Luo, Li, Yang",

@@ -55,6 +55,7 @@ class DIST(Method):
     paper has for CIFAR, makes T = 4 a weight 16 times as large, as the loss itself is bounded.
     """
 
+    collection = "modern"
     paper = Paper(
         "Knowledge Distillation from A Stronger Teacher",
         "Huang, You, Wang, Qian, Xu",

@@ -89,6 +89,7 @@ class DistilBERT(Method):
     blocks 0, 2, 4, 7, 9, 11 of 12.
     """
 
+    collection = "survey"
     paper = Paper(
         "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter",
         "Sanh, Debut, Chaumond, Wolf",

@@ -85,6 +85,7 @@ class DKD(Method):
     With two classes no other class is left, and `others_loss` is 0. A class that is mixed or lacking is refused.
     """
 
+    collection = "modern"
     paper = Paper(
         "Decoupled Knowledge Distillation",
         "Zhao, Cui, Song, Qiu, Liang",

@@ -43,6 +43,7 @@ class DML(Method):
     as there are peers. The result is the first student, which starts from the weights that every method starts from.
     """
 
+    collection = "survey"
     paper = Paper("Deep Mutual Learning", "Zhang, Xiang, Hospedales, Lu", 2018, "https://arxiv.org/abs/1706.00384")
     equation = (
         r"\mathcal{L}_i = \mathcal{L}_{\text{task}}(z_i, y) + \lambda \, \frac{1}{n-1} \sum_{j \neq i} "

@@ -34,6 +34,7 @@ class ESKD(Method):
     and T are those of KD.
     """
 
+    collection = "survey"
     paper = Paper(
         "On the Efficacy of Knowledge Distillation",
         "Cho, Hariharan",

@@ -79,6 +79,7 @@ class FitNets(Method):
     valid convolution; here the larger map is average-pooled and the convolution is 1x1, which for equal sizes is both.
     """
 
+    collection = "survey"
     paper = Paper(
         "FitNets: Hints for Thin Deep Nets",
         "Romero, Ballas, Kahou, Chassang, Gatta, Bengio",

@@ -77,6 +77,7 @@ class FSP(Method):
     Tian et al.'s program. `one_stage` adds both losses up, so that they can be composed with others.
     """
 
+    collection = "survey"
     paper = Paper(
         "A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer Learning",
         "Yim, Joo, Bae, Kim",

@@ -50,6 +50,7 @@ class ICKD(Method):
     gave 68.34 where the paper prints 72.19. `depth` names the map by relative depth.
     """
 
+    collection = "modern"
     paper = Paper(
         "Exploring Inter-Channel Correlation for Diversity-Preserved Knowledge Distillation",
         "Liu, Huang, Lin, Xie, Wang, Chang, Liang",

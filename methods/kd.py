@@ -63,6 +63,7 @@ class KD(Method):
     are given them. It keeps all classes, so it does not go with `omit`.
     """
 
+    collection = "survey"
     paper = Paper(
         "Distilling the Knowledge in a Neural Network",
         "Hinton, Vinyals, Dean",

@@ -64,6 +64,7 @@ class LogitStandardisation(Method):
     and the temperature of another method, where `base` is dkd; that is not copied.
     """
 
+    collection = "modern"
     paper = Paper(
         "Logit Standardization in Knowledge Distillation",
         "Sun, Ren, Li, Wang, Cao",

@@ -87,6 +87,7 @@ class MiniLM(Method):
     with every other one (pooled keys, class attention, talking heads) the network is refused.
     """
 
+    collection = "survey"
     paper = Paper(
         "MiniLM: Deep Self-Attention Distillation for Task-Agnostic Compression of Pre-Trained Transformers",
         "Wang, Wei, Dong, Bao, Yang, Zhou",

@@ -104,6 +104,7 @@ class ModelCompression(Method):
     problem.
     """
 
+    collection = "survey"
     paper = Paper(
         "Model Compression",
         "Bucilua, Caruana, Niculescu-Mizil",

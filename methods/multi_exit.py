@@ -99,6 +99,7 @@ class MultiExit(Method):
     "upto_stage_i", from the second exit on.
     """
 
+    collection = "survey"
     paper = Paper(
         "Distillation-Based Training for Multi-Exit Architectures",
         "Phuong, Lampert",

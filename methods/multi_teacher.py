@@ -88,6 +88,7 @@ class MultiTeacher(Method):
     that the abstract says in full, the mean of the teachers' softened outputs, and no features are read.
     """
 
+    collection = "survey"
     paper = Paper(
         "Learning from Multiple Teacher Networks", "You, Xu, Xu, Tao", 2017, "https://doi.org/10.1145/3097983.3098135"
     )

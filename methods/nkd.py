@@ -84,6 +84,7 @@ class NKD(Method):
     2023 had its mask wrong for a while; the mask here is the later one's.
     """
 
+    collection = "modern"
     paper = Paper(
         "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized Loss and "
         "Customized Soft Labels",

@@ -65,6 +65,7 @@ class NoisyStudent(Method):
     Pseudo-labels are soft by default, as the paper recommends for out-of-domain images; `soft` = false gives hard ones.
     """
 
+    collection = "survey"
     paper = Paper(
         "Self-training with Noisy Student improves ImageNet classification",
         "Xie, Luong, Hovy, Le",

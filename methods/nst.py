@@ -54,6 +54,7 @@ class NST(Method):
     In a composition, as "kd+nst", the name means TextBrewer's match of hidden states, which had it first.
     """
 
+    collection = "modern"
     paper = Paper(
         "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer",
         "Huang, Wang",

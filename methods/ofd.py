@@ -90,6 +90,7 @@ class OFD(Method):
     by relative depth.
     """
 
+    collection = "modern"
     paper = Paper(
         "A Comprehensive Overhaul of Feature Distillation",
         "Heo, Kim, Yun, Park, Kwak, Choi",

@@ -53,6 +53,7 @@ class PKT(Method):
     have a gradient that is no number there, and a finite one here.
     """
 
+    collection = "modern"
     paper = Paper(
         "Learning Deep Representations with Probabilistic Knowledge Transfer",
         "Passalis, Tefas",

@@ -113,6 +113,7 @@ class ReviewKD(Method):
     end give their map as it is. Published numbers are of a batch of 128, learning rate 0.1 and Nesterov's momentum.
     """
 
+    collection = "modern"
     paper = Paper(
         "Distilling Knowledge via Knowledge Review", "Chen, Liu, Zhao, Jia", 2021, "https://arxiv.org/abs/2104.09044"
     )

@@ -121,6 +121,7 @@ class RKD(Method):
     first (one suite does, which makes the loss a third of this). Squared distances are at least 1e-12.
     """
 
+    collection = "modern"
     paper = Paper("Relational Knowledge Distillation", "Park, Kim, Lu, Cho", 2019, "https://arxiv.org/abs/1904.05068")
     equation: ClassVar[str] = (
         r"L = L_{task} + w_d \frac{1}{B^2} \sum_{ij} h\left(\frac{d^s_{ij}}{\mu_s} - \frac{d^t_{ij}}{\mu_t}\right) "

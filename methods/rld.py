@@ -88,6 +88,7 @@ class RLD(Method):
     A class that is mixed or lacking is refused.
     """
 
+    collection = "modern"
     paper = Paper(
         "Knowledge Distillation with Refined Logits",
         "Sun, Chen, Lyu, Chen, Chen, Wang",

@@ -79,6 +79,7 @@ class ScheduledKD(Method):
     The practice's numbers are our choices; the switches, `temperature` and `peak` are searched, the others are not.
     """
 
+    collection = "survey"
     paper = Paper(
         "Annealing Knowledge Distillation",
         "Jafari, Rezagholizadeh, Sharma, Ghodsi",

@@ -40,6 +40,7 @@ class SP(Method):
     CIFAR-10, 3000, was set at batch 128; the loss is a mean over B^2 entries and is not rescaled for other sizes.
     """
 
+    collection = "survey"
     paper = Paper(
         "Similarity-Preserving Knowledge Distillation", "Tung, Mori", 2019, "https://arxiv.org/abs/1907.09682"
     )

@@ -29,6 +29,7 @@ class Student(Method):
     et al. 2016, section 7): (1 - e) * cross-entropy + e * `smoothing_loss`.
     """
 
+    collection = "survey"
     paper = Paper(
         "Learning representations by back-propagating errors",
         "Rumelhart, Hinton, Williams",

@@ -99,6 +99,7 @@ class TeacherFree(Method):
     this suite, not methods. Mixed or missing labels are refused by the form "reg".
     """
 
+    collection = "modern"
     paper = Paper(
         "Revisiting Knowledge Distillation via Label Smoothing Regularization",
         "Yuan, Tay, Li, Wang, Feng",

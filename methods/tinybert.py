@@ -74,6 +74,7 @@ class TinyBERT(Method):
     run's epochs; the paper's 20 and 3 are for text.
     """
 
+    collection = "survey"
     paper = Paper(
         "TinyBERT: Distilling BERT for Natural Language Understanding",
         "Jiao, Yin, Shang, Jiang, Chen, Li, Wang, Liu",

@@ -45,6 +45,7 @@ class TolerantTeacher(Method):
     not searched.
     """
 
+    collection = "survey"
     paper = Paper(
         "Training Deep Neural Networks in Generations: A More Tolerant Teacher Educates Better Students",
         "Yang, Xie, Qiao, Yuille",

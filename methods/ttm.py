@@ -56,6 +56,7 @@ class TTM(Method):
     Choices: none. Powers are taken of logarithms, which do not underflow.
     """
 
+    collection = "modern"
     paper = Paper(
         "Knowledge Distillation Based on Transformed Teacher Matching",
         "Zheng, Yang",

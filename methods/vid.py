@@ -84,6 +84,7 @@ class VID(Method):
     the paper's CIFAR networks also use transposed convolutions.
     """
 
+    collection = "survey"
     paper = Paper(
         "Variational Information Distillation for Knowledge Transfer",
         "Ahn, Hu, Damianou, Lawrence, Dai",

@@ -91,6 +91,7 @@ class ViLD(Method):
     temperature of 0.01 is the paper's; its weight of the L1 loss is 0.5.
     """
 
+    collection = "survey"
     paper = Paper(
         "Open-vocabulary Object Detection via Vision and Language Knowledge Distillation",
         "Gu, Lin, Kuo, Cui",

@@ -64,6 +64,7 @@ class WSLD(Method):
     agree; the weights have no gradient. A class that is mixed or lacking is refused.
     """
 
+    collection = "modern"
     paper = Paper(
         "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective",
         "Zhou, Song, Chen, Zhou, Wang, Yuan, Zhang",

@@ -11,6 +11,9 @@ from kdbench.results.pages.report import Block, Column, Report
 
 INTRODUCTION = "# The methods\n\nMade by `make docs` from the files in `methods/`."
 
+SETS = {"survey": "The survey's", "modern": "Those that today's papers compare with", "": "From outside"}
+"""Titles of the sets, in their order."""
+
 
 @dataclass(frozen=True)
 class PaperFacts:
@@ -49,6 +52,8 @@ class MethodFacts:
     """What its class says: the loss, departures from the paper and choices."""
     equation: str = ""
     """The loss in LaTeX, a line for each equation; one from outside may have none."""
+    collection: str = ""
+    """Which set it belongs to: survey or modern; one from outside to none."""
 
     @property
     def needed(self) -> str:
@@ -61,17 +66,19 @@ class MethodFacts:
 
 
 def methods_report(methods: Sequence[MethodFacts]) -> Report:
-    """A line for each method, with what tuning searches."""
+    """A line for each method, with what tuning searches; a table for each set."""
     columns = [Column("id", left=True), Column("paper", left=True), Column("knowledge", left=True)]
     columns.append(Column("searched (default)", left=True, wraps=True))
-    rows = []
+    rows: dict[str, list[list[str]]] = {title: [] for title in SETS.values()}
     for method in methods:
         defaults = {each.name: each.default for each in method.hyperparameters if each.space}
         searched = ", ".join(f"{name} ({rounded(value)})" for name, value in defaults.items())
         paper = f"{method.paper.authors.split(',')[0]} {method.paper.year}"
-        rows.append([method.id, paper, method.knowledge, searched])
+        rows[SETS[method.collection]].append([method.id, paper, method.knowledge, searched])
     values = {"methods": [method.values() for method in methods]}
-    return Report(name="methods", title="methods", blocks=[Block("", columns, rows)], values=values)
+    present = {title: each for title, each in rows.items() if each}
+    blocks = [Block(title if len(present) > 1 else "", columns, each) for title, each in present.items()]
+    return Report(name="methods", title="methods", blocks=blocks, values=values)
 
 
 def method_report(method: MethodFacts, name: str) -> Report:

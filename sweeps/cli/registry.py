@@ -38,6 +38,7 @@ def facts_of(name: str) -> MethodFacts:
         module=inspect.getdoc(sys.modules[type(method).__module__]) or "",
         about=inspect.getdoc(type(method)) or "",
         equation=method.equation,
+        collection=method.collection,
     )
 
 

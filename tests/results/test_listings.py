@@ -64,6 +64,13 @@ def test_methods_are_listed_with_what_is_searched() -> None:
     assert values["hyperparameters"][1] == {"name": "form", "default": "kl", "space": ""}
 
 
+def test_methods_are_grouped_by_set() -> None:
+    report = methods_report([KD, replace(KD, id="dkd", collection="modern"), replace(KD, collection="survey")])
+    titles = [block.title for block in report.blocks]
+    assert titles == ["The survey's", "Those that today's papers compare with", "From outside"]
+    assert [block.rows[0][0] for block in report.blocks] == ["kd", "dkd", "kd"]
+
+
 def test_method_in_full_has_its_text_before_its_hyperparameters() -> None:
     lines = render(method_report(KD, "kd+kd")).splitlines()
     assert lines[:5] == [
