@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.bench.configure import configure
-from kdbench.methods import ofd, reviewkd
-from kdbench.methods.base import Signals, Step, Unsupported
+from kdbench.bench.data.splits import Splits
+from kdbench.methods import ab, ft, ofd, reviewkd, semckd
+from kdbench.methods.base import TEACHER, Signals, Step, Unsupported
 from kdbench.methods.functional import even_pairs
-from tests.methods.losses import draw, loop_pool, refuses
+from tests.methods.losses import draw, loop_pool, loop_unit, refuses
 from tests.methods.modern import LABELS, gradient, mean
-from tests.methods.options import step_of, values
+from tests.methods.options import CNN, carried_out, spec_of, step_of, values
 
 MAPS = [(5, 3, 8, 8), (5, 4, 4, 4), (5, 2, 3, 5), (5, 6, 1, 1)]
 """Shapes, shallow to deep."""
@@ -173,3 +174,119 @@ def test_overhaul_halves_stages_from_the_last_and_takes_margins_from_the_teacher
     assert kinds == [nn.Conv2d, nn.BatchNorm2d]
     with pytest.raises(Unsupported, match="without a batch norm before its last activation"):
         learner.auxiliary_modules(mine, (replace(theirs, norms=(*norms[:2], None)),))
+
+
+def loop_boundary(student: Tensor, teacher: Tensor, margin: float) -> float:
+    total = 0.0
+    for f, g in zip(student.flatten().tolist(), teacher.flatten().tolist(), strict=True):
+        if g > 0 and f <= margin:
+            total += (f - margin) ** 2
+        if g <= 0 and f > -margin:
+            total += (f + margin) ** 2
+    return total
+
+
+def loop_factor(student: Tensor, teacher: Tensor) -> float:
+    both = [[loop_unit(image) for image in each.flatten(1).tolist()] for each in (student, teacher)]
+    return mean([abs(a - b) for s, t in zip(*both, strict=True) for a, b in zip(s, t, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("loss", "loop"),
+    [
+        (lambda s, t: ab.boundary_loss(s, t, 0.7), lambda s, t: loop_boundary(s, t, 0.7)),
+        (ft.factor_loss, loop_factor),
+    ],
+    ids=["boundary", "factor"],
+)
+def test_losses_of_one_map_equal_their_loops_and_pass_gradcheck(loss: Any, loop: Any) -> None:
+    student, teacher = draw(3, 4, 2, 3), draw(3, 4, 2, 3, seed=1)
+    assert loss(student, teacher).item() == pytest.approx(loop(student, teacher), rel=1e-9)
+    assert torch.autograd.gradcheck(lambda s: loss(s, teacher), (student.requires_grad_(),))
+    refuses(lambda: loss(student, teacher[:2]), (3, 4, 2, 3), (2, 4, 2, 3))
+    assert gradient(lambda s: loss(s, teacher), torch.zeros_like(teacher)).isfinite().all()
+
+
+def test_boundary_and_factor_loss_by_hand() -> None:
+    # Active: (1 - 0.5)^2 and nothing for 2; not active: (1 + 0.5)^2 and nothing for -2.
+    student, teacher = torch.tensor([0.5, 2.0, 0.5, -2.0]).view(1, 1, 2, 2), torch.tensor([1.0, 1, 0, -1])
+    assert ab.boundary_loss(student, teacher.view(1, 1, 2, 2), 1.0).item() == pytest.approx(2.5)
+    found = gradient(lambda s: ab.boundary_loss(s, teacher.view(1, 1, 2, 2), 1.0), student)
+    assert found.flatten().tolist() == pytest.approx([-1.0, 0.0, 3.0, 0.0])
+    # (3, 4) / 5 against (0, 1): 0.6 and 0.2.
+    factors = torch.tensor([[[[3.0, 4.0]]]]), torch.tensor([[[[0.0, 7.0]]]])
+    assert ft.factor_loss(*factors).item() == pytest.approx(0.4)
+
+
+def test_boundaries_are_learned_first_halved_from_the_last_stage() -> None:
+    mine, theirs = review_signals()
+    learner, step = with_modules("ab", mine, theirs, kd_weight=1.0)
+    first, second = learner.stages((TEACHER,))
+    assert (first.epochs, second.epochs) == (0.125, 0.875) and set(learner.space()) == {"weight"}
+    expected = 0.0
+    for place, (own, target) in enumerate(zip(mine.preactivations or (), theirs.preactivations or (), strict=True)):
+        connected = step.auxiliary[f"connector_{place}"](own)
+        expected += ab.boundary_loss(connected, target, 1.0).item() / (4, 2, 1)[place] / 5 * 3 / 1000
+    assert values(first.loss(step)) == pytest.approx({"boundaries": expected}, rel=1e-5)
+    assert set(second.loss(step)) == {"ce", "kd"} and set(configure("ab", {}).loss(step)) == {"ce"}
+    assert not configure("ab", {}).auxiliary_modules(mine, (mine,)), "equal widths need no connector"
+
+
+def test_paraphraser_is_trained_first_and_fixed_after(digits: Splits) -> None:
+    mine, theirs = review_signals()
+    learner, step = with_modules("ft", mine, theirs)
+    encoder, decoder, translator = (step.auxiliary[name] for name in ("encoder", "decoder", "translator"))
+    assert mine.features and theirs.features
+    target = theirs.features[-1]
+    assert values(learner.paraphrase(step)) == pytest.approx(
+        {"paraphrase": (decoder(encoder(target)) - target).abs().mean().item()}, rel=1e-5
+    )
+    losses = learner.loss(step)
+    expected = 500 * ft.factor_loss(translator(mine.features[-1]), encoder(target)).item()
+    assert encoder(target).shape[1] == 3 and values(losses)["ft"] == pytest.approx(expected, rel=1e-5)
+    losses["ft"].backward()
+    assert all(value.grad is None for part in (encoder, decoder) for value in part.parameters())
+    assert all(value.grad is not None for value in translator.parameters())
+    outcome, _, memory = carried_out(spec_of("ft", *CNN, recipe={"epochs": 3}), digits)
+    assert outcome.status == "done" and [each.stage for each in memory.epochs][0] == "paraphrase"
+
+
+def test_semantic_calibration_weighs_each_pair_of_stages_for_each_image() -> None:
+    shapes = [[(5, 2, 4, 4), (5, 3, 2, 2), (5, 4, 1, 1)], [(5, 2, 2, 2), (5, 3, 2, 2), (5, 4, 1, 1)]]
+    students = [[draw(*shape, seed=10 * i + j) for j, shape in enumerate(row)] for i, row in enumerate(shapes)]
+    teachers = [[draw(*shape, seed=99 + 10 * i + j) for j, shape in enumerate(row)] for i, row in enumerate(shapes)]
+    attention = draw(5, 2, 3).softmax(dim=2)
+    expected = sum(
+        attention[image, i, j].item() * loop_square(students[i][j][image], teachers[i][j][image])
+        for image in range(5)
+        for i in range(2)
+        for j in range(3)
+    )
+    loss = semckd.semckd_loss(students, teachers, attention)
+    assert loss.item() == pytest.approx(expected / 10, rel=1e-9)
+    leaves = tuple(each.requires_grad_() for row in students for each in row)
+    rows = lambda flat: [list(flat[:3]), list(flat[3:])]  # noqa: E731
+    assert torch.autograd.gradcheck(lambda *flat: semckd.semckd_loss(rows(flat), teachers, attention), leaves)
+    with pytest.raises(ValueError):
+        semckd.semckd_loss(students, teachers, attention[:, :, :2])
+
+
+def test_semantic_calibration_takes_short_and_long_batches() -> None:
+    mine, theirs = review_signals()
+    for images in (3, 5, 8):
+        learner, step = with_modules("semckd", mine, theirs, images=images)
+        assert len(step.auxiliary) == 3 + 3 + 9 and values(learner.loss(step))["semckd"] > 0
+    assert mine.features is not None
+    rows = mine.features[0].flatten(1)
+    query: Any = step.auxiliary["query_0"]
+    alike = torch.cat([rows @ rows.T, torch.zeros(5, 3)], dim=1)
+    torch.testing.assert_close(query(mine.features[0]), F.normalize(query.layers(alike), dim=1))
+    learner, step = with_modules("semckd", *(one_stage(each) for each in (mine, theirs)), images=4)
+    own, other = one_stage(mine).features, one_stage(theirs).features
+    assert own and other
+    apart = loop_square(step.auxiliary["projector_0_0"](own[0]).detach(), other[0])
+    assert values(learner.loss(step))["semckd"] == pytest.approx(400 * apart, rel=1e-4), "one stage has all attention"
+
+
+def one_stage(signals: Signals) -> Signals:
+    return replace(signals, features=(signals.features or ())[:1])
