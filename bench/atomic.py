@@ -11,6 +11,7 @@ from pathlib import Path
 
 TEMPORARY = ".*.tmp"
 """The temporary names, as a pattern: files that stay are of processes that died."""
+NUMBERS = itertools.count()
 
 
 def write(path: Path, data: bytes, durable: bool = True) -> None:
@@ -27,8 +28,11 @@ def write(path: Path, data: bytes, durable: bool = True) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` once it has been written; an error leaves `path` as it was."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A temporary path that takes the place of `path` once it has been written; an error leaves `path` as it was.
+
+    It is another one each time, as libraries remember databases by their paths.
+    """
+    temporary = path.with_name(f".{path.name}.{next(NUMBERS)}.{os.getpid()}.tmp")
     try:
         yield temporary
         if durable:

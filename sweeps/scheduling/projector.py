@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kdbench.bench.errors import reason
 from kdbench.results.analysis.board import Board
 from kdbench.results.analysis.reproduction import Reproduction
 from kdbench.results.store.plan import Planned
@@ -17,8 +18,11 @@ from kdbench.results.store.stored_run import StoredRun
 if TYPE_CHECKING:
     from kdbench.results.tracking.tracker import Tracker
 
+TRIES, SOON = 5, 0.1
+"""How often something is tried in a row, as a reply may be lost for each request that it takes; and the seconds after
+the first try, twice as many after each."""
 AGAIN = 1.0
-"""Seconds after which what could not be written is tried again; twice as many each time, up to LONGEST."""
+"""Seconds after which what could not be written so is tried again; twice as many each time, up to LONGEST."""
 LONGEST = 60.0
 GRACE = 30.0
 """Seconds at the end of a sweep in which something that is left must be written, if the last try failed."""
@@ -43,7 +47,7 @@ class Projector:
         """Of the last try, if it failed."""
         self.queued = self.written = 0
         """Items so far; the first is counted by the sweep's thread, the second by this one's."""
-        self.ending = threading.Event()
+        self.ending, self.given_up = threading.Event(), threading.Event()
         self.inbox: queue.Queue[Item] = queue.Queue()
         self.tracker: Tracker | None = None
         self.thread = threading.Thread(target=self._work, daemon=True)
@@ -70,6 +74,8 @@ class Projector:
             if self.written != written:
                 written, deadline = self.written, time.monotonic() + GRACE
             if self.error and time.monotonic() > deadline:
+                self.given_up.set()
+                self.thread.join(GRACE)  # what it is writing may have an end yet
                 return
             self.thread.join(0.1)
 
@@ -93,18 +99,26 @@ class Projector:
 
     def _work(self) -> None:
         pause = AGAIN
-        while not (self.ending.is_set() and self.written == self.queued):
+        while not (self.given_up.is_set() or (self.ending.is_set() and self.written == self.queued)):
             try:
                 item = self.inbox.get(timeout=0.1)
             except queue.Empty:
                 continue
-            if self._written(item):
+            if self._written_at_last(item):
                 self.written, pause = self.written + 1, AGAIN
                 continue
             self.inbox.put(item)
-            if self.ending.wait(pause):
-                time.sleep(AGAIN)
+            self.ending.wait(pause)
             pause = min(LONGEST, 2 * pause)
+
+    def _written_at_last(self, item: Item) -> bool:
+        """Tries to write an item, some times in a row."""
+        for tried in range(TRIES):
+            if self._written(item):
+                return True
+            if self.given_up.wait(SOON * 2**tried):
+                break
+        return False
 
     def _written(self, item: Item) -> bool:
         """Tries to write an item; a copy that fails must not end the sweep, and is tried again."""
@@ -122,7 +136,7 @@ class Projector:
             else:
                 self.tracker.reproduction(item)
         except Exception as error:  # MLflow raises what its database raised
-            self.error = f"{type(error).__name__}: {error}"
+            self.error = f"{type(error).__name__}: {reason(error)}"
             return False
         self.error = ""
         return True

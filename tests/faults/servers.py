@@ -48,7 +48,7 @@ class Server:
         command = [str(Path(sys.executable).parent / "mlflow"), "server", "--host", HOST, "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}"]
         command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        quiet = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        quiet = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with (self.folder / "server.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=quiet, start_new_session=True)
         deadline = time.monotonic() + seconds

@@ -66,8 +66,9 @@ def database(store: RunStore, tmp_path_factory: pytest.TempPathFactory) -> None:
 def test_error_of_mlflow_is_tried_again_until_all_is_written(
     store: RunStore, plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(projector_module, "AGAIN", 0.01)
-    broken, create = [3], MlflowClient.create_run
+    for name in ("AGAIN", "SOON"):
+        monkeypatch.setattr(projector_module, name, 0.01)
+    broken, create = [8], MlflowClient.create_run
 
     def unsteady(client: MlflowClient, *arguments: object, **options: object) -> object:
         broken[0] -= 1
@@ -90,12 +91,12 @@ def test_error_of_mlflow_is_tried_again_until_all_is_written(
 def test_what_cannot_be_written_is_counted_at_the_end_and_keeps_no_one_waiting(
     store: RunStore, plan: SweepPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("AGAIN", 0.01), ("GRACE", 0.5)):
+    for name, value in (("AGAIN", 0.01), ("SOON", 0.01), ("GRACE", 0.5)):
         monkeypatch.setattr(projector_module, name, value)
     (store.root / "mlflow.db").write_bytes(b"no database")
     started = time.monotonic()
     with Projector(store, plan.name) as projector:
         projector.finish(leaderboard(plan, store))
         projector.finish(leaderboard(plan, store))
-    assert "2 of 2 runs and pages are not there (" in projector.problem and "kdbench sync" in projector.problem
+    assert "2 of 2 runs and pages are not yet there (" in projector.problem and "kdbench sync" in projector.problem
     assert time.monotonic() - started < 150
