@@ -63,6 +63,13 @@ def figure(request: pytest.FixtureRequest, record_property: Callable[[str, objec
     return note
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Has the report of a fault's test name the fault, also if it is skipped."""
+    for item in items:
+        if marker := item.get_closest_marker(FAULT):
+            item.user_properties.append((FAULT, json.dumps([*marker.args, ""])))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--faults", metavar="FOLDER", help="writes the figures of tests of faults there")
 

@@ -42,7 +42,7 @@ def carried_out(store: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.fault("1")
+@pytest.mark.fault("1, 3")
 def test_run_killed_twenty_times_has_the_weights_and_the_record_of_an_undisturbed_one(
     tmp_path: Path, figure: Figure
 ) -> None:
