@@ -196,7 +196,8 @@ def _source(row: Reproduced) -> str:
         return ""
     spread = f"; ± is a {SPREADS[published.spread_kind]}" if published.spread_kind else ""
     place = f", {published.place}" if published.place else ""
-    return f"{published.origin}, of {published.paper} ({published.year}): {published.source}{place}{spread}"
+    year = f" ({published.year})" if published.year else ""
+    return f"{published.origin}, of {published.paper}{year}: {published.source}{place}{spread}"
 
 
 def _sources(table: Reproduction) -> list[str]:

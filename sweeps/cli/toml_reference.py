@@ -20,6 +20,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from kdbench.bench.spec import DataSpec, Recipe
+from kdbench.sweeps.protocols.own_numbers import EXAMPLE, KEY, OwnNumber
 from kdbench.sweeps.protocols.protocol import Number, Pairing, PaperNetwork, Protocol, Row, Short, Subset
 from kdbench.sweeps.suites.suite import Pair, Suite
 from kdbench.sweeps.suites.tuning import Range, Tuning
@@ -96,12 +97,13 @@ def suite_tables() -> list[Table]:
 
 def protocol_tables() -> list[Table]:
     """The tables of a protocol; its data and recipe are those of a suite."""
-    said = list(_bundled("protocols"))
+    said = [*_bundled("protocols"), {KEY: [EXAMPLE]}]
     cells = _within(said, "cells")
     return [
         Table("At the top", Protocol, said),
         Table("[networks], for each of the paper's names", PaperNetwork, _values(said, "networks")),
         Table("[[pairs]]", Pairing, _within(said, "pairs")),
+        Table(f"[[{KEY}]], or the columns of a CSV file", OwnNumber, [EXAMPLE]),
         Table("[[parts]]", Subset, _within(said, "parts")),
         Table("[[cells]]", Row, cells),
         Table("[[cells.numbers]]", Number, _within(cells, "numbers")),

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from kdbench.bench.errors import InputError, unknown
 from kdbench.bench.outside import method_id
 from kdbench.bench.spec import explain
+from kdbench.sweeps.protocols.own_numbers import KEY, numbers_beside
 from kdbench.sweeps.protocols.protocol import Protocol
 from kdbench.sweeps.toml_files import read_toml
 
 SAID = ("epochs", "batch_size", "optimizer", "lr", "momentum", "weight_decay", "schedule", "augment")
 """Fields of the recipe that a protocol must write, so that each has its source."""
-UNSOURCED = ("about", "paper", "table", "departures", "short", "sources")
+UNSOURCED = ("about", "paper", "table", KEY, "departures", "short", "sources")
 
 
 def written(values: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,6 +58,11 @@ def read_protocol(name: str) -> tuple[dict[str, Any], Protocol]:
         for row in values.get("cells", []):
             if isinstance(row, dict) and "method" in row:
                 row["method"] = method_id(str(row["method"]), Path(name).parent)
+        if isinstance(values.get(KEY), str):
+            values[KEY] = numbers_beside(Path(name).parent / values[KEY], name)
+        for number in values.get(KEY, []):
+            if isinstance(number, dict) and "method" in number:
+                number["method"] = method_id(str(number["method"]), Path(name).parent)
         protocol = Protocol.model_validate({"name": Path(name).stem, "table": Path(name).stem, **values})
     except ValidationError as error:
         raise InputError(f"protocol {name}: {explain(error)}") from None

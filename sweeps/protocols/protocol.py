@@ -14,20 +14,21 @@ from pydantic import Field, model_validator
 from kdbench.bench.configure import by_role, configure
 from kdbench.bench.data.augment import check_augment
 from kdbench.bench.data.info import data_info
-from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.errors import unknown
 from kdbench.bench.networks.build import check_model
 from kdbench.bench.schema import Frozen
 from kdbench.bench.spec import NUMBERS, DataSpec, Recipe
 from kdbench.methods.base import Method
 from kdbench.results.analysis.literature import ORIGINS, Published, load
 from kdbench.results.analysis.paper_table import Measure
+from kdbench.sweeps.protocols.own_numbers import KEY, OwnNumber, as_published, not_one
 
 TEACHER = "teacher"
 """The method of a row that shows the pair's teacher."""
 OWN = "our choice"
 """How the source of a value starts that the paper does not say."""
 DESCRIBING = ("name", "about", "paper", "table", "statistic", "margin", "seeds", "teacher_seeds", "short", "departures")
-UNDECISIVE: Any = dict.fromkeys((*DESCRIBING, "sources"), True) | {"cells": {"__all__": {"printed", "numbers"}}}
+UNDECISIVE: Any = dict.fromkeys((*DESCRIBING, "sources", KEY), True) | {"cells": {"__all__": {"printed", "numbers"}}}
 """Fields of a protocol that decide which runs there are and what is said of them, but no run's result."""
 
 
@@ -144,7 +145,9 @@ class Protocol(Frozen):
     paper: str = ""
     """As published.csv names it."""
     table: str
-    """The table's name in published.csv."""
+    """The table's name in published.csv; whatever name where `published_numbers` are given."""
+    published_numbers: tuple[OwnNumber, ...] = Field(default=(), exclude_if=lambda numbers: not numbers)
+    """The paper's numbers where published.csv does not have them: tables, or the path of a CSV file beside this one."""
     metric: Measure = "accuracy_top1"
     """The measure of its numbers, in the paper's unit."""
     statistic: Literal["mean", "median"]
@@ -229,17 +232,21 @@ class Protocol(Frozen):
             InputError: if there is none, or rows of equal standing differ.
         """
         said = {key: value.format(**pair.model_dump()) for key, value in number.published.items()}
-        wanted = {"table": self.table, "part": subset.name, "method": row.method, "variant": "", **pair_of(pair, row)}
+        wanted = {"part": subset.name, "method": row.method, "variant": "", **pair_of(pair, row)}
         wanted |= {"metric": number.metric or self.metric, **said}
-        table = _published_in(self.table)
+        table = self._known()
         found = [each for each in table if all(_fits(each, key, value, row) for key, value in wanted.items())]
         exact = [each for each in found if (each.teacher, each.student) == (wanted["teacher"], wanted["student"])]
         best = min((ORIGINS.index(each.origin) for each in exact or found), default=0)
         found = [each for each in exact or found if ORIGINS.index(each.origin) == best]
         if len({each.value for each in found}) != 1:
-            values = f"rows of {sorted({each.value for each in found})}" if found else "no row"
-            raise InputError(f"{self.name}: published.csv has {values} where {wanted} of {row.label} is wanted.")
+            raise not_one(self, row, wanted, found)
         return found[0]
+
+    def _known(self) -> tuple[Published, ...]:
+        """The numbers of the table: the protocol's own, or published.csv's."""
+        own = self.published_numbers
+        return tuple(as_published(each, place, self) for place, each in enumerate(own, 1)) or _published_in(self.table)
 
     def digest(self, more: str = "") -> str:
         """8 hexadecimal digits for all that decides results, and for `more`."""

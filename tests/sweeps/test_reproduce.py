@@ -239,7 +239,7 @@ def test_exits_learn_of_the_papers_images_at_rates_that_are_the_programs(name: s
         ("printed = false", 'printed = true\npairs = ["a -> b"]', "unknown pair of tiny 'a -> b'"),
         ('label = "kd T=1"', 'label = "kd T=20"', "labels must differ"),
         ('name = "cifar_resnet8_quarter"', 'name = "cifar_resnet9"', "unknown model 'cifar_resnet9'"),
-        ('table = "hinton2015_mnist"', 'table = "vid2019_cifar10"', "published.csv has no row where"),
+        ('table = "hinton2015_mnist"', 'table = "vid2019_cifar10"', "published.csv has no number of teacher"),
         ('name = "digits"', 'name = "digitz"', "unknown data set of a protocol 'digitz': did you mean digits"),
         ("{ test_errors = 10 }", "{ error_top1 = 1 }", "there is no margin for test_errors"),
         ("{ test_errors = 10 }", "{ test_errors = 0 }", "Input should be greater than 0"),
