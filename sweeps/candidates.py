@@ -10,8 +10,8 @@ import timm
 import torch
 
 from kdbench.bench.data.splits import Part, Splits
-from kdbench.bench.deploy.check import REPEATS, WARM_UP, Timing, timed
 from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.evaluation.latency import REPEATS, WARM_UP, Timing, timed
 from kdbench.bench.networks.build import check_model
 from kdbench.bench.spec import ModelSpec
 from kdbench.bench.tasks import Task
@@ -83,6 +83,8 @@ def searched(limits: Limits, task: Task, data: Splits, device: torch.device, say
         found = _measured(name, limits, task, data, device)
         if isinstance(found, Candidate):
             kept.append(found)
+            if limits.latency_ms is not None and not found.latency_quiet:
+                say(f"{name}: its latency is of a core that was not quiet, {found.latency_ms:.3g} ms.")
         else:
             left_out.append(found)
             say(f"Left out: {found}")
@@ -103,7 +105,14 @@ def _measured(name: str, limits: Limits, task: Task, data: Splits, device: torch
         return f"{name} cannot be built for these data: {reason}"
     if limits.latency_ms is not None and time.median > limits.latency_ms:
         return f"{name} takes {time} for one image, more than {limits.latency_ms:g} ms."
-    return Candidate(name=name, parameters=count, latency_ms=time.median, latency_low=time.low, latency_high=time.high)
+    return Candidate(
+        name=name,
+        parameters=count,
+        latency_ms=time.median,
+        latency_low=time.low,
+        latency_high=time.high,
+        latency_quiet=time.quiet,
+    )
 
 
 def _parameters(model: ModelSpec, task: Task, data: Splits) -> int:

@@ -17,7 +17,7 @@ import torch
 from kdbench.bench.atomic import write
 from kdbench.bench.configure import method_of
 from kdbench.bench.data.images import ImageSplits
-from kdbench.bench.deploy.check import REPEATS, TOLERANCE, WARM_UP, check_recorded, difference, one_of, scored, timed
+from kdbench.bench.deploy.check import TOLERANCE, check_recorded, difference, one_of, scored
 from kdbench.bench.deploy.formats import Format
 from kdbench.bench.deploy.onnx_graph import answer_of
 from kdbench.bench.deploy.quantised import check_way, quantise
@@ -25,6 +25,7 @@ from kdbench.bench.deploy.student import Student, student_of
 from kdbench.bench.deploy.table import format_of
 from kdbench.bench.environment import processor
 from kdbench.bench.errors import InputError, unknown
+from kdbench.bench.evaluation.latency import REPEATS, WARM_UP, timed
 from kdbench.bench.record import Outcome
 from kdbench.bench.tasks import load
 from kdbench.methods.rows import count

@@ -1,10 +1,8 @@
-"""Whether an exported student answers as ours does, how good it is, and how fast."""
+"""Whether an exported student answers as ours does, and how good it is."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,8 +19,6 @@ TOLERANCE = 1e-3
 RECORDED = 0.02
 """The most by which a metric of the network alone may differ from what the run recorded, of one above 1 as a share:
 a run in bfloat16 is of bfloat16, and here all is float32."""
-REPEATS, WARM_UP = 50, 10
-"""Timed runs of one image, after others that are not."""
 
 
 @dataclass(frozen=True)
@@ -33,21 +29,6 @@ class Scored:
     """(M, K), a row for each decision."""
     score: float
     """The task's primary metric."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Milliseconds for one image."""
-
-    median: float
-    low: float
-    """The first quartile."""
-    high: float
-    """The third."""
-
-    def __str__(self) -> str:
-        """As "0.41 ms (quartiles 0.40 to 0.43)"."""
-        return f"{self.median:.3g} ms (quartiles {self.low:.3g} to {self.high:.3g})"
 
 
 @torch.no_grad()
@@ -94,24 +75,6 @@ def check_recorded(student: Student, ours: Scored, part: Part, recorded: Callabl
                 f"the network alone has {name} {found[name]:.4g} on the test part, and its run recorded {before:.4g}: "
                 f"{student.spec.method} decides with modules of its own beside the network, which no format carries."
             )
-
-
-def timed(
-    calls: Mapping[str, Callable[[], object]], repeats: int = REPEATS, warm_up: int = WARM_UP
-) -> dict[str, Timing]:
-    """Milliseconds of each call, measured in turn, so that a machine's other work strikes all alike."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(warm_up + repeats):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - start))
-    return {name: _timing(values[warm_up:]) for name, values in times.items()}
-
-
-def _timing(values: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
-    return Timing(median, low, high)
 
 
 def one_of(part: Part) -> Tensor:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,12 +15,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.bench.data.splits import EVALUATION_BATCH, Part
+from kdbench.bench.evaluation.latency import Timing, timed
 from kdbench.bench.networks.network import Network
 from kdbench.bench.networks.signals import GRADIENTS
 from kdbench.methods.base import SIGNALS, Method, Signals
 from kdbench.methods.rows import Rows, split, take
 
 LATENCY_RUNS = 30
+"""Timed passes of one sample."""
 
 
 class ObservingTask(Protocol):
@@ -66,7 +66,7 @@ def sizes(
     teacher: Network | None,
     inputs: Rows,
 ) -> dict[str, float]:
-    """Parameters and multiply-adds of the student and of its teacher, and the student's latency.
+    """Parameters and multiply-adds of the student and of its teacher, and the student's latency if the core is quiet.
 
     The student's parameters are those that its headline prediction uses, in the network and in the auxiliary modules;
     multiply-adds and latency are the network's, and those modules' too where the method deploys them.
@@ -84,7 +84,9 @@ def sizes(
     if teacher:
         values["teacher_parameters"] = teacher.parameter_count()
         values["teacher_multiply_adds"] = Costs(task, method, teacher, auxiliary, inputs).multiply_adds()
-    return values | {"latency_ms": costs.latency()}
+    time = costs.latency()
+    found = {"latency_ms": time.median, "latency_low_ms": time.low, "latency_high_ms": time.high}
+    return values | (found if time.quiet else {})
 
 
 @dataclass(frozen=True)
@@ -137,12 +139,12 @@ class Costs:
         return next(iter(self._heads().values())) if self.method.deploys_modules else 0
 
     @torch.no_grad()
-    def latency(self) -> float:
-        """Milliseconds: the median of 30 runs after 5, as the machine was."""
-        network, sample, times = self.network.eval(), self._sample(), []
+    def latency(self) -> Timing:
+        """Of one sample, measured once: a run of a sweep does not wait for a core to be quiet."""
+        network, sample = self.network.eval(), self._sample()
         self.auxiliary.eval()
-        for _ in range(LATENCY_RUNS + 5):
-            start = time.perf_counter()
+
+        def call() -> None:
             if self.method.deploys_modules:
                 self.method.predictions(self._observed(), self.auxiliary)
             else:
@@ -150,8 +152,8 @@ class Costs:
                     network(sample)
             if network.device.type == "cuda":
                 torch.cuda.synchronize(network.device)
-            times.append(time.perf_counter() - start)
-        return statistics.median(times[5:]) * 1000
+
+        return timed({"": call}, LATENCY_RUNS, warm_up=5, rounds=1)[""]
 
     @torch.no_grad()
     def _heads(self) -> dict[str, int]:

@@ -67,7 +67,7 @@ class Scorer:
             status="done",
             metric=setup.task.primary,
             scores=scores,
-            cost=self.state.cost | cost,
+            cost=self._cost(cost),
             environment=environment(setup.device),
             provenance=Provenance(weights=setup.weights, data=setup.spec.data.fingerprint),
             teacher={
@@ -79,6 +79,13 @@ class Scorer:
             notes=tuple(f"{net} does not take {', '.join(names)}" for net, names in networks.left_out.items()),
         )
         return outcome, files
+
+    def _cost(self, sizes: dict[str, float]) -> dict[str, float]:
+        """What the run has cost, with the sizes; of the parameters that it held, those that are not deployed."""
+        cost = dict(self.state.cost)
+        if held := cost.pop("held_parameters", 0):
+            cost["training_parameters"] = held - sizes["parameters"]
+        return cost | sizes
 
     @property
     def _groups(self) -> dict[str, tuple[int, ...]]:

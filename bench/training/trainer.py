@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from kdbench.bench.record import Epoch
 from kdbench.bench.seeds import seed_of
 from kdbench.bench.teachers.frozen import FrozenTeacher
 from kdbench.bench.training.averages import EpochAverages
+from kdbench.bench.training.held import Held, parameters_of, signal_tensors, tensors_of
 from kdbench.bench.training.run_state import TEACHER_COSTS, Diverged, RunState
 from kdbench.bench.training.setup import Setup
 from kdbench.bench.training.stage_entry import EnteredStage, frozen_teachers, without
@@ -54,7 +56,8 @@ class Trainer:
         for student in self.entered.students:
             student.train()
         teachers = frozen_teachers(self.setup, self.entered, batches, self.state.number + 1)
-        self._update(next(batches.epoch(self.setup.spec.seed, 1)), teachers, 0)
+        batch = next(batches.epoch(self.setup.spec.seed, 1))
+        self._update(batch, tuple(teacher.answer(0, batch) for teacher in teachers), 0)
 
     def batches(self) -> Batches:
         """The stage's data as it asks for them; what teachers predict for that is counted once, at its start."""
@@ -80,7 +83,9 @@ class Trainer:
         averages = EpochAverages(setup.task.running(setup.data.train.classes), setup.device)
         teachers = frozen_teachers(setup, self.entered, batches, number)
         for update, batch in enumerate(batches.epoch(setup.spec.seed, number), start=state.epoch * steps):
-            losses, first = self._update(batch, teachers, update)
+            taught = tuple(teacher.answer(update % steps, batch) for teacher in teachers)
+            with self._counted(batch, teachers, taught, update):
+                losses, first = self._update(batch, taught, update)
             averages.add(losses, self._headline(first), batch.targets, len(batch.indices))
             paused = time.perf_counter()
             yield
@@ -116,12 +121,36 @@ class Trainer:
         cost["updates"] += self.setup.steps * len(self.entered.students)
         cost["epochs"] = record.number
 
-    def _update(self, batch: Batch, teachers: list[FrozenTeacher], update: int) -> tuple[dict[str, Tensor], Signals]:
+    @contextlib.contextmanager
+    def _counted(
+        self, batch: Batch, teachers: list[FrozenTeacher], taught: tuple[Signals, ...], update: int
+    ) -> Iterator[None]:
+        """Counts what the stage's second update holds, by when optimizers have their state; any other is let be.
+
+        Teachers whose answers are at hand are asked, so that a cache changes no count. What is compiled holds what it
+        will, and is not counted.
+        """
+        built, cost = list(self.setup.networks.built.values()), self.state.cost
+        modules = [*built, *self.state.auxiliary.values()]
+        if update != min(1, self.entered.epochs * self.setup.steps - 1):
+            yield
+            return
+        cost["held_parameters"] = max(cost.get("held_parameters", 0), parameters_of(modules))
+        if any(network.compute.compiled for network in built):
+            yield
+            return
+        state = tensors_of(modules, [student.optimizer for student in self.entered.students])
+        with Held([*state, *signal_tensors(taught)]) as held:
+            for teacher in teachers:
+                teacher.observe(batch.inputs, batch.targets)
+            yield
+        cost["peak_memory"] = max(cost.get("peak_memory", 0), held.peak)
+
+    def _update(self, batch: Batch, taught: tuple[Signals, ...], update: int) -> tuple[dict[str, Tensor], Signals]:
         """Trains every student on one batch, together or in turn; its losses, and the first student's signals."""
         setup, stage, students = self.setup, self.entered.stage, self.entered.students
         needs = setup.plan.needs_of(stage)
         observe = functools.partial(setup.task.observe, inputs=batch.inputs, targets=batch.targets, needs=needs)
-        taught = tuple(teacher.answer(update % setup.steps, batch) for teacher in teachers)
         signals = [observe(student.network, training=True) for student in students]
         fellows = [each.detached() for each in signals] if len(signals) > 1 else []
         everyone = list(range(len(students)))

@@ -39,6 +39,9 @@ class Row:
     compression: float | None
     """How many times more parameters the teacher has than the student."""
     latency_ms: float | None
+    """Of one sample, the median over seeds that had a quiet core."""
+    latency_spread_ms: float | None
+    """Half the distance of the quartiles of a seed's repeats, the median over seeds; None of records without it."""
     trials: int
     """The number of tuning trials that ended, pruned ones among them."""
     samples: int | None

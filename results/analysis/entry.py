@@ -40,6 +40,10 @@ class EntryRow:
     """Samples that teachers were run on, over trials and seeds."""
     extra_parameters: int | None
     """That are deployed, beyond the control's."""
+    training_parameters: int | None
+    """That training takes beyond those deployed: teachers, peers and modules of the method; None of older records."""
+    peak_memory: int | None
+    """Bytes of tensors that an update holds at most; None of older records."""
     agreement: float | None
     teacher_kl: float | None
     """KL(teacher || student) in nats."""
@@ -82,6 +86,8 @@ def _row(plan: SweepPlan, row: Row, control: Row | None, known: list[Run], rank:
         seconds=row.seconds,
         teacher_forwards=row.teacher_forwards,
         extra_parameters=extra,
+        training_parameters=_most(ended, "training_parameters"),
+        peak_memory=_most(ended, "peak_memory"),
         agreement=row.agreement,
         teacher_kl=_mean(ended, suite.show, "teacher_kl"),
         calibration_error=_mean(ended, suite.show, "calibration_error"),
@@ -94,6 +100,11 @@ def _row(plan: SweepPlan, row: Row, control: Row | None, known: list[Run], rank:
 def _mean(ended: list[Outcome], shows: str, metric: str) -> float | None:
     values = [value for each in ended if (value := each.headline(shows, "test", metric)) is not None]
     return statistics.fmean(values) if values else None
+
+
+def _most(ended: list[Outcome], cost: str) -> int | None:
+    """The largest cost of seeds; None if a record lacks it."""
+    return max((int(each.cost[cost]) for each in ended), default=None) if all(cost in e.cost for e in ended) else None
 
 
 def _gap(outcome: Outcome, shows: str) -> float | None:

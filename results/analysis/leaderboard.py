@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -147,7 +147,8 @@ def _row(
         agreement=statistics.fmean(agreements) if agreements else None,
         parameters=parameters,
         compression=teacher / parameters if teacher and parameters else None,
-        latency_ms=statistics.median(run.cost["latency_ms"] for run in done) if done else None,
+        latency_ms=_median([run.cost["latency_ms"] for run in done if "latency_ms" in run.cost]),
+        latency_spread_ms=_median([half_spread(run.cost) for run in done if "latency_high_ms" in run.cost]),
         trials=sum(run.finished or run.status == "stopped" for _, run in runs.trials),
         samples=next((int(run.cost["training_set"]) for run in done if "training_set" in run.cost), None),
         epochs=max((epoch.of for run in runs.all for epoch in run.epochs), default=0),
@@ -156,6 +157,15 @@ def _row(
         seconds=sum(epoch.seconds for run in runs.all for epoch in run.epochs),
         setting=runs.seeds[0][0].setting if runs.seeds else {},
     )
+
+
+def half_spread(cost: Mapping[str, float]) -> float:
+    """Milliseconds: half the distance of the quartiles of one sample's latency."""
+    return (cost["latency_high_ms"] - cost["latency_low_ms"]) / 2
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _updates(runs: _Runs, taught: list[Run]) -> int | None:

@@ -7,8 +7,13 @@ from typing import Any
 
 from kdbench.results.analysis.board import Board, Row
 from kdbench.results.analysis.statistics import LEVEL, Interval
-from kdbench.results.pages.numbers import DIFFERS, count_text, score_text, setting_text
+from kdbench.results.pages.numbers import DIFFERS, count_text, latency_text, score_text, setting_text
 from kdbench.results.pages.report import TIE, Block, Column, Report, Sheet
+
+LATENCY = (
+    "ms: of one sample, repeated after warming up, median ± half the distance of the quartiles; not measured where the "
+    "core was not quiet."
+)
 
 
 def board_report(board: Board) -> Report:
@@ -64,7 +69,7 @@ def _cells(board: Board, row: Row) -> list[str]:
         "" if row.agreement is None else f"{100 * row.agreement:.1f}",
         "" if row.parameters is None else count_text(row.parameters),
         "" if row.compression is None else f"{row.compression:.1f}x",
-        "" if row.latency_ms is None else f"{row.latency_ms:.2f}",
+        latency_text(row.latency_ms, row.latency_spread_ms) if row.score else "",
         str(row.trials),
         "" if row.samples is None else str(row.samples),
         str(row.epochs),
@@ -110,6 +115,8 @@ def _notes(board: Board) -> list[str]:
     lines.append("samples: of the training set, unlabelled and synthetic ones among them.")
     if any(row.updates is not None for row in board.rows):
         lines.append("updates: of all networks that a run takes, its teachers' and peers' among them.")
+    if any(row.score and (row.latency_spread_ms is not None or row.latency_ms is None) for row in board.rows):
+        lines.append(LATENCY)
     if board.teachers:
         unit = f" {metric.unit}" if metric.unit else ""
         teachers = [f"{name} {score_text(value, metric)}{unit}" for name, value in board.teachers.items()]

@@ -36,7 +36,9 @@ def entries_report(protocols: Sequence[ProtocolRows]) -> Report:
         f"{DIFFERS} a gain or loss after correction for the entries of the table (paired t-tests, Holm 1979); p is "
         "that over tuned KD.",
         "seconds: training of all trials and seeds. teacher fwd: samples that teachers were run on for them. extra "
-        "params: that are deployed beyond the control's.",
+        "params: that are deployed beyond the control's. train params: that training takes beyond those deployed "
+        "(teachers, peers, modules of the method). peak MB: most bytes of tensors within an update. Both are empty "
+        "where records are older.",
         "agree and KL: with the teacher's decisions and probabilities. ECE: expected calibration error. val - test: "
         "how far the validation score is above the test score.",
     ]
@@ -47,7 +49,7 @@ def entries_report(protocols: Sequence[ProtocolRows]) -> Report:
 
 
 def _block(protocol: ProtocolRows, title: str, rows: list[EntryRow]) -> Block:
-    cost = ["seconds", "teacher fwd", "extra params"]
+    cost = ["seconds", "teacher fwd", "extra params", "train params", "peak MB"]
     fidelity = ["agree", "KL", "ECE", "val - test"]
     baseline = rows[0].baseline
     gains = [f"over {protocol.control}", f"over {baseline}", "p"]
@@ -71,6 +73,8 @@ def _cells(metric: Metric, row: EntryRow, ranked: bool) -> list[str]:
         f"{row.seconds:.1f}",
         count_text(row.teacher_forwards),
         "" if row.extra_parameters is None else count_text(row.extra_parameters),
+        "" if row.training_parameters is None else count_text(row.training_parameters),
+        "" if row.peak_memory is None else f"{row.peak_memory / 1e6:.3g}",
         _number(row.agreement and 100 * row.agreement, "{:.1f}"),
         _number(row.teacher_kl, "{:.3f}"),
         _number(row.calibration_error, "{:.3f}"),

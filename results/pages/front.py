@@ -51,7 +51,9 @@ def _row(point: Point, front: Front) -> list[str]:
         each.name,
         trial.planned.method,
         count_text(each.parameters),
-        f"{each.latency_ms:.3g} ({each.latency_low:.3g} to {each.latency_high:.3g})",
+        f"{each.latency_ms:.3g} ({each.latency_low:.3g} to {each.latency_high:.3g})"
+        if each.latency_quiet
+        else "not measured",
         printed(trial.validation, front.metric),
         score_text(point.test, front.metric),
         point.keys[0] if point.keys else "",

@@ -44,6 +44,16 @@ def count_text(value: int) -> str:
     return str(value)
 
 
+NOT_MEASURED = "not measured"
+
+
+def latency_text(latency: float | None, spread: float | None) -> str:
+    """Milliseconds as "0.41 ± 0.02", half the distance of the quartiles; that they were not measured, if so."""
+    if latency is None:
+        return NOT_MEASURED
+    return f"{latency:.2f}" if spread is None else f"{latency:.2f} ± {spread:.2f}"
+
+
 def setting_text(setting: dict[str, Any]) -> str:
     """Hyperparameters as "alpha=0.9, form=kl", floating-point numbers in four digits."""
     return ", ".join(f"{name}={rounded(value)}" for name, value in setting.items())

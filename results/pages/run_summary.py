@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from kdbench.bench.errors import InputError
 from kdbench.bench.record import Metrics, Outcome, plain
 from kdbench.results.analysis.status import TeacherCost
 from kdbench.results.analysis.targets import targets
-from kdbench.results.pages.numbers import setting_text
+from kdbench.results.pages.numbers import NOT_MEASURED, setting_text
 from kdbench.results.pages.pictures import figure_file
 from kdbench.results.pages.report import Report
 from kdbench.results.store.stored_run import StoredRun
@@ -71,13 +72,33 @@ def _cost(outcome: Outcome) -> list[str]:
         if name in cost
     ]
     shown = [
-        f"{target.rule}: {'met' if target.met else 'not met'} ({_number(target.value)})" for target in targets(outcome)
+        f"{target.rule}: {NOT_MEASURED}"
+        if target.value is None
+        else f"{target.rule}: {'met' if target.met else 'not met'} ({_number(target.value)})"
+        for target in targets(outcome)
     ]
     return [
-        f"{', '.join(sizes)}; {cost['latency_ms']:.2f} ms a sample; {cost['seconds']:.1f} s of training",
+        f"{', '.join(sizes)}; {_latency(cost)}; {cost['seconds']:.1f} s of training",
+        *([f"Trained with {'; '.join(held)}"] if (held := _held(cost)) else []),
         f"Targets: {'; '.join(shown)}",
         *([f"T{str(TeacherCost.of(cost))[1:]}"] if cost.get("teacher_forwards") else []),
     ]
+
+
+def _latency(cost: Mapping[str, float]) -> str:
+    """One sample's, with its quartiles where the record has them."""
+    if "latency_ms" not in cost:
+        return f"latency {NOT_MEASURED}, as the core was not quiet"
+    said = f"{cost['latency_ms']:.2f} ms a sample"
+    if "latency_low_ms" not in cost:
+        return said
+    return f"{said} (quartiles {cost['latency_low_ms']:.2f} to {cost['latency_high_ms']:.2f})"
+
+
+def _held(cost: Mapping[str, float]) -> list[str]:
+    """What training takes beyond what is deployed, of records that say it."""
+    found = {"training_parameters": "{:,.0f} parameters that are not deployed", "peak_memory": "at most {:,.0f} bytes"}
+    return [text.format(cost[name]) for name, text in found.items() if name in cost]
 
 
 def _metrics(metrics: Metrics) -> str:

@@ -12,7 +12,7 @@ from kdbench.results.analysis.reproduction import Reproduction
 from kdbench.results.analysis.statistics import Interval
 from kdbench.results.analysis.training import Confusion
 from kdbench.results.analysis.tried import Trial
-from kdbench.results.pages.numbers import printed, score_text
+from kdbench.results.pages.numbers import latency_text, printed, score_text
 from kdbench.results.site import charts, tuning_charts
 from kdbench.results.site.charts import Spec
 from kdbench.results.site.facts import RowFacts, TuningFacts
@@ -104,7 +104,7 @@ def _facts(board: Board, row: Row) -> list[tuple[str, str]]:
         ("agrees with its teacher", "" if row.agreement is None else f"{100 * row.agreement:.1f} %"),
         ("parameters", "" if row.parameters is None else f"{row.parameters:,}"),
         ("teacher is larger", "" if row.compression is None else f"{row.compression:.1f} times"),
-        ("one sample takes", "" if row.latency_ms is None else f"{row.latency_ms:.2f} ms"),
+        ("one sample takes", _latency(row)),
         ("tuning trials", str(row.trials)),
         ("samples", "" if row.samples is None else f"{row.samples:,}"),
         ("epochs of a run", str(row.epochs)),
@@ -113,6 +113,11 @@ def _facts(board: Board, row: Row) -> list[tuple[str, str]]:
         ("training time", f"{row.seconds:,.1f} s over all trials and seeds"),
     ]
     return [(name, text) for name, text in values if text]
+
+
+def _latency(row: Row) -> str:
+    text = latency_text(row.latency_ms, row.latency_spread_ms)
+    return "" if row.score is None else text if row.latency_ms is None else f"{text} ms"
 
 
 def _hyperparameters(row: Row, facts: RowFacts, tuning: TuningFacts) -> list[Hyperparameter]:

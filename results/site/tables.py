@@ -9,7 +9,7 @@ from typing import Any
 from kdbench.bench.record import Metric
 from kdbench.results.analysis.board import Board, Row
 from kdbench.results.analysis.statistics import LEVEL, Interval
-from kdbench.results.pages.numbers import DIFFERS, count_text, score_text
+from kdbench.results.pages.numbers import DIFFERS, count_text, latency_text, score_text
 from kdbench.results.pages.report import TIE
 from kdbench.results.site.facts import RowFacts
 
@@ -95,7 +95,7 @@ def board_table(board: Board, facts: Mapping[str, RowFacts], data: str, links: M
         Head("agree", "agree %", number=True, about="test decisions that student and teacher make alike"),
         Head("params", "params", number=True, about="parameters of the student"),
         Head("ratio", "ratio", number=True, about="how many times more parameters the teacher has"),
-        Head("ms", "ms", number=True, about="time for one sample as deployed"),
+        Head("ms", "ms", number=True, about="time for one sample as deployed, on a quiet core"),
         Head("samples", "samples", number=True, about="samples that a run trains on"),
         Head("updates", "updates", number=True, about="of all networks that one run takes"),
         Head("forwards", "teacher fwd", number=True, about="samples that teachers were run on"),
@@ -134,7 +134,7 @@ def _cells(board: Board, row: Row, facts: RowFacts | None, links: Mapping[str, s
         _number(row.agreement, lambda value: f"{100 * value:.1f}"),
         _number(row.parameters, count_text),
         _number(row.compression, lambda value: f"{value:.1f}x"),
-        _number(row.latency_ms, lambda value: f"{value:.2f}"),
+        Cell(latency_text(row.latency_ms, row.latency_spread_ms) if row.score else "", row.latency_ms),
         _number(row.samples, str),
         _number(row.updates, count_text),
         _number(row.teacher_forwards, count_text),

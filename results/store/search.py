@@ -42,6 +42,8 @@ class Candidate(Frozen):
     """First quartile."""
     latency_high: float
     """Third quartile."""
+    latency_quiet: bool = True
+    """Whether the core was quiet: else the time is of other work too."""
 
 
 class Search(Frozen):

@@ -41,7 +41,8 @@ def result_numbers(outcome: Outcome) -> Iterator[Number]:
     for name, value in outcome.cost.items():
         yield Number(f"cost/{name}", float(value))
     for target in targets(outcome) if outcome.status == "done" else ():
-        yield Number(f"target_met/{target.name}", float(target.met))
+        if target.met is not None:
+            yield Number(f"target_met/{target.name}", float(target.met))
 
 
 def _of_each_prediction(outcome: Outcome, metrics: Metrics) -> Metrics:

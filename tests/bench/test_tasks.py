@@ -135,7 +135,8 @@ def test_methods_on_predictions_learn_a_task_that_no_code_knows(method: str, car
     assert memory.epochs[-1].validation == outcome.headline("last", "validation")
     assert outcome.headline("last", "test") > 0.6 and memory.epochs[-1].train > 0.6  # by chance 0.25
     assert outcome.headline("best", "validation") == max(epoch.validation for epoch in memory.epochs)
-    assert outcome.cost["parameters"] > 0 and outcome.cost["multiply_adds"] > 0 and outcome.cost["latency_ms"] > 0
+    assert outcome.cost["parameters"] > 0 and outcome.cost["multiply_adds"] > 0
+    assert outcome.cost.get("latency_ms", 1) > 0, "on a core that is not quiet it is not measured"
 
 
 def test_decisions_that_do_not_count_are_left_out_of_the_confusion(

@@ -71,6 +71,25 @@ def test_samples_that_a_teacher_labelled_before_training_count(
     assert rows["kd"].teacher_forwards == 999 and rows["kd"].samples == 80
 
 
+def test_latency_is_shown_with_its_spread_or_as_not_measured(plan: SweepPlan, finish: Finish, store: RunStore) -> None:
+    pair, costs = plan.pairs()[0], [(0.4, 0.3, 0.5), (0.5, 0.45, 0.55), (0.6, 0.4, 0.8), None]
+    for seed, quartiles in enumerate(costs):
+        result = outcome(0.8)
+        del result.cost["latency_ms"]
+        if quartiles:
+            result.cost.update(zip(("latency_ms", "latency_low_ms", "latency_high_ms"), quartiles, strict=True))
+        finish(f"kd-{seed}", result)
+        plan.add(Planned(pair, "kd", "seed", seed, f"kd-{seed}"))
+    finish("sp-0", result)
+    plan.add(Planned(pair, "sp", "seed", 0, "sp-0"))
+    rows = {row.method: row for row in leaderboard(plan, store).rows}
+    assert rows["kd"].latency_ms == 0.5 and rows["kd"].latency_spread_ms == pytest.approx(0.1)
+    assert rows["sp"].latency_ms is None and rows["student"].latency_ms is None
+    lines = {line.split("|")[1].strip(): line for line in shown(plan, store, "markdown").splitlines() if "|" in line}
+    assert "0.50 ± 0.10" in lines["kd"] and "not measured" in lines["sp"] and "not measured" not in lines["student"]
+    assert "not measured where the core was not quiet" in shown(plan, store, "markdown")
+
+
 def test_half_finished_suite_gives_the_rows_that_there_are(plan: SweepPlan, fill: Fill, store: RunStore) -> None:
     fill("kd", [0.85])
     board = leaderboard(plan, store)

@@ -14,6 +14,7 @@ from kdbench.results.pages.run_summary import run_summary_report
 from kdbench.results.pages.status import status_report, teachers_report
 from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
+from kdbench.results.tracking.projection import result_numbers
 from tests.results.conftest import PNG, Fill, Finish, outcome
 
 
@@ -54,6 +55,22 @@ def test_summary_says_what_teachers_cost(store: RunStore, finish: Finish) -> Non
     said = "Teachers were asked about 3,000 samples and run on 1,000 of them, in 5 s; 2,000 answers were at hand"
     assert f"{said}, about 10 s saved\n" in render(run_summary_report(store.find("abcd")))
     assert TeacherCost() + TeacherCost(1, 1, 0) == TeacherCost(1, 1, 0)
+
+
+def test_summary_says_how_sure_latency_is_and_what_training_held(store: RunStore, finish: Finish) -> None:
+    quiet, busy = outcome(0.85), outcome(0.85)
+    quiet.cost.update(
+        {"latency_low_ms": 0.4, "latency_high_ms": 0.625, "training_parameters": 5200, "peak_memory": 9e6}
+    )
+    del busy.cost["latency_ms"]
+    finish("abcd", quiet)
+    finish("ef01", busy)
+    said = render(run_summary_report(store.find("abcd")))
+    assert "0.50 ms a sample (quartiles 0.40 to 0.62); 1.5 s of training" in said
+    assert "Trained with 5,200 parameters that are not deployed; at most 9,000,000 bytes" in said
+    said = render(run_summary_report(store.find("ef01")))
+    assert "latency not measured, as the core was not quiet" in said and "under 50 ms a sample: not measured" in said
+    assert not [each for each in result_numbers(busy) if each.name.endswith("latency")]
 
 
 def test_summary_says_what_a_network_went_without(store: RunStore, finish: Finish) -> None:

@@ -39,6 +39,31 @@ def test_an_entry_holds_what_its_row_follows_from() -> None:
     assert all(len(digest) == 64 for digest in entry.claims["teachers"].values()) and entry.claims["environments"]
 
 
+def test_figures_that_older_records_lack_are_empty(kdbench: Run) -> None:
+    _, out, _ = kdbench("entries", str(ENTRY.parent), "--format", "markdown")
+    head, _, *rows = [line.split("|")[1:-1] for line in out.splitlines() if line.startswith("|")]
+    names = [name.strip() for name in head]
+    for row in rows:
+        cells = dict(zip(names, (cell.strip() for cell in row), strict=True))
+        assert cells["train params"] == cells["peak MB"] == "" and cells["extra params"] == "0"
+
+
+def without_figures(values: dict[str, Any]) -> None:
+    for name in ("training_parameters", "peak_memory"):
+        del values["claims"]["rows"][0][name]
+
+
+def invented(values: dict[str, Any]) -> None:
+    values["claims"]["rows"][0]["peak_memory"] = 1000
+
+
+def test_an_entry_claims_no_figure_that_its_records_lack(kdbench: Run, tmp_path: Path) -> None:
+    older = str(edited(tmp_path / "older.json", without_figures))
+    assert kdbench("verify", older)[0] == 0, "an older kdbench did not know them"
+    code, out, _ = kdbench("verify", str(edited(tmp_path / "invented.json", invented)))
+    assert code == 1 and "its rows are not what its runs give" in " ".join(out.split())
+
+
 def claims(values: dict[str, Any]) -> None:
     values["claims"]["rows"][0]["score"]["mean"] += 0.01
 
@@ -108,10 +133,17 @@ def test_an_entry_that_learned_from_an_authors_checkpoint_is_checked_and_cannot_
     torch.save(timm.create_model("cifar_resnet8", num_classes=10, in_chans=1).state_dict(), tmp_path / "own.pt")
     own = 'teacher = "cifar_resnet8"\nteacher_weights = ["own.pt"]'
     (tmp_path / "own.toml").write_text(TINY.replace('teacher = "cifar_resnet8"', own))
-    small = ["--methods", "student,kd", "--epochs", "1", "--trials", "1", "--workers", "1", "--precision", "fp32"]
+    small = ["--methods", "student,kd", "--epochs", "1", "--trials", "1", "--workers", "2", "--precision", "fp32"]
     code, _, err = kdbench("sweep", "own.toml", *small, "--store", "runs")
     assert code == 0, err
     assert kdbench("submit", "own", "--method", "kd", "--out", "kd.json", "--store", "runs")[0] == 0
+    (row,) = read_entry(tmp_path / "kd.json").claims["rows"]
+    teacher, student = (
+        sum(each.numel() for each in timm.create_model(name, num_classes=10, in_chans=1).parameters())
+        for name in ("cifar_resnet8", "cifar_resnet8_quarter")
+    )
+    assert row["training_parameters"] == teacher, "kd trains no module of its own"
+    assert row["peak_memory"] > 4 * (teacher + 3 * student), "the student also has gradients, and its optimizer's state"
     code, out, _ = kdbench("verify", "kd.json")
     assert code == 0 and "all 8 checks pass" in out
     code, _, err = kdbench("verify", "kd.json", "--rerun", "1")

@@ -16,8 +16,8 @@ import torch
 
 from kdbench.bench.atomic import write
 from kdbench.bench.deploy import check
-from kdbench.bench.deploy.check import Timing, timed
 from kdbench.bench.deploy.student import student_of
+from kdbench.bench.evaluation.latency import Timing, timed
 from kdbench.bench.spec import DataSpec, ModelSpec, Recipe, Spec
 from kdbench.bench.tasks import load
 from kdbench.methods.rows import whole

@@ -55,7 +55,7 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def numbers(board: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows without what a clock measured."""
-    measured = ("latency_ms", "seconds")
+    measured = ("latency_ms", "latency_spread_ms", "seconds")
     return [{name: value for name, value in row.items() if name not in measured} for row in board["rows"]]
 
 
