@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -30,9 +31,16 @@ def configure(name: str, params: Mapping[str, Any]) -> Method:
         if param not in fields:
             raise unknown(f"hyperparameter of {name}", param, fields, see=f"kdbench methods {name}")
     try:
-        return TypeAdapter(cls).validate_python({key: read_value(value) for key, value in params.items()})
+        method: Method = _schema(cls).validate_python({key: read_value(value) for key, value in params.items()})
+        return method
     except ValidationError as error:
         raise InputError(f"method {name}: {explain(error)}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _schema(cls: type[Method]) -> TypeAdapter[Any]:
+    """What a method's hyperparameters are read by; making it takes longer than reading them."""
+    return TypeAdapter(cls)
 
 
 def composed(name: str, params: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:

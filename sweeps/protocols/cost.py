@@ -1,16 +1,25 @@
 """What a protocol costs before it is run: images to train on, and about how many hours on this machine.
 
-A step of each network is measured on one core, once, and remembered; a frozen teacher takes a third of a step, and one
-that comes with published weights is never trained. What keeping the teachers' answers saves is not counted.
+A step of each network of the bundled protocols was measured on one core, and is kept beside them; how fast another CPU
+is, is known from one small network, measured there once and remembered. Other networks, and all on a GPU, are measured
+where they are asked for. A frozen teacher takes a third of a step, and one that comes with published weights is never
+trained. What keeping the teachers' answers saves is not counted.
+
+    python -m kdbench.sweeps.protocols.cost > sweeps/protocols/speeds.json
+
+measures all networks of the bundled protocols anew.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +38,8 @@ from kdbench.bench.spec import ModelSpec, Recipe, Spec
 from kdbench.bench.training.precision import timed
 from kdbench.bench.training.train_state import TrainState
 from kdbench.methods.base import STUDENT, TEACHER, Data
-from kdbench.sweeps.protocols.request import TableRequest
+from kdbench.sweeps.protocols.files import bundled, load_protocol
+from kdbench.sweeps.protocols.request import SCALES, TableRequest, table_request
 
 FORWARD = 1 / 3
 """What asking a frozen network about a batch takes, as a share of a training step."""
@@ -40,7 +50,10 @@ PIXELS = 2**15
 LONGEST = 0.5
 """Seconds that a measured step of a whole batch may take."""
 SPEEDS = "speeds.json"
-"""The file of a store in which measured speeds are remembered."""
+"""The file of a store in which measured speeds are remembered, and that beside the protocols."""
+ON = " on "
+PACE = ("wrn_16_1", "cifar10", 128)
+"""The network, data and batch size whose step says how fast a CPU is."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +110,36 @@ class Speeds:
 
     def __call__(self, model: ModelSpec, info: DataInfo, batch_size: int, forward_only: bool = False) -> float:
         """Seconds that an image takes in a training step, or in a forward pass if nothing is trained."""
-        model = ModelSpec(name=model.name, args=model.args)
-        size = f"{info.channels}x{info.size} to {info.classes} in batches of {batch_size}"
-        where = hardware(self.device) if self.device.type == "cuda" else f"{cores()} cores of {hardware(self.device)}"
-        passes = "a pass of " if forward_only else ""
-        name = f"{passes}{model.name} {json.dumps(model.args, sort_keys=True)} {size} on {where}"
+        asked = _asked(model, info, batch_size, forward_only)
+        if self.device.type == "cpu" and asked in reference() and self._name(asked) not in self.known:
+            return reference()[asked] * self.pace
+        return self.measured(model, info, batch_size, forward_only)
+
+    def measured(self, model: ModelSpec, info: DataInfo, batch_size: int, forward_only: bool = False) -> float:
+        """The same, measured on this machine unless that is remembered."""
+        name = self._name(_asked(model, info, batch_size, forward_only))
         if name not in self.known:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)
             try:
-                self.known[name] = self._measured(model, info, batch_size, forward_only)
+                self.known[name] = self._measured(
+                    ModelSpec(name=model.name, args=model.args), info, batch_size, forward_only
+                )
             finally:
                 torch.set_num_threads(threads)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
         return float(self.known[name])
+
+    def _name(self, asked: str) -> str:
+        where = hardware(self.device) if self.device.type == "cuda" else f"{cores()} cores of {hardware(self.device)}"
+        return f"{asked}{ON}{where}"
+
+    @functools.cached_property
+    def pace(self) -> float:
+        """How many times as long as the core of the reference this machine takes for an image."""
+        model, info, batch_size = ModelSpec(name=PACE[0]), data_info(PACE[1]), PACE[2]
+        return self.measured(model, info, batch_size) / reference()[_asked(model, info, batch_size)]
 
     def _measured(self, model: ModelSpec, info: DataInfo, batch_size: int, forward_only: bool) -> float:
         shape = (1, info.channels, info.size, info.size)
@@ -150,6 +178,47 @@ class Speeds:
         return (time.process_time() - start) / cores()
 
 
+@functools.cache
+def reference() -> dict[str, float]:
+    """Seconds of an image on one core, by network, data and batch, that are kept beside the protocols."""
+    values: dict[str, float] = json.loads((resources.files("kdbench.sweeps") / "protocols" / SPEEDS).read_text())
+    return values
+
+
+def networks_of(name: str) -> Iterator[tuple[ModelSpec, DataInfo, int, bool]]:
+    """What the cost of a bundled protocol asks for."""
+    found: list[tuple[ModelSpec, DataInfo, int, bool]] = []
+
+    def asked(*network: Any) -> float:
+        found.append(network)
+        return 0.0
+
+    for scale in SCALES:
+        cost_of(table_request(load_protocol(name), scale), asked)
+    yield from found
+
+
+def _asked(model: ModelSpec, info: DataInfo, batch_size: int, forward_only: bool = False) -> str:
+    """Names a network, its data and its batches."""
+    size = f"{info.channels}x{info.size} to {info.classes} in batches of {batch_size}"
+    passes = "a pass of " if forward_only else ""
+    return f"{passes}{model.name} {json.dumps(model.args, sort_keys=True)} {size}"
+
+
+def main() -> None:
+    """Measures the networks of all bundled protocols, and prints what is kept beside them."""
+    with tempfile.TemporaryDirectory() as folder:
+        speeds = Speeds(Path(folder), torch.device("cpu"))
+        for network in (network for name in bundled() for network in networks_of(name)):
+            speeds.measured(*network)
+    found = {name.partition(ON)[0]: float(f"{seconds * cores():.3g}") for name, seconds in speeds.known.items()}
+    print(json.dumps(found, indent=1, sort_keys=True))
+
+
 def cores() -> int:
     """Cores of this machine; a worker takes one of them."""
     return os.cpu_count() or 1
+
+
+if __name__ == "__main__":
+    main()

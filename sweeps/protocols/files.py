@@ -65,7 +65,7 @@ def read_protocol(name: str) -> tuple[dict[str, Any], Protocol]:
                 number["method"] = method_id(str(number["method"]), Path(name).parent)
         protocol = Protocol.model_validate({"name": Path(name).stem, "table": Path(name).stem, **values})
     except ValidationError as error:
-        raise InputError(f"protocol {name}: {explain(error)}") from None
+        raise InputError(f"protocol {name}: {explain(error, Protocol)}") from None
     _check_said(name, values, protocol)
     return values, protocol
 
