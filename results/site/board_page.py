@@ -8,15 +8,19 @@ from typing import Any
 from kdbench.bench.errors import InputError
 from kdbench.results.analysis.board import Board
 from kdbench.results.analysis.comparison import Compared, compare
+from kdbench.results.analysis.front import front_of
 from kdbench.results.pages.board import board_report
 from kdbench.results.pages.comparison import comparison_report
+from kdbench.results.pages.front import front_report
 from kdbench.results.site import charts
 from kdbench.results.site.card import Found
 from kdbench.results.site.charts import Spec
 from kdbench.results.site.facts import RowFacts
+from kdbench.results.site.front_chart import front_chart
 from kdbench.results.site.tables import board_table
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
+from kdbench.results.store.search import kept_search
 
 POINTS = 25
 """Points of a learning curve."""
@@ -32,12 +36,16 @@ def board_page(
 ) -> dict[str, Any]:
     """What the page shows, by name."""
     report, compared, why = board_report(board), None, ""
+    search = kept_search(plan.folder)
+    front = front_of(plan, store, search) if search else None
     try:
         compared = compare(plan, store)
     except InputError as error:
         why = str(error)
     return {
         "board": board,
+        "front": front_report(front) if front else None,
+        "front_chart": front_chart(front) if front else None,
         "data": plan.suite.data,
         "table": board_table(board, rows, plan.suite.data.name, links),
         "notes": report.notes,

@@ -26,7 +26,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
 
 from filelock import FileLock  # noqa: E402
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, RunTag  # noqa: E402
+from mlflow.entities import LoggedModelOutput, Metric, Param, RunTag  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 
 from kdbench.bench.atomic import replacing  # noqa: E402
@@ -161,6 +161,20 @@ class Experiment:
         """Has MLflow's pages show JSON artifacts as tables."""
         if tables := [{"path": name, "type": "table"} for name in names]:
             self.client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps(tables))
+
+    def tag_of(self, run_id: str, name: str) -> str:
+        """A tag of a run; empty if it has none of that name."""
+        return str(self.client.get_run(run_id).data.tags.get(name, ""))
+
+    def model(self, run_id: str, name: str, folder: Path, metrics: Mapping[str, float], tags: Mapping[str, str]) -> str:
+        """Logs a model's folder as the output of a run; gives its address, as models:/ID."""
+        model_id = self.client.create_logged_model(self.id, name, run_id, dict(tags)).model_id
+        self.client.log_model_artifacts(model_id, str(folder))
+        self.client.finalize_logged_model(model_id, "READY")
+        self.client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        for metric, value in metrics.items():
+            self.client.log_metric(run_id, metric, value, model_id=model_id)
+        return f"models:/{model_id}"
 
     def end(self, run_id: str, status: str, ended: float | None) -> None:
         """Ends a run at a time in seconds since 1970, or now."""

@@ -13,7 +13,7 @@ DATABASE = "mlflow.db"
 """The file of a store."""
 ARTIFACTS = "mlflow-artifacts"
 """The folder of a store that holds them."""
-COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 """The columns of MLflow's database that name a place by its whole path."""
 WAIT = 20.0
 """Seconds that a statement waits for another process that writes, as MLflow's own."""

@@ -11,7 +11,7 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +39,8 @@ from kdbench.results.tracking.projection import epoch_numbers, result_numbers, r
 KEY, PARENT, BOARD, REPRODUCTION = "kdbench.key", "kdbench.parent", "kdbench.board", "kdbench.reproduction"
 KIND, NOTE, PRIMARY = "mlflow.experimentKind", "mlflow.note.content", "mlflow.experiment.primaryMetric"
 """By which MLflow's pages know what an experiment is for, what is said above its runs, and what these are sorted by."""
+MODEL = "kdbench.model"
+"""Set last on a run whose student is a logged model: its address."""
 SUFFIXES = {"markdown": "md", "csv": "csv", "latex": "tex"}
 """The endings of a report's files, by the forms that are logged."""
 STATUSES = {"stopped": "KILLED", "failed": "FAILED", "running": None, "interrupted": None}
@@ -156,6 +158,22 @@ class Tracker:
         self._reports(entry.run_id, report)
         self.at.end(entry.run_id, "FINISHED", None)
         self.at.logged(*named, Entry(entry.run_id, state))
+
+    def model(self, planned: Planned) -> str:
+        """The address of the model that was logged of a projected run, as models:/ID; empty if there is none."""
+        return self.at.tag_of(self._run_id(planned), MODEL)
+
+    def log_model(self, planned: Planned, folder: Path, metrics: Mapping[str, float]) -> str:
+        """Logs a model's folder as the output of a projected run, with metrics by which models are compared."""
+        run_id = self._run_id(planned)
+        tags = {"pair": planned.pair, "method": planned.method, "seed": str(planned.number), KEY: planned.key}
+        name = re.sub(r"[^\w -]", "_", f"{planned.method} {planned.pair.replace('->', 'to')}")
+        address = self.at.model(run_id, name, folder, metrics, tags)
+        self.at.batch(run_id, {}, {MODEL: address})
+        return address
+
+    def _run_id(self, planned: Planned) -> str:
+        return self.at.find_or_create(KEY, planned.key, "", 0.0, {}).run_id
 
     def _reports(self, run_id: str, *reports: Report) -> None:
         """Logs reports on a run: as texts, as tables that MLflow shows, as pictures, and as metrics."""

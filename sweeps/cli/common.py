@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
+import shlex
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -162,6 +164,21 @@ def _imported(evidence: Path) -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="kdbench-")
     restore([evidence], RunStore(Path(folder.name), durable=False))
     return folder
+
+
+def dashboard(root: Path) -> str:
+    """How a browser of this machine alone is shown the studies of a store, as a line; empty if it has none.
+
+    Args:
+        root: the store's folder.
+    """
+    from kdbench.bench.environment import command
+
+    if not (database := root.resolve() / "optuna.db").exists():
+        return ""
+    install = "" if importlib.util.find_spec("optuna_dashboard") else "   (pip install optuna-dashboard)"
+    url = shlex.quote(f"sqlite:///{database}")
+    return f"Studies: {command('optuna-dashboard')} {url} --host 127.0.0.1{install}"
 
 
 def opened(store: Path, read_only: bool = True) -> RunStore:

@@ -16,6 +16,7 @@ from kdbench.sweeps.cli.common import (
     Json,
     Store,
     answer,
+    dashboard,
     draw_picture,
     existing,
     listed,
@@ -61,12 +62,15 @@ def show(
     """Shows a run: its scores, cost, and whether it meets practitioners' targets."""
     from kdbench.results.pages.run_summary import run_summary_report
 
-    report = run_summary_report(opened(store).find(run))
+    runs = opened(store)
+    report = run_summary_report(runs.find(run))
     if plot:
         draw_picture(report, "confusion", plot)
     if anytime:
         draw_picture(report, "anytime", anytime)
     print_report(report, as_json=as_json)
+    if not as_json and (line := dashboard(runs.root)):
+        typer.echo(line)
 
 
 @app.command(epilog="Example: kdbench runs --suite digits --method kd --state done")
@@ -96,12 +100,18 @@ def leaderboard(
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Prints the leaderboard of a suite as it stands, also while it runs."""
+    """Prints the leaderboard of a suite as it stands, also while it runs; of a search for a student, its front."""
+    from kdbench.results.analysis.front import front_of
     from kdbench.results.analysis.leaderboard import leaderboard as board_of
     from kdbench.results.pages.board import board_report
+    from kdbench.results.pages.front import front_report
     from kdbench.results.store.plan import SweepPlan
+    from kdbench.results.store.search import kept_search
 
-    print_report(board_report(board_of(SweepPlan.find(existing(store), suite), opened(store))), form, as_json, columns)
+    plan, runs = SweepPlan.find(existing(store), suite), opened(store)
+    search = kept_search(plan.folder)
+    report = front_report(front_of(plan, runs, search)) if search else board_report(board_of(plan, runs))
+    print_report(report, form, as_json, columns)
 
 
 @app.command(epilog="Example: kdbench compare digits --against kd --plot ranks.png")
@@ -213,7 +223,10 @@ def status(
     from kdbench.results.pages.status import status_report
     from kdbench.results.store.plan import SweepPlan
 
-    print_report(status_report(status_of(SweepPlan.find(existing(store), suite), opened(store))), as_json=as_json)
+    runs = opened(store)
+    print_report(status_report(status_of(SweepPlan.find(existing(store), suite), runs)), as_json=as_json)
+    if not as_json and (line := dashboard(runs.root)):
+        typer.echo(f"  {line}")
 
 
 @app.command(epilog="Example: kdbench teachers")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from kdbench.bench.errors import Unfinished
+from kdbench.bench.errors import InputError, Unfinished
+from kdbench.results.tracking.place import DATABASE
 from kdbench.sweeps.cli.common import (
     DEFAULT_STORE,
     PRECISION_HELP,
@@ -31,6 +32,9 @@ from kdbench.sweeps.cli.common import (
 from kdbench.sweeps.cli.place import DEFAULT_CACHE, LEASE, PATIENCE, Place
 
 app = typer.Typer()
+LogModels = Annotated[
+    bool, typer.Option("--log-models", help="Also the best seed's student of each method, as a model MLflow serves.")
+]
 
 Texts = list[str] | None
 MODEL_HELP = "A timm model, or one of the literature (cifar_resnet20, wrn_16_2, ...)."
@@ -168,6 +172,7 @@ def sweep(
     max_params: Annotated[str | None, typer.Option(help="Of --students, at most so many parameters, as 2M.")] = None,
     max_latency: Annotated[str | None, typer.Option(help="Likewise, for one image, as 5ms.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Plots the front of --students there, as a png file.")] = None,
+    log_models: LogModels = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help=f"{PRECISION_HELP} [default: the suite's]")] = "",
@@ -194,6 +199,9 @@ def sweep(
         from kdbench.sweeps.cli.finished import swept
 
         board, text, failures = swept(suite, changes, place)
+    if log_models:
+        board["models"], said = _log_models(board["suite"], store, place.data, tracking_uri)
+        text += f"\n{said}"
     answer(board) if as_json else typer.echo(text)
     if failures:
         raise Unfinished(failures)
@@ -246,6 +254,8 @@ def sync(
     rebuild: Annotated[
         bool, typer.Option("--rebuild", help="Make the database anew; the old one is kept until the new is whole.")
     ] = False,
+    log_models: LogModels = False,
+    data_dir: DataDir = None,
     tracking_uri: TrackingUri = "",
     store: Store = DEFAULT_STORE,
     as_json: Json = False,
@@ -253,8 +263,29 @@ def sync(
     """Brings MLflow up to date with the run store, without a run twice; exit code 1 if it could not."""
     from kdbench.sweeps.cli.finished import brought_up_to_date
 
+    if log_models and not suite:
+        raise InputError("--log-models is of one suite: name it, as kdbench sync digits --log-models.")
     values, problem = brought_up_to_date(opened(store, read_only=False), suite, tracking_uri, rebuild)
-    answer(values) if as_json else typer.echo(f"{values['runs']} runs are in {values['tracking_uri']}")
+    text = f"{values['runs']} runs are in {values['tracking_uri']}"
+    if suite and log_models and not problem:
+        models, said = _log_models(suite, store, data_dir, tracking_uri)
+        values, text = values | {"models": models}, f"{text}\n{said}"
+    answer(values) if as_json else typer.echo(text)
     if problem:
         say(problem)
         raise typer.Exit(1)
+
+
+def _log_models(suite: str, store: Path, data_dir: Path | None, uri: str) -> tuple[list[str], str]:
+    """Logs a suite's students as models; their addresses, and how one is served on this machine alone."""
+    from kdbench.bench.environment import command
+    from kdbench.results.store.plan import SweepPlan
+    from kdbench.results.store.run_store import RunStore
+    from kdbench.sweeps.logged_models import log_models
+
+    runs = RunStore(store)
+    data = (data_dir or store / "data").expanduser()
+    models = log_models(SweepPlan.find(runs.root, suite), runs, data, say, uri)
+    at = f"MLFLOW_TRACKING_URI={uri or f'sqlite:///{runs.root / DATABASE}'}"
+    serve = f"{at} {command('mlflow')} models serve -m {models[-1]} --env-manager local" if models else ""
+    return models, f"Models:  {len(models)} students are logged" + (f"; serve one: {serve}" if models else "")

@@ -22,7 +22,7 @@ from kdbench.results.pages.compatibility import compatibility_report
 from kdbench.results.pages.report import Report, check_form, render
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
-from kdbench.sweeps.cli.common import named
+from kdbench.sweeps.cli.common import dashboard, named
 from kdbench.sweeps.cli.place import Place, where_mlflow_is
 from kdbench.sweeps.cli.progress import SweepProgress
 from kdbench.sweeps.scheduling.sources import provide
@@ -103,6 +103,7 @@ def sweep_and_show(name: str, changes: dict[str, Any], place: Place) -> Shown:
         f"Teachers: {str(cost).removeprefix('teachers ')} ({place.cache})",
         f"Results: {store.root} (runs/KEY holds every record; nothing finished is ever repeated)",
         f"MLflow:  {where_mlflow_is(store.root, machine.tracking)}",
+        *filter(None, [dashboard(store.root)]),
         f"Next:    {kdbench} leaderboard {suite.name} --format markdown | {kdbench} methods kd | {kdbench} run --help",
     ]
     return Shown(dict(report.values), render(report) + "\n" + "\n".join(ends), failures, problem)

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 import timm
 import torch
+from PIL import Image
 
 from kdbench.bench.errors import InputError
 from kdbench.bench.record import ACCURACY
@@ -21,6 +27,7 @@ from kdbench.sweeps import candidates
 from kdbench.sweeps.candidates import matching, milliseconds_of, parameters_of, searched
 from tests.sweeps.commands import Run
 
+KDBENCH = [sys.executable, "-c", "from kdbench.sweeps.cli import main; main()"]
 TRIALS, SEEDS = 5, 2
 SEARCH = [
     *("sweep", "tiny.toml", "--students", "cifar_resnet8*,cifar_resnet14", "--max-params", "100k"),
@@ -61,6 +68,84 @@ def test_a_student_is_found_trained_and_handed_out(kdbench: Run, tiny: Path) -> 
     )
     assert code == 0, err
     assert f"over {SEEDS} seeds" in Path("out", "README.md").read_text()
+
+
+PICTURES = """
+methods = ["student", "kd"]
+seeds = 2
+teacher_fraction = 1.0
+
+[[pairs]]
+teacher = "cifar_resnet8"
+student = "cifar_resnet8_quarter"
+
+[data]
+name = "./pictures"
+image_size = 16
+validation = 0.25
+test = 0.25
+
+[recipe]
+epochs = 1
+batch_size = 16
+lr = 0.05
+schedule = "constant"
+augment = "none"
+"""
+OWN = [
+    *("sweep", "own.toml", "--students", "cifar_resnet8*,cifar_resnet14", "--max-latency", "20s"),
+    *("--trials", "4", "--workers", "2", "--precision", "fp32", "--store", "runs"),
+]
+
+
+def pictures(folder: Path) -> None:
+    """Three colours, 24 images of each."""
+    for place, colour in enumerate(("red", "green", "blue")):
+        (folder / colour).mkdir(parents=True)
+        for number in range(24):
+            pixels = torch.randint(0, 120, (16, 16, 3), generator=torch.Generator().manual_seed(100 * place + number))
+            pixels[..., place] += 100
+            Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / colour / f"{number}.png")
+
+
+def finished(root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in root.glob("runs/*/DONE.json")}
+
+
+@pytest.mark.slow
+def test_a_search_on_ones_own_images_within_a_latency_goes_on_after_it_was_killed(kdbench: Run, tmp_path: Path) -> None:
+    pictures(tmp_path / "pictures")
+    (tmp_path / "own.toml").write_text(PICTURES)
+    process = subprocess.Popen([*KDBENCH, *OWN], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while len(finished(tmp_path / "runs")) < 3:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = finished(tmp_path / "runs")
+    plan = SweepPlan.find(tmp_path / "runs", "own-students")
+    search = kept_search(plan.folder)
+    code, out, err = kdbench(*OWN, "--json")
+    assert code == 0, err
+    assert search and kept_search(plan.folder) == search, "no student is timed again"
+    assert before.items() <= finished(tmp_path / "runs").items(), "none is repeated"
+    values = json.loads(out)
+    assert values["cost"] == "latency" and values["trials"] == 4 and values["front"]
+    assert {each.name for each in search.candidates} >= {"cifar_resnet8", "cifar_resnet8_quarter", "cifar_resnet14"}
+    assert all(0 < each.latency_ms <= 20_000 for each in search.candidates)
+    trials = [each for each in SweepPlan(plan.folder).runs() if each.phase == "trial"]
+    assert sorted(each.number for each in trials) == list(range(4))
+    costs = [point["latency_ms"] for point in values["front"]]
+    assert costs == sorted(costs) and all(len(point["runs"]) == 2 for point in values["front"])
+
+    code, out, err = kdbench("leaderboard", "own-students", "--store", "runs", "--json")
+    assert code == 0 and json.loads(out)["front"] == values["front"], err
+    assert kdbench("report", "own-students", "--store", "runs", "--out", "site")[0] == 0
+    page = Path("site", "own-students", "index.html").read_text()
+    assert "Pareto front of the students" in page and "trials and" in page and values["front"][0]["runs"][0] in page
+    handed = ["export-student", values["front"][-1]["runs"][0], "--to", "safetensors", "--out", "out"]
+    assert kdbench(*handed, "--store", "runs")[0] == 0
+    assert json.loads(Path("out", "config.json").read_text())["label_names"] == ["blue", "green", "red"]
 
 
 @pytest.mark.parametrize(

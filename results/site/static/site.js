@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, filtering, the state of both in the address after #, and charts drawn when they come into view.
+// Sorting, filtering, the state of both in the address after #, colours, and charts drawn when they come into view.
 (() => {
   const table = document.querySelector("table.sortable");
   const form = document.querySelector("form.filters");
@@ -135,6 +135,19 @@
     { rootMargin: "400px" },
   );
   for (const figure of document.querySelectorAll("figure.plot")) seen.observe(figure);
+
+  // Colours are the reader's choice, or the system's; a browser that keeps nothing for files forgets it with the page.
+  const theme = document.getElementById("theme");
+  theme.value = document.documentElement.dataset.theme;
+  theme.parentElement.hidden = false;
+  theme.addEventListener("change", () => {
+    document.documentElement.dataset.theme = theme.value;
+    try {
+      localStorage.setItem("kdbench-theme", theme.value);
+    } catch (error) {
+      console.info(error.message);
+    }
+  });
 
   show();
   if (state.get("at")) go(state.get("at"));

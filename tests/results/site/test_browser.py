@@ -140,3 +140,32 @@ def test_site_of_digits_is_small_and_links_nowhere_else(digits_site: Path) -> No
     files = [path for path in digits_site.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 2_000_000
     assert len(list((digits_site / "digits").glob("*.html"))) == 1 + 28
+
+
+def test_colours_are_the_readers_choice_and_are_remembered(watched: Watched, digits_site: Path) -> None:
+    page = watched.open(digits_site / INDEX)
+    light, chosen = "rgb(251, 251, 250)", page.get_by_label("colours")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == light and chosen.input_value() == "", "as the system has it"
+    chosen.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert chosen.input_value() == "dark" and page.evaluate(ground) == "rgb(20, 23, 27)"
+    page.locator(".cards").get_by_role("link", name="digits").click()
+    assert page.evaluate(ground) == "rgb(20, 23, 27)" and page.get_by_label("colours").input_value() == "dark"
+    page.reload()
+    assert page.evaluate(ground) == "rgb(20, 23, 27)"
+    found = Axe().run(page, options={"preload": False})
+    assert found.violations_count == 0, found.generate_report()
+    page.get_by_label("colours").select_option("as the system")
+    assert page.evaluate(ground) == light
+    assert (watched.said, watched.asked) == ([], [])
+
+
+@pytest.mark.parametrize("watched", [DARK], indirect=True)
+def test_light_is_chosen_where_the_system_is_dark(watched: Watched, digits_site: Path) -> None:
+    page = watched.open(digits_site / CARD)
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(20, 23, 27)"
+    page.get_by_label("colours").select_option("light")
+    assert page.evaluate(ground) == "rgb(251, 251, 250)"
