@@ -7,13 +7,16 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
+from pydantic import BaseModel, Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
-from kdbench.bench.schema import Finite, Frozen
+from kdbench.bench.errors import unknown
+from kdbench.bench.schema import Finite, Frozen, schema_at
 
 NUMBERS = 4
 """Raised by hand with every change of the code that moves numbers, so that old results are not taken for new ones."""
 
+
+KEYS = "docs/toml.md, all keys with an example each"
 
 FROM_OUTSIDE = re.compile(r"\b[A-Za-z_]\w*@[0-9a-f]{8}\b")
 """The id of a method that is no part of this package: CLASS@HASH, of its file's SHA-256."""
@@ -150,15 +153,22 @@ class Spec(Frozen):
         return json.dumps([self.model_dump(mode="json", exclude=own), shared], sort_keys=True)
 
 
-def explain(error: ValidationError) -> str:
-    """A pydantic error as one line: where, the rule, the value."""
-    parts = []
+def explain(error: ValidationError, schema: type[BaseModel] | None = None) -> str:
+    """A pydantic error as one line: where, the rule, the value.
+
+    Of a file by its schema, a key that it does not have comes with the near ones, and where all keys are told.
+    """
+    parts, see = [], ""
     for item in error.errors():
         where = ".".join(str(part) for part in item["loc"] if part != "__root__")
         message = item["msg"].removeprefix("Value error, ")
         got = "" if item["type"] in ("value_error", "missing") else f", but got {item['input']!r}"
+        if schema and item["type"] in ("extra_forbidden", "missing"):
+            see = f" (see {KEYS})"
+        if schema and item["type"] == "extra_forbidden" and (table := schema_at(schema, item["loc"][:-1])):
+            message, got = str(unknown("key", str(item["loc"][-1]), table.model_fields)).rstrip("."), ""
         parts.append(f"{where}: {message}{got}" if where else f"{message}{got}")
-    return "; ".join(parts)
+    return "; ".join(parts) + see
 
 
 def read_value(value: Any) -> Any:

@@ -33,14 +33,15 @@ def load_suite(name: str, cold: bool = False) -> Suite:
         InputError: if there is none, or it breaks a rule.
     """
     values = _values(name)
-    if (source := values.get("tuning", {}).get("warm_from")) and not cold:
+    tuning = values.get("tuning")
+    if (source := tuning.get("warm_from") if isinstance(tuning, dict) else None) and not cold:
         values["tuning"] |= {"warm_trials": (known := warm(str(source)))["trials"], "warm": known["settings"]}
     elif source:
         del values["tuning"]["warm_from"]
     try:
         return Suite.model_validate({"name": Path(name).stem, **values})
     except ValidationError as error:
-        raise InputError(f"suite {name}: {explain(error)}") from None
+        raise InputError(f"suite {name}: {explain(error, Suite)}") from None
 
 
 def warm(name: str) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def _values(name: str, extended: tuple[str, ...] = ()) -> dict[str, Any]:
         if isinstance(data := values.get("data"), dict) and isinstance(data.get("name"), str):
             known = (*DATASETS, *brought("datasets"))
             data["name"] = data["name"] if data["name"] in known else folder_beside(name, data["name"])
-        for pair in values.get("pairs") or ():
+        for pair in pairs if isinstance(pairs := values.get("pairs"), list) else ():
             if isinstance(pair, dict) and isinstance(files := pair.get("teacher_weights"), list):
                 pair["teacher_weights"] = [str(Path(name).parent / Path(str(file)).expanduser()) for file in files]
     elif name.endswith(".toml"):
@@ -97,8 +98,9 @@ def _referred(values: dict[str, Any], folder: Path) -> dict[str, Any]:
         return table | {key: named(table[key]) for key in keys if isinstance(table.get(key), dict | list)}
 
     values = within(values, "methods", "settings", "reasons")
-    for row in [each for each in dict(values.get("settings") or {}).values() if isinstance(each, dict)]:
-        if isinstance(row.get("method"), str):
+    settings = values.get("settings")
+    for row in settings.values() if isinstance(settings, dict) else ():
+        if isinstance(row, dict) and isinstance(row.get("method"), str):
             row["method"] = method_id(row["method"], folder)
     for key, keys in (("pairs", ("methods",)), ("tuning", ("ranges", "starts"))):
         if isinstance(values.get(key), list):

@@ -52,7 +52,7 @@ def test_numbers_in_the_protocol_or_in_a_file_beside_it_are_the_same(tmp_path: P
 def test_they_stand_beside_ours(kdbench: Run, tmp_path: Path) -> None:
     path = protocol(tmp_path, f"[{TEACHER}, {STUDENT}, {KD}]")
     asked = ["reproduce", path, "--scale", "short", "--methods", "student", "--store", "runs"]
-    code, out, err = kdbench(*asked, "--workers", "1", "--precision", "fp32", "--json")
+    code, out, err = kdbench(*asked, "--workers", "2", "--precision", "fp32", "--json")
     assert code == 0, err
     (row,) = json.loads(out)["rows"]
     assert row["published"]["value"] == 91.5 and row["published"]["source"] == "Table 1" and row["value"] > 0
