@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +39,19 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} cannot be used here: {str(error).splitlines()[0]} Try --device cpu."
         ) from None
     return device
+
+
+@contextlib.contextmanager
+def in_threads(count: int) -> Iterator[None]:
+    """So many threads of torch's for what is computed within: sums in another order give other last bits."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def environment(device: torch.device) -> Environment:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,13 @@ __all__ = ["DATA", "Memory"]
 FAULT = "fault"
 Figure = Callable[[str], None]
 """Notes what a test of a fault saw, in words with numbers."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Has every test leave torch's threads as they were: in more, other tests have other last bits."""
+    yield
+    assert torch.get_num_threads() == 1
 
 
 @pytest.fixture(scope="session")

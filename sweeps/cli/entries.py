@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from kdbench.bench.environment import environment, pick_device
+from kdbench.bench.environment import environment, in_threads, pick_device
 from kdbench.bench.errors import InputError, unknown
 from kdbench.bench.spec import NUMBERS, Recipe, Spec
 from kdbench.results.analysis.entry import claims_of, entry_rows
@@ -193,7 +193,6 @@ def _rerun(
     found = []
     for run in sorted(cells, key=lambda run: float(run.outcome.cost["seconds"]) if run.outcome else 0.0)[:count]:
         assert run.outcome
-        torch.set_num_threads(run.outcome.environment.threads or 1)
         for source in entry.sources:
             keep_source(new.root, source.module, source.code.encode())
         if brought := [each.weights for each in run.spec.teachers if each.ready]:
@@ -202,10 +201,11 @@ def _rerun(
                 "checkpoint of its author's that the entry names by its SHA-256 and does not carry."
             )
         taught = [old[each.weights.removeprefix("run:")].spec for each in run.spec.teachers]
-        again = [_again(spec, new, data_dir, place) for spec in (*taught, run.spec)][-1]
+        with in_threads(run.outcome.environment.threads or 1):
+            again = [_again(spec, new, data_dir, place) for spec in (*taught, run.spec)][-1]
+            exact = _machine(run.outcome.environment) == _machine(environment(place))
         was = run.outcome.headline(show, "test")
         here = again.outcome.headline(show, "test") if again.outcome else None
-        exact = _machine(run.outcome.environment) == _machine(environment(place))
         found.append(CheckFacts(f"seed {run.spec.seed} gives its score again", _differs(was, here, exact, tolerance)))
     return found
 

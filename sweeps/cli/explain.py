@@ -23,6 +23,7 @@ from torch import Tensor
 from kdbench.bench.atomic import write
 from kdbench.bench.configure import method_of
 from kdbench.bench.data.splits import Splits
+from kdbench.bench.environment import in_threads
 from kdbench.bench.errors import InputError
 from kdbench.bench.evaluation.concepts import (
     Concepts,
@@ -257,22 +258,11 @@ def _drawn(images: Tensor, count: int) -> Tensor:
 def _repeated(run: StoredRun, spec: Spec, data: Splits, snapshots: Snapshots, device: torch.device) -> bool:
     """Repeats the training, without a score on test; answers whether it ended in the stored weights."""
     threads = run.outcome.environment.threads if run.outcome else 0
-    with _threads(threads or torch.get_num_threads()):
+    with in_threads(threads or torch.get_num_threads()):
         outcome, files = repeat(spec.model_copy(update={"test": False}), data, snapshots, device)
     if outcome.status != "done":
         raise InputError(f"{run.key} was done, but repeated here it is {outcome.status}: {outcome.reason}")
     return files["last"] == snapshots.store.weights(f"run:{run.key}")
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """As many threads as the run had: sums in another order give other last bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _loaded(network: Network, states: list[dict[str, Tensor]], title: str) -> Iterator[None]:

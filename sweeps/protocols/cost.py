@@ -31,7 +31,7 @@ from kdbench.bench.configure import method_of
 from kdbench.bench.data.images import ImageSplits
 from kdbench.bench.data.info import DataInfo, data_info, training_images
 from kdbench.bench.data.splits import Part
-from kdbench.bench.environment import hardware
+from kdbench.bench.environment import hardware, in_threads
 from kdbench.bench.networks.build import build
 from kdbench.bench.networks.signals import observe
 from kdbench.bench.spec import ModelSpec, Recipe, Spec
@@ -119,14 +119,9 @@ class Speeds:
         """The same, measured on this machine unless that is remembered."""
         name = self._name(_asked(model, info, batch_size, forward_only))
         if name not in self.known:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)
-            try:
-                self.known[name] = self._measured(
-                    ModelSpec(name=model.name, args=model.args), info, batch_size, forward_only
-                )
-            finally:
-                torch.set_num_threads(threads)
+            with in_threads(1):
+                plain = ModelSpec(name=model.name, args=model.args)
+                self.known[name] = self._measured(plain, info, batch_size, forward_only)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write(self.path, json.dumps(self.known, indent=1, sort_keys=True).encode())
         return float(self.known[name])
