@@ -115,7 +115,7 @@ class Banks(nn.Module):
         return scores - scale.log()
 
     @torch.no_grad()
-    def move(self, indices: Tensor, student: Tensor, teacher: Tensor, momentum: float) -> None:
+    def follow(self, indices: Tensor, student: Tensor, teacher: Tensor, momentum: float) -> None:
         """Moves the images' vectors towards new ones; into new tensors, as gradients still need the old ones."""
         for name, new in (("student", student), ("teacher", teacher)):
             bank = getattr(self, name)
@@ -190,5 +190,5 @@ class CRD(Method):
             log_contrast(banks.scores(side, anchors, chosen, self.contrast_temperature), len(banks.labels))
             for side, anchors in enumerate((mine, theirs))
         ]
-        banks.move(indices, mine, theirs, self.momentum)
+        banks.follow(indices, mine, theirs, self.momentum)
         return {**step.task_loss(), "crd": self.weight * torch.stack(apart).sum()}

@@ -87,7 +87,7 @@ def test_scores_are_over_a_scale_of_the_first_batch_and_banks_move_half_way() ->
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64) / scale)
         assert banks.scales.tolist() == pytest.approx([scale, -1.0])
         expected, anchors = [[1.0] * 3] * 2, anchors * 0
-    banks.move(torch.tensor([1, 6]), draw(2, 3, seed=3), draw(2, 3, seed=4), 0.5)
+    banks.follow(torch.tensor([1, 6]), draw(2, 3, seed=3), draw(2, 3, seed=4), 0.5)
     for seed, name in ((3, "student"), (4, "teacher")):
         after, new = getattr(banks, name), draw(2, 3, seed=seed)
         assert torch.equal(after[[0, 2, 3, 4, 5, 7]], before[name][[0, 2, 3, 4, 5, 7]])
