@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import textwrap
 from collections.abc import Iterable
 
@@ -44,6 +45,15 @@ def unknown(kind: str, name: str, known: Iterable[str], see: str = "") -> InputE
     else:
         hint = f"there are {len(names)}."
     return InputError(f"unknown {kind} {name!r}: {hint}" + (f" See: {see}" if see else ""))
+
+
+def full_disk(error: BaseException | None) -> str:
+    """What an exception, or one that it came from, says of a disk without room; empty if none does."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "database or disk is full" in str(error):
+            return reason(error)
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def reason(error: BaseException, most: int = 400) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kdbench.bench.errors import InputError, Unfinished
+from kdbench.bench.errors import InputError, Unfinished, full_disk
 from kdbench.sweeps.cli import authoring, deploying, mending, reading, report, running
 from kdbench.sweeps.cli.common import say
 
@@ -78,7 +78,7 @@ app.registered_commands = sorted(
 
 
 def guarded(command: Callable[[], Any]) -> int:
-    """Runs a command; bad input is one line and exit code 2, failed runs are 3, an interrupt 130 or 143."""
+    """Runs a command; bad input is one line and exit code 2, failed runs or a full disk 3, an interrupt 130 or 143."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         command()
@@ -94,6 +94,11 @@ def guarded(command: Callable[[], Any]) -> int:
         return 143 if isinstance(end, Terminated) else 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not (full := full_disk(error)):
+            raise
+        say(f"kdbench: {full}. What is finished is kept; with room on the disk again, the same command goes on.")
+        return 3
     return 0
 
 

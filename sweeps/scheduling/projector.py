@@ -74,10 +74,11 @@ class Projector:
             if self.written != written:
                 written, deadline = self.written, time.monotonic() + GRACE
             if self.error and time.monotonic() > deadline:
-                self.given_up.set()
-                self.thread.join(GRACE)  # what it is writing may have an end yet
-                return
+                break
             self.thread.join(0.1)
+        self.given_up.set()
+        if not any(exception):
+            self.thread.join(GRACE)  # what it is writing may have an end yet
 
     def add(self, planned: Planned) -> None:
         """Queues a run that has ended."""

@@ -54,12 +54,6 @@ def weights_of(store: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def epochs_of(store: Path) -> int:
-    """Epochs that finished runs have."""
-    lines = (path.read_bytes() for path in (store / "runs").glob("*/attempt-*/records.jsonl"))
-    return sum(text.count(b'"event": "epoch"') for text in lines)
-
-
 class Killer:
     """Kills a sweep again and again, and begins it anew, until it is whole."""
 
@@ -89,7 +83,7 @@ class Killer:
             assert known.items() <= now.items(), "a finished run was lost, or made again"
             known = now
             if (code := process.poll()) is None:
-                process = self._kill(process, store)
+                process = self._kill(process, store) if self.count < most else process
                 continue
             out, err = process.communicate()
             if code == 0:
@@ -127,4 +121,4 @@ def _workers(process: subprocess.Popen[str]) -> list[int]:
         return []
 
 
-__all__ = ["RUNS", "SUITE", "Killer", "epochs_of", "numbers", "weights_of"]
+__all__ = ["RUNS", "SUITE", "Killer", "numbers", "weights_of"]

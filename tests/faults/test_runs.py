@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdbench.bench.errors import full_disk
 from kdbench.bench.training.run_state import opened
 from kdbench.results.store import attempt as attempt_module
 from kdbench.results.store.files import read_lines
@@ -185,6 +186,18 @@ def test_full_disk_costs_no_finished_run_and_the_run_goes_on_when_there_is_room(
         check(store, "finished")
     assert full > 20
     figure(f"{full} times no space left, each time the run went on later; 0 finished runs lost")
+
+
+def test_full_disk_is_found_behind_what_libraries_make_of_it() -> None:
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            raise AssertionError("Should not reach.")  # noqa: B904
+    except AssertionError as error:
+        assert full_disk(error) == "[Errno 28] No space left on device"
+    assert full_disk(ValueError("(sqlite3.OperationalError) database or disk is full")) != ""
+    assert full_disk(OSError(errno.EACCES, "Permission denied")) == ""
 
 
 @pytest.mark.fault("clock")

@@ -180,14 +180,15 @@ def test_sweep_on_a_full_disk_names_it_and_goes_on_when_there_is_room(
                 file.write(b"\0" * 4096)
                 file.flush()
         _, err = process.communicate(timeout=600)
-        assert process.returncode not in (0, None) and "No space left on device" in err, err
+        assert process.returncode == 3 and "Traceback" not in err, err
+        assert "No space left on device" in err or "database or disk is full" in err, err
         before = finished(store)
         (place / "filler").unlink()
         assert numbers(swept(store, tiny, "--teacher-cache", "off")) == numbers(alone)
         assert before.items() <= finished(store).items() and weights_of(store) == weights_of(tmp_path / "alone")
         figure(
-            f"exit code {process.returncode}, the cause by name, traceback: {'Traceback' in err}; with room again the "
-            f"undisturbed table to the bit, {len(before)} finished runs kept"
+            f"exit code {process.returncode}, the cause by name; with room again the undisturbed table to the bit, "
+            f"{len(before)} finished runs kept"
         )
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
