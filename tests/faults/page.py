@@ -83,6 +83,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
+        "load": round(os.getloadavg()[2]),
         "commit": commit(),
         **versions,
     }
@@ -106,8 +107,8 @@ def page(values: dict[str, Any]) -> str:
         "",
         f"Not among them: {', '.join(name for name in FAULTS if name not in seen) or 'none'}.",
         "",
-        f"{said['hardware']}, {said['cores']} cores, {said['system']}, Python {said['python']}, torch {said['torch']}, "
-        f"Optuna {said['optuna']}, MLflow {said['mlflow']}; commit {said['commit']}.",
+        f"{said['hardware']}, {said['cores']} cores (load {said['load']}), {said['system']}, Python {said['python']}, "
+        f"torch {said['torch']}, Optuna {said['optuna']}, MLflow {said['mlflow']}; commit {said['commit']}.",
         "",
     ]
     return "\n".join(lines)

@@ -72,8 +72,8 @@ class Server:
 def mlflow_server(folder: Path) -> Iterator[Server]:
     """A server that runs."""
     server = Server(folder)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         with contextlib.suppress(ProcessLookupError):
