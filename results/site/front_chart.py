@@ -18,12 +18,12 @@ def front_chart(front: Front) -> Spec | None:
         return None
     metric, weighed = front.metric, front.search.limits.cost
     title = "ms for one image" if weighed == "latency" else weighed
-    trials = [
+    trials: list[dict[str, Any]] = [
         {"cost": each.cost, "score": metric.factor * each.validation, "low": None, "high": None}
         | {"student": each.candidate.name, "method": each.planned.method, "shown": "a trial, on validation"}
         for each in front.trials
     ]
-    points = []
+    points: list[dict[str, Any]] = []
     for point in front.points:
         if point.test:
             mean, half = metric.factor * point.test.mean, metric.factor * (point.test.half_width or 0.0)

@@ -31,6 +31,26 @@ SILENT = 60.0
 """Seconds without one after which an attempt is not taken for alive, where its process cannot be asked for."""
 
 
+class Clock:
+    """Says when a checkpoint is due."""
+
+    def __init__(self, seconds: float) -> None:
+        """Starts now.
+
+        Args:
+            seconds: the smallest time between checkpoints.
+        """
+        self.seconds, self.last = seconds, time.monotonic()
+
+    def due(self, record: Epoch) -> bool:
+        """Whether one is to be kept of the moment after an epoch."""
+        return time.monotonic() - self.last >= self.seconds and record.number < record.of
+
+    def kept(self) -> None:
+        """One was kept, now."""
+        self.last = time.monotonic()
+
+
 class Attempt:
     """One try at a run by one process: the engine's recorder, and a context that gives the run free at its end."""
 
@@ -52,7 +72,7 @@ class Attempt:
             checkpoint_seconds: smallest time between checkpoints.
         """
         self.run_folder, self.lock, self.stored_weights, self.watch = folder, lock, weights, watch
-        self.checkpoint_seconds, self.saved_at = checkpoint_seconds, time.monotonic()
+        self.clock = Clock(checkpoint_seconds)
         earlier = attempts_of(folder)
         number = int(earlier[-1].name.removeprefix("attempt-")) + 1 if earlier else 1
         self.folder = folder / f"attempt-{number}"
@@ -91,12 +111,16 @@ class Attempt:
 
     def epoch(self, record: Epoch, state: Callable[[], bytes]) -> None:
         """Appends an epoch, with a checkpoint when one is due, and shows it to the watcher."""
-        line: dict[str, Any] = {"event": "epoch", "time": time.time(), "epoch": plain(record)}
-        if time.monotonic() - self.saved_at >= self.checkpoint_seconds and record.number < record.of:
-            line["checkpoint"] = self._save(record.number, state())
-            self.saved_at = time.monotonic()
-        self._append(line, durable="checkpoint" in line)  # what follows the last checkpoint is made again
+        self.keep(record, state() if self.clock.due(record) else None)
         self.watch(record)
+
+    def keep(self, record: Epoch, checkpoint: bytes | None) -> None:
+        """Appends an epoch, and its checkpoint if there is one."""
+        line: dict[str, Any] = {"event": "epoch", "time": time.time(), "epoch": plain(record)}
+        if checkpoint is not None:
+            line["checkpoint"] = self._save(record.number, checkpoint)
+            self.clock.kept()
+        self._append(line, durable="checkpoint" in line)  # what follows the last checkpoint is made again
 
     def weights(self, reference: str) -> bytes:
         """Stored weights, checked."""

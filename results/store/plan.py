@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
 from pydantic import ConfigDict, ValidationError, model_validator
 
 from kdbench.bench.atomic import write
@@ -23,6 +24,8 @@ from kdbench.bench.schema import Frozen
 from kdbench.bench.spec import Compute, DataSpec, Recipe, explain
 
 PHASES = ("teacher", "trial", "seed")
+LOCK = "plan.lock"
+"""Held while a plan is written, as several drivers may."""
 LABELS_ALONE, UNLABELLED = "labels alone", "unlabelled images too"
 """What methods are given that ask no teacher, and those that learn from images without labels."""
 
@@ -170,16 +173,17 @@ class SweepPlan:
         """
         folder = store / "suites" / name / digest
         folder.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(InputError, FileNotFoundError):
-            known = cls(folder).suite.values()
-            suite = {name: known[name] for name in ("compute", "calibrated") if known.get(name)} | dict(suite)
-        write(folder / "suite.json", json.dumps(suite, indent=1).encode())
-        plan = cls(folder)
-        plan.started()
-        lines = (folder / "plan.jsonl").read_bytes().split(b"\n")[:-1] if (folder / "plan.jsonl").exists() else []
-        whole = [line + b"\n" for number, line in enumerate(lines, start=1) if number not in plan.damaged]
-        write(folder / "plan.jsonl", b"".join(whole))
-        return cls(folder)
+        with FileLock(folder / LOCK):
+            with contextlib.suppress(InputError, FileNotFoundError):
+                known = cls(folder).suite.values()
+                suite = {name: known[name] for name in ("compute", "calibrated") if known.get(name)} | dict(suite)
+            write(folder / "suite.json", json.dumps(suite, indent=1).encode())
+            plan = cls(folder)
+            plan.started()
+            lines = (folder / "plan.jsonl").read_bytes().split(b"\n")[:-1] if (folder / "plan.jsonl").exists() else []
+            whole = [line + b"\n" for number, line in enumerate(lines, start=1) if number not in plan.damaged]
+            write(folder / "plan.jsonl", b"".join(whole))
+            return plan
 
     @classmethod
     def find(cls, store: Path, name: str) -> SweepPlan:
@@ -218,20 +222,26 @@ class SweepPlan:
 
     def keep_compute(self, compute: Mapping[str, Compute]) -> None:
         """Adds how networks are computed, by their identities, so that other machines need not choose anew."""
-        self._keep("compute", {**self.suite.compute, **compute})
+        self._keep(compute, {})
 
     def keep_calibrated(self, pair: str, row: str, weights: Mapping[str, float]) -> None:
         """Adds the calibrated loss weights of a method on a pair."""
-        rows = self.suite.calibrated.get(pair, {})
-        self._keep("calibrated", {**self.suite.calibrated, pair: {**rows, row: dict(weights)}})
+        self._keep({}, {pair: {row: dict(weights)}})
 
-    def _keep(self, name: str, values: Mapping[str, Any]) -> None:
-        self.suite = self.suite.model_copy(update={name: values})
-        write(self.folder / "suite.json", json.dumps(self.suite.values(), indent=1).encode())
+    def _keep(self, compute: Mapping[str, Compute], rows: Mapping[str, dict[str, dict[str, float]]]) -> None:
+        """Adds to what the file has; what another driver of the suite has added there is kept."""
+        with FileLock(self.folder / LOCK):
+            now = read_suite((self.folder / "suite.json").read_bytes(), str(self.folder / "suite.json"))
+            pairs = {
+                pair: {**rows.get(pair, {}), **now.calibrated.get(pair, {})} for pair in {**now.calibrated, **rows}
+            }
+            found = {"compute": {**compute, **now.compute}, "calibrated": pairs}
+            self.suite = self.suite.model_copy(update={name: value for name, value in found.items() if value})
+            write(self.folder / "suite.json", json.dumps(self.suite.values(), indent=1).encode())
 
     def add(self, planned: Planned) -> None:
         """Appends a run."""
-        with (self.folder / "plan.jsonl").open("ab") as file:
+        with FileLock(self.folder / LOCK), (self.folder / "plan.jsonl").open("ab") as file:
             file.write(json.dumps(asdict(planned)).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())

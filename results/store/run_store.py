@@ -12,6 +12,7 @@ Status is derived from files. Readers take no lock, cut a torn last line, and re
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,11 @@ class RunStore:
                 return f"{path} is damaged or missing"
         return ""
 
+    def holds(self, key: str) -> bool:
+        """Whether a run is finished, and all its files are what was written."""
+        run = self.get(key)
+        return run is not None and run.finished and not self.damage(key)
+
     def attempt(
         self,
         key: str,
@@ -143,8 +149,7 @@ class RunStore:
             Busy: if another process is at this run, or has just finished it.
         """
         folder, lock = self.claimed(key, spec)
-        known = self.get(key)
-        if known and known.finished and not self.damage(key):
+        if self.holds(key):
             lock.release()
             raise Busy(f"run {key} has just been finished by another process.")
         (folder / "DONE.json").unlink(missing_ok=True)  # of what is damaged
@@ -174,21 +179,24 @@ class RunStore:
         return folder, lock
 
     @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
+    def exclusive(self, together: bool = False) -> Iterator[None]:
         """Keeps other sweeps, and imports, from the store.
+
+        Args:
+            together: whether other sweeps that say so, too, may use it at the same time.
 
         Raises:
             InputError: if one is using it.
         """
-        lock = FileLock(self.root / "driver.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise InputError(f"another sweep is using {self.root}: wait for it, or give another --store.") from None
-        try:
+        with (self.root / "driver.lock").open("ab") as file:
+            try:
+                fcntl.flock(file, (fcntl.LOCK_SH if together else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"another sweep is using {self.root}: wait for it, or give another --store; sweeps that are all "
+                    "given one --storage postgresql://... work on a suite together."
+                ) from None
             yield
-        finally:
-            lock.release()
 
     def weights(self, reference: str, name: str = TAUGHT_FROM) -> bytes:
         """The safetensors file behind run:KEY or sha256:HASH, its SHA-256 checked.

@@ -174,6 +174,10 @@ def sweep(
     plot: Annotated[Path | None, typer.Option(help="Plots the front of --students there, as a png file.")] = None,
     log_models: LogModels = False,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one a core on a CPU, one on a GPU.")] = 0,
+    ray: Annotated[str, typer.Option(help="Sends runs to a Ray cluster: auto, or its head's HOST:PORT.")] = "",
+    gpus_per_run: Annotated[float | None, typer.Option(min=0, help="Of the cluster, as 0.25.")] = None,
+    cpus_per_run: Annotated[float | None, typer.Option(min=0.01, help="Likewise. [default: 1]")] = None,
+    storage: Annotated[str, typer.Option(help="Several sweeps of one store at once: postgresql://USER@HOST/DB.")] = "",
     device: Device = "auto",
     precision: Annotated[str, typer.Option(help=f"{PRECISION_HELP} [default: the suite's]")] = "",
     cache: Cache = DEFAULT_CACHE,
@@ -189,7 +193,13 @@ def sweep(
     With --students it searches student, method and hyperparameters together, and prints the Pareto front.
     """
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
-    place = Place(store, device, precision, cache, data_dir, workers, tracking_uri, lease, patience)
+    place = Place(
+        *(store, device, precision, cache, data_dir, workers, tracking_uri, lease, patience),
+        ray=ray,
+        cpus_per_run=cpus_per_run,
+        gpus_per_run=gpus_per_run,
+        storage=storage,
+    )
     if any(option is not None for option in (students, max_params, max_latency, plot)):
         from kdbench.sweeps.cli.students import limits_of, search_and_show
 

@@ -112,6 +112,8 @@ def search_and_show(
         InputError: if anything is wrong with the suite, the students or the machine.
         Unfinished: if a teacher could not be trained on this machine.
     """
+    if place.storage:
+        raise InputError("a search of --students is one sweep's alone, with its study in memory: leave --storage out.")
     provide(changes.get("methods") or "", place.store)
     suite = changed(load_suite(name, cold=True), changes)
     if not changes.get("trials"):

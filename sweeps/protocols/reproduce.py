@@ -9,7 +9,6 @@ from pathlib import Path
 
 from kdbench.bench.data.images import ImageSplits
 from kdbench.bench.data.info import check_data
-from kdbench.bench.environment import pick_device
 from kdbench.bench.tasks import load
 from kdbench.results.analysis.leaderboard import leaderboard
 from kdbench.results.analysis.reproduction import Reproduction, reproduction_of_plan
@@ -50,7 +49,7 @@ def carry_out(
     """
     fingerprint = check_data(request.protocol.data, machine.data_dir)
     data = request.protocol.data.model_copy(update={"fingerprint": fingerprint})
-    digest = request.protocol.digest(f"{fingerprint} {machine.precision} on {pick_device(machine.device).type}")
+    digest = request.protocol.digest(f"{fingerprint} {machine.how}")
     whole = dataclasses.replace(request, protocol=request.protocol.model_copy(update={"data": data}))
     splits = load(data, machine.data_dir)
     assert isinstance(splits, ImageSplits), "papers' tables are of image classification"

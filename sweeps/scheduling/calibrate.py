@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdbench.bench.data.splits import Splits
-from kdbench.bench.environment import pick_device
 from kdbench.bench.record import Epoch
 from kdbench.bench.training.calibration import calibrated
 from kdbench.methods.base import Unsupported
@@ -38,12 +37,12 @@ def weights_of(suite: Suite, plan: SweepPlan, store: RunStore, data: Splits, mac
         (start, *_) = suite.starts(method, pair, {})
         spec = suite.spec(resolved, method, start, test=False)
         try:
-            values = calibrated(spec, data, Loading(store), pick_device(machine.device))
+            values = calibrated(spec, data, Loading(store), machine.here)
         except Unsupported:  # its trials will say so
             values = {}
         values = {name: value for name, value in values.items() if name in names}
         plan.keep_calibrated(pair, method, values)
-        return values
+        return plan.suite.calibrated[pair][method]
 
     return calibrate
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 
+import torch
+
 from kdbench.bench.data.splits import Splits
-from kdbench.bench.environment import in_threads, pick_device
+from kdbench.bench.environment import in_threads
 from kdbench.bench.spec import Compute, ModelSpec, Recipe
 from kdbench.bench.tasks import Task, task_of
 from kdbench.bench.training.precision import chosen
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
-from kdbench.sweeps.scheduling.workers import Machine, threads_each
+from kdbench.sweeps.scheduling.workers import Machine
 from kdbench.sweeps.suites.suite import Way
 
 
@@ -58,7 +60,7 @@ def _of_runs(plan: SweepPlan, store: RunStore) -> dict[str, Compute]:
 
 def _chosen(task: Task, model: ModelSpec, recipe: Recipe, store: RunStore, data: Splits, machine: Machine) -> Compute:
     """The way that the machine's precision asks for, measured, if it must be, with a worker's share of threads."""
-    with in_threads(threads_each(machine.workers)):
-        device, memory = pick_device(machine.device), store.root / "compute.json"
+    with in_threads(machine.share.threads):
+        device, memory = torch.device(machine.device), store.root / "compute.json"
         compute = chosen(task, model, data, recipe, machine.precision, device, memory).compute
     return Compute(**compute.model_dump())  # all fields are set, so all are written

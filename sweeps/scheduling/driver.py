@@ -1,6 +1,6 @@
-"""The driver of a store: feeds chains of runs to worker processes, and takes up what a worker that died has left.
+"""The driver of a store: feeds chains of runs to workers, and takes up what a worker that died has left.
 
-One driver owns a store: it alone asks Optuna and writes the plan, and its projector's thread alone writes MLflow.
+It asks Optuna and writes the plan, and its projector's thread writes MLflow; workers touch neither.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from kdbench.bench.errors import InputError
 from kdbench.bench.record import Epoch
@@ -20,13 +20,17 @@ from kdbench.bench.spec import Spec
 from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.store.stored_run import StoredRun
-from kdbench.sweeps.scheduling.processes import Gone, Worker, end, ready
+from kdbench.sweeps.scheduling.line import Gone, Worker, Workplace
+from kdbench.sweeps.scheduling.logs import remove_logs
 from kdbench.sweeps.scheduling.sources import provide
 from kdbench.sweeps.scheduling.study import Chain, Job
 from kdbench.sweeps.scheduling.workers import AGAIN, Machine
+from kdbench.sweeps.scheduling.workplaces import workplace_of
 
 LIVES = 3
 """How often a run is begun, if by the machine's fault it ends each time, before it is given up in this sweep."""
+PLACE = 30.0
+"""Seconds that runs wait for a new worker to find a place while another is idle."""
 TICK = 0.5
 """Seconds at most between two looks at whether workers live."""
 
@@ -68,12 +72,15 @@ class Driver:
             report: told of every run that begins, of its epochs, and of its end.
         """
         self.store, self.plan, self.machine, self.project, self.report = store, plan, machine, project, report
+        self.workplace: Workplace[Any] = workplace_of(store, machine)
         self.known = {(*planned.place, planned.key) for planned in plan.runs()}
         self.queue: deque[Ticket] = deque()
         self.busy: dict[Worker, dict[int, Ticket]] = {}
         self.idle: list[Worker] = []
         self.later: list[tuple[float, Ticket]] = []
         """What is tried again, and from when by the monotonic clock."""
+        self.resting: list[tuple[float, _Batch]] = []
+        """Chains that have nothing to carry out now, and from when they are asked again."""
         self.tried: dict[str, int] = {}
         """By key, how often a run has ended by the machine's fault."""
         self.failures: dict[str, str] = {}
@@ -87,24 +94,46 @@ class Driver:
 
     def __enter__(self) -> Driver:
         """Returns the driver itself; what workers of one that was killed have said goes."""
-        shutil.rmtree(self.store.root / "workers", ignore_errors=True)
+        remove_logs(self.store.root)
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Ends the driver's workers."""
-        end([*self.idle, *self.busy])
+        self.workplace.end([*self.idle, *self.busy])
+        self.workplace.close()
 
     def carry_out(self, chains: list[Chain]) -> None:
         """Runs every chain to its end, or to a run that the machine does not carry out."""
         for each in chains:
             self._advance(_Batch(each, []))
-        while self.queue or self.busy or self.later:
-            due = [ticket for when, ticket in self.later if when <= time.monotonic()]
-            self.later = [(when, ticket) for when, ticket in self.later if ticket not in due]
-            self.queue.extendleft(due)
-            while self.queue and len(self.busy) < self.machine.workers:
+        while self.queue or self.busy or self.later or self.resting:
+            self._take_up()
+            self._give_back()
+            while self.queue and len(self.busy) < self.workplace.room():
                 self._dispatch(self._side_by_side())
             self._listen()
+
+    def _take_up(self) -> None:
+        """Takes up what is due again; runs that another driver has ended meanwhile need not be carried out."""
+        now = time.monotonic()
+        due = [ticket for when, ticket in self.later if when <= now]
+        rested = [batch for when, batch in self.resting if when <= now]
+        self.later = [each for each in self.later if each[0] > now]
+        self.resting = [each for each in self.resting if each[0] > now]
+        for ticket in due:
+            run = self.store.get(_spec(ticket).key)
+            if run and (run.pruned or (run.finished and not self.store.damage(run.key))):
+                self._end(ticket)
+            else:
+                self.queue.appendleft(ticket)
+        for batch in rested:
+            self._advance(batch)
+
+    def _give_back(self) -> None:
+        """What has waited long for a place on a cluster goes to workers that have one and nothing to do."""
+        for worker in [each for each in self.busy if each.waiting and each.waited > PLACE][: len(self.idle)]:
+            self.queue.extendleft(self.busy.pop(worker).values())
+            self.workplace.end([worker])
 
     def _listen(self) -> None:
         """Hears the workers; those that show no sign of life, or make no update, are ended.
@@ -112,11 +141,10 @@ class Driver:
         Only time in which this process was awake counts.
         """
         before = time.monotonic()
-        heard = ready(list(self.busy), TICK)
+        heard = self.workplace.ready(list(self.busy), TICK)
         waited = min(time.monotonic() - before, TICK)
         for worker in list(self.busy):
-            worker.still += waited
-            worker.silent = 0.0 if worker in heard else worker.silent + waited
+            worker.passed(waited, worker in heard)
             if worker in heard:
                 self._hear(worker)
             for seconds, most, what in (
@@ -124,7 +152,7 @@ class Driver:
                 (worker.still, self.machine.patience, "made no update"),
             ):
                 if seconds > most and worker in self.busy:
-                    end([worker])
+                    self.workplace.end([worker])
                     self._bury(worker, f"its worker {what} for {most:g} s{worker.said}")
 
     def _advance(self, batch: _Batch) -> None:
@@ -139,6 +167,9 @@ class Driver:
             except StopIteration:
                 return
             batch.jobs, batch.runs = jobs, {}
+            if not jobs:
+                self.resting.append((time.monotonic() + AGAIN, batch))
+                return
             for index, job in enumerate(jobs):
                 if (place := (*job.planned.place, job.planned.key)) not in self.known:
                     self.known.add(place)
@@ -175,8 +206,8 @@ class Driver:
         return [first, *fellows]
 
     def _dispatch(self, tickets: list[Ticket]) -> None:
-        worker = self.idle.pop() if self.idle else Worker(self.store.root, self.machine)
-        worker.silent = worker.still = 0.0
+        worker = self.idle.pop() if self.idle else self.workplace.start()
+        worker.begin()
         self.busy[worker] = dict(enumerate(tickets))
         for ticket in tickets:
             self.report(_job(ticket).planned, None)

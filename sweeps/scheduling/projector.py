@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from filelock import FileLock, Timeout
+
 from kdbench.bench.errors import reason
 from kdbench.results.analysis.board import Board
 from kdbench.results.analysis.reproduction import Reproduction
@@ -26,6 +28,9 @@ AGAIN = 1.0
 LONGEST = 60.0
 GRACE = 30.0
 """Seconds at the end of a sweep in which something that is left must be written, if the last try failed."""
+
+OTHERS = 60.0
+"""Seconds in which another sweep that works on the same suite should have written a run."""
 
 Item = Planned | StoredRun | Board | Reproduction
 
@@ -124,20 +129,27 @@ class Projector:
     def _written(self, item: Item) -> bool:
         """Tries to write an item; a copy that fails must not end the sweep, and is tried again."""
         try:
-            from kdbench.results.tracking.tracker import Tracker
-
-            self.tracker = self.tracker or Tracker(self.store, *self.to)
-            if isinstance(item, Planned):
-                self.tracker.run(item)
-            elif isinstance(item, StoredRun):
-                tags = {"method": item.spec.method, "phase": "run"}
-                self.tracker.single(item, f"{item.spec.method}: {item.spec.student.name}", tags)
-            elif isinstance(item, Board):
-                self.tracker.board(item)
-            else:
-                self.tracker.reproduction(item)
+            with FileLock(self.store.root / "projector.lock", timeout=OTHERS):
+                self._write(item)
+        except Timeout:
+            self.error = "another sweep of this store is writing"
+            return False
         except Exception as error:  # MLflow raises what its database raised
             self.error = f"{type(error).__name__}: {reason(error)}"
             return False
         self.error = ""
         return True
+
+    def _write(self, item: Item) -> None:
+        from kdbench.results.tracking.tracker import Tracker
+
+        self.tracker = self.tracker or Tracker(self.store, *self.to)
+        if isinstance(item, Planned):
+            self.tracker.run(item)
+        elif isinstance(item, StoredRun):
+            tags = {"method": item.spec.method, "phase": "run"}
+            self.tracker.single(item, f"{item.spec.method}: {item.spec.student.name}", tags)
+        elif isinstance(item, Board):
+            self.tracker.board(item)
+        else:
+            self.tracker.reproduction(item)

@@ -1,8 +1,9 @@
 """Tunes a method on a pair, then trains its best setting on every seed.
 
-One driver owns the study and asks and tells; workers never touch Optuna. The sampler is seeded by the trial's number,
-so that a study that was interrupted goes on as if it had not been; and one whose database is gone, as after an import,
-is made again from the plan and the store.
+Drivers own the study and ask and tell; workers never touch Optuna. The sampler is seeded by the trial's number, so that
+a study that was interrupted goes on as if it had not been, and several drivers ask for the same runs, of which each is
+carried out by the one that begins it first. A study whose database is gone, as after an import, is made again from the
+plan and the store.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from kdbench.bench.errors import InputError
 from kdbench.bench.record import Epoch, Metric
 from kdbench.bench.seeds import seed_of
 from kdbench.bench.spec import Spec
-from kdbench.methods.base import TEACHER, Net
 from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.database import Database
+from kdbench.sweeps.scheduling.pruning import asked_from, pruner_of, watch
 from kdbench.sweeps.scheduling.selection import best_trial, objective
 from kdbench.sweeps.suites.suite import ResolvedPair, Suite
 from kdbench.sweeps.suites.tuning import Space, containing
@@ -57,23 +59,7 @@ class Job:
 
 
 Chain = Generator[list[Job], list[StoredRun], None]
-"""Yields jobs that may run side by side, and receives their runs in the same order."""
-
-
-def storage_at(url: str) -> optuna.storages.BaseStorage:
-    """Optuna's database, made if it is new; only the driver of a store may call this.
-
-    Raises:
-        InputError: if the file is no database of Optuna's.
-    """
-    try:
-        return optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-    except Exception as error:  # SQLAlchemy and Optuna raise what the file makes them
-        path, reason = url.removeprefix("sqlite:///"), str(error).splitlines()[0]
-        raise InputError(
-            f"{path} cannot be read as Optuna's database ({reason}): move it away and run again; it is made anew from "
-            "the runs, and nothing finished is repeated."
-        ) from None
+"""Yields jobs that may run side by side, and receives their runs in the same order; without jobs, it rests a moment."""
 
 
 def teachers(resolved: Sequence[ResolvedPair]) -> Chain:
@@ -104,7 +90,7 @@ def chain(
     method: str,
     plan: SweepPlan,
     store: RunStore,
-    storage: optuna.storages.BaseStorage,
+    database: Database,
     calibrate: Calibrate,
 ) -> Chain:
     """The runs of a method on a pair: its trials one after another, then the best setting on all seeds at once.
@@ -114,30 +100,31 @@ def chain(
     tuned = resolve(0)
     name, metric = tuned.pair.name, plan.suite.metric
     calibrated = calibrate(tuned, method)
-    study = optuna.create_study(
-        storage=storage,
-        study_name=f"{plan.name}/{name}/{method}",
-        direction="maximize" if metric.higher_is_better else "minimize",
-        pruner=_pruner(suite, method),
-        load_if_exists=True,
-    )
     space, starts = suite.space(method, calibrated), suite.starts(method, name, calibrated)
-    _recall(study, storage, space, suite.show, metric, _trials_of(name, method, plan, store))
-    trials: list[tuple[Planned, StoredRun]] = []
-    for number in range(suite.tuning.trials):
+    title = f"{plan.name}/{name}/{method}"
+    recalled = _trials_of(name, method, plan, store)
+    opened = functools.partial(_opened, database, title, suite, method, metric, space, recalled)
+
+    def asked(study: optuna.Study, number: int) -> tuple[Any, FrozenTrial | None, Job]:
         trial, told = _ask(study, number, space, starts)
         setting = {parameter: trial.params[parameter] for parameter in space}
         spec = suite.spec(tuned, method, setting, test=False)
-        planned = Planned(name, method, "trial", number, spec.key, setting)
         if told is None:
             trial.set_user_attr(KEY, spec.key)
         settled = told is not None and told.state == TrialState.PRUNED
-        asked_from = _asked_from(study.pruner, suite, number, told)
-        (run,) = yield [Job(planned, spec, _watch(study, trial, told, asked_from), asked_from, settled)]
-        trials.append((planned, run))
+        asks = asked_from(study.pruner, suite, number, told)
+        planned = Planned(name, method, "trial", number, spec.key, setting)
+        return trial, told, Job(planned, spec, watch(database, study, trial, told, asks), asks, settled)
+
+    study = yield from database.settled(title, opened)
+    trials: list[tuple[Planned, StoredRun]] = []
+    for number in range(suite.tuning.trials):
+        trial, told, job = yield from database.settled(title, functools.partial(asked, study, number))
+        (run,) = yield [job]
+        trials.append((job.planned, run))
         if told is None:
-            _report_rest(study, trial, planned, run, plan)
-            _tell(study, trial, run, suite.show, metric)
+            ended = functools.partial(_end, study, trial, job.planned, run, plan, suite.show, metric)
+            yield from database.settled(title, ended)
     best = best_trial(trials, suite.show, metric)
     setting = best.setting if best else starts[0]
     if not (seeds := [resolve(seed) for seed in range(1, suite.seeds + 1)]):
@@ -147,28 +134,25 @@ def chain(
     yield [Job(Planned(name, method, "seed", spec.seed, spec.key, setting), spec) for spec in specs]
 
 
-STARTUP = 2
-"""Trials that no median is there for."""
-
-
-def _warmup(suite: Suite) -> int:
-    """Epochs before which no trial is pruned."""
-    return max(1, suite.recipe.epochs // 2)
-
-
-def _asked_from(pruner: optuna.pruners.BasePruner, suite: Suite, number: int, told: FrozenTrial | None) -> int | None:
-    """The first epoch after which a trial may be pruned, or was; None if it cannot be."""
-    if told is not None:
-        return max(told.intermediate_values, default=1) if told.state == TrialState.PRUNED else None
-    never = isinstance(pruner, optuna.pruners.NopPruner) or number < STARTUP
-    return None if never else _warmup(suite)
-
-
-def _pruner(suite: Suite, method: str) -> optuna.pruners.BasePruner:
-    stages = list(suite.configured(method, {}).stages((TEACHER, Net("teacher_2"))))
-    if not suite.tuning.prune or len(stages) > 1 or suite.recipe.finetune:
-        return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=_warmup(suite))
+def _opened(
+    database: Database,
+    title: str,
+    suite: Suite,
+    method: str,
+    metric: Metric,
+    space: Space,
+    recalled: list[Recalled],
+) -> optuna.Study:
+    """A study with all trials that are known."""
+    study = optuna.create_study(
+        storage=database.storage,
+        study_name=title,
+        direction="maximize" if metric.higher_is_better else "minimize",
+        pruner=pruner_of(suite, method),
+        load_if_exists=True,
+    )
+    _recall(study, database.storage, space, suite.show, metric, recalled)
+    return study
 
 
 Recalled = tuple[Planned, StoredRun, bool]
@@ -249,21 +233,13 @@ def _ask(
         return study.ask(fixed_distributions=space), None
 
 
-def _watch(
-    study: optuna.Study, trial: Any, told: FrozenTrial | None, asked_from: int | None
-) -> Callable[[Epoch], bool]:
-    """Reports epochs to a trial and asks whether to go on; a trial that has ended gives its old answer."""
-    if told is not None:
-        last = max(told.intermediate_values, default=0)
-        return lambda epoch: told.state != TrialState.PRUNED or epoch.number < last
-    reported = set(study.get_trials(deepcopy=False)[trial.number].intermediate_values)
-
-    def watch(epoch: Epoch) -> bool:
-        if epoch.number not in reported:
-            trial.report(epoch.validation, epoch.number)
-        return asked_from is None or epoch.number < asked_from or not trial.should_prune()
-
-    return watch
+def _end(
+    study: optuna.Study, trial: Any, planned: Planned, run: StoredRun, plan: SweepPlan, shows: str, metric: Metric
+) -> None:
+    """Ends a trial as its run has ended, unless another driver has."""
+    if not study.get_trials(deepcopy=False)[trial.number].state.is_finished():
+        _report_rest(study, trial, planned, run, plan)
+        _tell(study, trial, run, shows, metric)
 
 
 def _report_rest(study: optuna.Study, trial: Any, planned: Planned, run: StoredRun, plan: SweepPlan) -> None:

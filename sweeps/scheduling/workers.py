@@ -9,13 +9,14 @@ import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 
 from kdbench.bench.data.splits import Splits
+from kdbench.bench.environment import pick_device
 from kdbench.bench.errors import InputError
-from kdbench.bench.record import Epoch, Stopped
+from kdbench.bench.record import Epoch, Outcome, Recorder, Stopped
 from kdbench.bench.spec import Spec
 from kdbench.bench.tasks import load
 from kdbench.bench.teachers.backends import DEFAULT_CACHE
@@ -24,6 +25,7 @@ from kdbench.bench.training.engine import updates
 from kdbench.bench.training.interleave import interleave
 from kdbench.results.store.run_store import CHECKPOINT_SECONDS, Busy, RunStore
 from kdbench.results.store.stored_run import Damaged, StoredRun
+from kdbench.sweeps.scheduling.line import Share
 from kdbench.sweeps.scheduling.sources import provide
 
 Fault = Literal["busy", "machine", "input", "method"]
@@ -36,6 +38,21 @@ AGAIN = 1.0
 
 Watch = Callable[[Epoch], bool]
 """Sees an epoch; answers whether the run should go on."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster, and what a run takes of it."""
+
+    address: str
+    """auto, or the HOST:PORT of its head."""
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    @property
+    def share(self) -> Share:
+        """What a worker may use of the node that it is on."""
+        return Share(max(1, int(self.cpus)), min(1.0, self.gpus) or 1.0)
 
 
 @dataclass(frozen=True)
@@ -57,6 +74,26 @@ class Machine:
     """The same without an update, of a worker that lives."""
     tracking: str = ""
     """The address of an MLflow server; by default MLflow's database is in the store."""
+    cluster: Cluster | None = None
+    """Where workers are, if not on this machine."""
+    storage: str = ""
+    """The address of Optuna's database, if several drivers share one; by default a file of the store."""
+
+    @property
+    def share(self) -> Share:
+        """What one worker may use of the machine that it is on."""
+        return self.cluster.share if self.cluster else Share(threads_each(self.workers), 1 / self.workers)
+
+    @property
+    def here(self) -> torch.device:
+        """Where the driver computes what it needs itself: as the workers do, or on its CPU if it lacks their device."""
+        lacking = torch.device(self.device).type == "cuda" and not torch.cuda.is_available()
+        return torch.device("cpu") if self.cluster and lacking else pick_device(self.device)
+
+    @property
+    def how(self) -> str:
+        """By which precision, and on which kind of device: part of what a suite's runs have in common."""
+        return f"{self.precision} on {torch.device(self.device).type}"
 
 
 def carry_out(
@@ -88,35 +125,72 @@ def carry_out(
     """
     told, cache = False, cache or TeacherCache()
     while True:
-        (run,) = interleave([stored(spec, store, data_dir, device, watch, cache, checkpoint_seconds)], device)
-        if not isinstance(run, Exception):
+        (error,) = interleave([stored(spec, store, data_dir, device, watch, cache, checkpoint_seconds)], device)
+        if not isinstance(error, Exception):
+            run = store.get(spec.key)
+            assert run is not None
             return run
-        if fault_of(run) != "busy":
-            raise run
+        if fault_of(error) != "busy":
+            raise error
         if not told:
-            waits(str(run))
+            waits(str(error))
         told = True
         time.sleep(AGAIN)
 
 
+class Try(Recorder, Protocol):
+    """One try at a run, which is given free at its end; `Attempt` is one."""
+
+    kept: list[Epoch]
+    """Epochs that an earlier try did and this one need not."""
+
+    def __enter__(self) -> Try:
+        """The try itself."""
+
+    def __exit__(self, *exception: object) -> None:
+        """Gives the run free."""
+
+    def end(self, event: str, reason: str, detail: str = "") -> None:
+        """Notes why it ended without a result: "failed" or "stopped"."""
+
+    def finish(self, outcome: Outcome, files: dict[str, bytes]) -> None:
+        """Publishes the result."""
+
+
+class Keeper(Protocol):
+    """What a worker needs of a store; `RunStore` is one."""
+
+    @property
+    def root(self) -> Path:
+        """A folder of its own, where the teachers' answers and methods from outside are kept."""
+
+    def holds(self, key: str) -> bool:
+        """Whether a run is finished, and whole."""
+
+    def attempt(self, key: str, spec: str, watch: Callable[[Epoch], None], checkpoint_seconds: float) -> Try:
+        """Starts a try at a run.
+
+        Raises:
+            Busy: if another process is at this run, or has just finished it.
+        """
+
+
 def stored(
     spec: Spec,
-    store: RunStore,
+    store: Keeper,
     data_dir: Path,
     device: torch.device,
     watch: Watch,
     cache: TeacherCache,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
-) -> Generator[None, None, StoredRun]:
+) -> Generator[None, None, None]:
     """`carry_out`, which pauses after every update so that others may be trained side by side.
 
     Raises:
         Busy: if another process is at this run.
     """
-    known = store.get(spec.key)
-    if known and known.finished and not store.damage(spec.key):
-        return known
-
+    if store.holds(spec.key):
+        return
     provide(spec.canonical(), store.root)
 
     def recorder_watch(epoch: Epoch) -> None:
@@ -138,9 +212,6 @@ def stored(
             raise
         else:
             attempt.finish(outcome, files)
-    run = store.get(spec.key)
-    assert run is not None
-    return run
 
 
 class Unread(InputError):

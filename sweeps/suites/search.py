@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kdbench.bench.data.splits import Splits
-from kdbench.bench.environment import pick_device
 from kdbench.bench.errors import Unfinished
 from kdbench.bench.tasks import load, task_of
 from kdbench.results.analysis.front import Front, front_of, pareto, trials_of
@@ -59,10 +58,10 @@ def find_students(
     """
     with store.exclusive():
         suite, machine = placed(suite, machine)
-        data, task, device = load(suite.data, machine.data_dir), task_of(suite.data.task), pick_device(machine.device)
+        data, task, device = load(suite.data, machine.data_dir), task_of(suite.data.task), machine.here
         suite = with_checkpoints(suite.model_copy(update={"pairs": suite.pairs[:1]}), task, data, store)
         suite = suite.model_copy(update={"name": f"{suite.name}-students"})
-        digest = _digest(suite, limits, f"{machine.precision} on {device.type}")
+        digest = _digest(suite, limits, machine.how)
         search = kept_search(store.root / "suites" / suite.name / digest)
         search = search or searched(limits, task, data, device, heard.say)
         suite = _of_students(suite, search)

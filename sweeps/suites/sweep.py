@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from kdbench.bench.data.images import named
-from kdbench.bench.environment import pick_device
 from kdbench.bench.errors import Unfinished
 from kdbench.bench.networks.build import check_model
 from kdbench.bench.tasks import load, read, task_of
@@ -18,10 +17,11 @@ from kdbench.results.store.plan import Planned, SweepPlan
 from kdbench.results.store.run_store import RunStore
 from kdbench.sweeps.scheduling.calibrate import weights_of
 from kdbench.sweeps.scheduling.compute import way_of
+from kdbench.sweeps.scheduling.database import database_of
 from kdbench.sweeps.scheduling.driver import Driver, News
 from kdbench.sweeps.scheduling.forecast import Expected
 from kdbench.sweeps.scheduling.projector import Projector
-from kdbench.sweeps.scheduling.study import chain, storage_at, teachers
+from kdbench.sweeps.scheduling.study import chain, teachers
 from kdbench.sweeps.scheduling.workers import Machine
 from kdbench.sweeps.suites.suite import Suite
 from kdbench.sweeps.weights import doubted, doubting, started, with_checkpoints, with_weights
@@ -51,13 +51,13 @@ def sweep(
         InputError: if the suite cannot be carried out, or another sweep is using the store.
         Unfinished: if a teacher of the tuning was given up, without which nothing can be compared.
     """
-    with store.exclusive():
+    with store.exclusive(together=bool(machine.storage)):
         suite, machine = placed(suite, machine)
-        data, task, device = load(suite.data, machine.data_dir), task_of(suite.data.task), pick_device(machine.device)
+        data, task, device = load(suite.data, machine.data_dir), task_of(suite.data.task), machine.here
         suite = with_checkpoints(suite, task, data, store)
-        digest = suite.digest(f"{machine.precision} on {device.type}")
+        digest = suite.digest(machine.how)
         plan = SweepPlan.create(store.root, suite.name, digest, suite.record())
-        storage, report = storage_at(f"sqlite:///{store.root / 'optuna.db'}"), doubting(report, say)
+        database, report = database_of(store.root, machine, say), doubting(report, say)
         with (
             Projector(store, plan.name, machine.tracking) as projector,
             Driver(store, plan, machine, projector.add, report) as driver,
@@ -73,7 +73,7 @@ def sweep(
             calibrate = weights_of(suite, plan, store, data, machine)
             driver.carry_out(
                 [
-                    chain(suite, resolve, method, plan, store, storage, calibrate)
+                    chain(suite, resolve, method, plan, store, database, calibrate)
                     for pair, resolve in zip(suite.pairs, resolves, strict=True)
                     for method in suite.methods_of(pair)
                 ]

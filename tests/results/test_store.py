@@ -54,7 +54,7 @@ def test_the_disk_is_waited_for_at_checkpoints_alone(store: RunStore, monkeypatc
         synced.clear()
         attempt.epoch(epoch(1), lambda: b"one")
         assert synced == []
-        attempt.checkpoint_seconds = 0.0
+        attempt.clock.seconds = 0.0
         attempt.epoch(epoch(2), lambda: b"two")
     assert synced[-1] == str(attempt.folder / "records.jsonl") and len(synced) == 3
 

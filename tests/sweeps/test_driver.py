@@ -110,10 +110,10 @@ def test_stopped_worker_is_noticed_and_its_run_goes_on_in_another(
 ORPHANS = """
 import os, signal, sys, time
 from pathlib import Path
-from kdbench.sweeps.scheduling.processes import Worker
+from kdbench.sweeps.scheduling.processes import LocalWorker
 from kdbench.sweeps.scheduling.workers import Machine
 if __name__ == "__main__":
-    workers = [Worker(Path(sys.argv[1]), Machine(Path("/nonexistent"), "cpu", "fp32", 2)) for _ in range(2)]
+    workers = [LocalWorker(Path(sys.argv[1]), Machine(Path("/nonexistent"), "cpu", "fp32", 2)) for _ in range(2)]
     while len(list(Path(sys.argv[1]).glob("workers/*.log"))) < 2:
         time.sleep(0.05)
     os.kill(workers[0].process.pid, signal.SIGSTOP)

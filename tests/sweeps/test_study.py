@@ -13,8 +13,9 @@ from kdbench.bench.record import ACCURACY, Epoch, Metric, Outcome
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.store.stored_run import StoredRun
+from kdbench.sweeps.scheduling.database import Database
 from kdbench.sweeps.scheduling.selection import best_trial
-from kdbench.sweeps.scheduling.study import Job, chain, storage_at, teachers
+from kdbench.sweeps.scheduling.study import Job, chain, teachers
 from kdbench.sweeps.suites.files import load_suite
 from kdbench.sweeps.suites.suite import ResolvedPair, Suite
 
@@ -66,10 +67,10 @@ class Bed:
         def calibrate(pair: ResolvedPair, method: str) -> dict[str, float]:
             return self.calibrated
 
-        return chain(self.suite, resolve, self.method, self.plan, self.store, storage_at(self.url), calibrate)
+        return chain(self.suite, resolve, self.method, self.plan, self.store, Database(self.url), calibrate)
 
     def study(self) -> optuna.Study:
-        storage = storage_at(self.url)
+        storage = Database(self.url).storage
         (summary,) = optuna.get_all_study_summaries(storage)
         return optuna.load_study(study_name=summary.study_name, storage=storage)
 
@@ -139,7 +140,7 @@ def test_driver_that_died_while_asking_draws_the_same_setting(make: Callable[[st
     steps = bed.chain()
     steps.send(None)
     steps.close()
-    storage = storage_at(bed.url)
+    storage = Database(bed.url).storage
     (summary,) = optuna.get_all_study_summaries(storage)
     optuna.load_study(study_name=summary.study_name, storage=storage).ask()  # no setting, no key
     trials, _ = drive(bed.chain())
