@@ -40,9 +40,8 @@ class Postgres:
         secret.write_text(PASSWORD)
         secret.chmod(0o644)
         self.data = self.folder / "data"
-        self._run(
-            "initdb", "-D", self.data, "-U", "kdbench", "-A", "scram-sha-256", "--pwfile", secret, "-N", "-E", "UTF8"
-        )
+        access = ("-U", "kdbench", "-A", "scram-sha-256", "--pwfile", secret)
+        self._run("initdb", "-D", self.data, *access, "--no-sync", "--encoding", "UTF8")
         self.start()
 
     def start(self) -> None:

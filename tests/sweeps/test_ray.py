@@ -108,6 +108,7 @@ def files(store: RunStore, key: str) -> dict[str, str]:
     return {name: digest for name, digest in done["files"].items() if name.endswith(".safetensors")}
 
 
+@pytest.mark.slow
 def test_sweep_on_a_cluster_is_equal_to_the_bit_to_one_on_this_machine(
     nodes: Nodes, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +131,7 @@ def test_sweep_on_a_cluster_is_equal_to_the_bit_to_one_on_this_machine(
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_run_whose_actor_is_killed_goes_on_in_another_and_has_one_result(
     nodes: Nodes, tiny: Path, tmp_path: Path, spec: Spec
 ) -> None:
@@ -155,6 +157,7 @@ def test_store_that_no_node_sees_gets_all_over_the_line_also_after_a_death(
     assert claim["pid"] == os.getpid(), "the driver has written it"
 
 
+@pytest.mark.slow
 def test_node_that_is_lost_costs_no_run_which_waits_for_another(
     nodes: Nodes, tiny: Path, tmp_path: Path, spec: Spec
 ) -> None:

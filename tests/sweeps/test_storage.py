@@ -63,6 +63,7 @@ def studies(address: str) -> dict[str, list[str]]:
 
 
 @needs_server
+@pytest.mark.slow
 def test_two_sweeps_work_on_one_suite_and_a_server_that_dies_costs_nothing(
     server: Postgres, password: None, tiny: Path, tmp_path: Path
 ) -> None:
