@@ -28,7 +28,7 @@ def class_attention_loss(student: Tensor, teacher: Tensor, resolution: int, norm
     mine, theirs = (F.adaptive_avg_pool2d(each, resolution) for each in (student, teacher))
     same_shape(mine, theirs)
     if normalise:
-        mine, theirs = (F.normalize(each, dim=(2, 3)) for each in (mine, theirs))
+        mine, theirs = (F.normalize(each.flatten(2), dim=2) for each in (mine, theirs))
     return F.mse_loss(mine, theirs)
 
 

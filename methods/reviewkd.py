@@ -38,8 +38,8 @@ def context_loss(student: Tensor, teacher: Tensor) -> Tensor:
     for level in (level for level in LEVELS if level < student.shape[2]):
         weight /= 2
         weights += weight
-        pooled = (F.adaptive_avg_pool2d(each, level) for each in (student, teacher))
-        total = total + weight * F.mse_loss(*pooled)
+        mine, theirs = (F.adaptive_avg_pool2d(each, level) for each in (student, teacher))
+        total = total + weight * F.mse_loss(mine, theirs)
     return total / weights
 
 
