@@ -31,7 +31,8 @@ def configure(name: str, params: Mapping[str, Any]) -> Method:
         if param not in fields:
             raise unknown(f"hyperparameter of {name}", param, fields, see=f"kdbench methods {name}")
     try:
-        method: Method = _schema(cls).validate_python({key: read_value(value) for key, value in params.items()})
+        schema = _schema(cls)  # type: ignore[arg-type]  # the class can be hashed, whatever its instances can
+        method: Method = schema.validate_python({key: read_value(value) for key, value in params.items()})
         return method
     except ValidationError as error:
         raise InputError(f"method {name}: {explain(error)}") from None

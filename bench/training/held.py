@@ -22,7 +22,7 @@ class Held(TorchDispatchMode):
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         """Starts from what is held before."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         """Bytes, now and at most."""
         self._known: dict[int, weakref.ref[Any]] = {}
