@@ -83,7 +83,7 @@ class Projector:
             self.thread.join(0.1)
         self.given_up.set()
         if not any(exception):
-            self.thread.join(GRACE)  # what it is writing may have an end yet
+            self.thread.join(LONGEST)  # what it is writing may have an end yet
 
     def add(self, planned: Planned) -> None:
         """Queues a run that has ended."""

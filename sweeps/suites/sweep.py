@@ -58,10 +58,8 @@ def sweep(
         digest = suite.digest(machine.how)
         plan = SweepPlan.create(store.root, suite.name, digest, suite.record())
         database, report = database_of(store.root, machine, say), doubting(report, say)
-        with (
-            Projector(store, plan.name, machine.tracking) as projector,
-            Driver(store, plan, machine, projector.add, report) as driver,
-        ):
+        projector = Projector(store, plan.name, machine.tracking)
+        with projector, Driver(store, plan, machine, projector.add, report) as driver:
             way = with_weights(way_of(plan, store, data, machine), lambda model: started(model, data, store, say))
             resolves = [functools.partial(suite.resolve, pair, way) for pair in suite.pairs]
             tuned = [resolve(0) for resolve in resolves]
@@ -78,8 +76,7 @@ def sweep(
                     for method in suite.methods_of(pair)
                 ]
             )
-            board = leaderboard(plan, store)
-            projector.finish(board)
+            projector.finish(board := leaderboard(plan, store))
         return board, projector.problem, list(driver.failures.values())
 
 

@@ -202,7 +202,8 @@ def test_database_that_is_made_anew_takes_the_place_of_the_old_only_when_it_is_w
     points = check_projection(f"sqlite:///{database}", filled, store)
     with sqlite3.connect(database) as opened:
         runs = {run for (run,) in opened.execute("SELECT run_uuid FROM runs")}
-    assert {path.name for path in (store.root / "mlflow-artifacts").glob("*/*")} == runs
+    folders = {path.name for path in (store.root / "mlflow-artifacts").glob("*/*")}
+    assert len(folders) == 12 + 1 and folders <= runs  # of each run and the board; parents have numbers alone
     assert database.read_bytes() != before and len(list((store.root / "projected").iterdir())) == 1
     figure(f"one that failed left the old; made anew with {points} of {points} points in {took:.1f} s, pages and all")
 
