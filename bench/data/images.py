@@ -176,7 +176,10 @@ def _folder(folder: Path, image_size: int) -> Source:
     from torchvision.datasets import ImageFolder
 
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: give a folder that holds one folder of images a class.")
+        raise InputError(
+            f"there is no folder {folder}: give a folder that holds one folder of images a class; --data-dir is where "
+            "one lies that is named without its path."
+        )
     if not image_size:
         raise InputError(f"images of {folder} need one size: give --image-size, as --image-size 64.")
 

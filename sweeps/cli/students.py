@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,5 +133,7 @@ def search_and_show(
         draw_picture(report, "front", plot)
     ends = [problem] if problem else []
     if keys := [point.keys[0] for point in front.points if point.keys]:
-        ends.append(f"Next:    {command('kdbench')} export-student {keys[-1]} --to onnx --out student")
+        own = Path(suite.data.name)
+        where = f" --data-dir {shlex.quote(str(own.parent))}" if own.is_absolute() else ""
+        ends.append(f"Next:    {command('kdbench')} export-student {keys[-1]} --to onnx --out student{where}")
     return dict(report.values), render(report) + "\n" + "\n".join(ends), failures

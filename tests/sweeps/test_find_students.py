@@ -144,7 +144,9 @@ def test_a_search_on_ones_own_images_within_a_latency_goes_on_after_it_was_kille
     page = Path("site", "own-students", "index.html").read_text()
     assert "Pareto front of the students" in page and "trials and" in page and values["front"][0]["runs"][0] in page
     handed = ["export-student", values["front"][-1]["runs"][0], "--to", "safetensors", "--out", "out"]
-    assert kdbench(*handed, "--store", "runs")[0] == 0
+    assert "--data-dir is where" in kdbench(*handed, "--store", "runs")[2], "the folder is named without its path"
+    code, _, err = kdbench(*handed, "--data-dir", ".", "--store", "runs")
+    assert code == 0, err
     assert json.loads(Path("out", "config.json").read_text())["label_names"] == ["blue", "green", "red"]
 
 
