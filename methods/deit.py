@@ -36,7 +36,7 @@ class DeiT(Method):
         "https://arxiv.org/abs/2012.12877",
     )
     equation: ClassVar[str] = (
-        r"L = (1 - \alpha) L_{task}(z_c, y) + \alpha \, L_{task}(z_d, \arg\max z_t) \text{ (hard), or } "
+        r"L = (1 - \alpha) L_{task}(z_c, y) + \alpha \, L_{task}(z_d, \mathrm{argmax} \, z_t) \text{ (hard), or } "
         r"+ \alpha \frac{T^2}{K} \mathrm{KL}(p_t \| p_d) \text{ (soft)}, \quad z = (z_c + z_d) / 2"
     )
     needs = frozenset({"heads"})
