@@ -81,8 +81,6 @@ def test_every_method_starts_from_equal_student_weights_and_sees_equal_batches(d
             batches.append(torch.cat([seen[-1].step.inputs for _ in opened.all_updates()]))
     for start in starts[1:]:
         assert all(torch.equal(start[key], starts[0][key]) for key in starts[0])
-    assert (
-        len(starts) > 40
-        and len(batches) >= 7
-        and all(torch.equal(seen[: len(batches[0])], batches[0]) for seen in batches[1:])
-    )
+    shared = min(map(len, batches))
+    assert len(starts) > 40 and len(batches) >= 7 and shared > 200
+    assert all(torch.equal(seen[:shared], batches[0][:shared]) for seen in batches[1:])
