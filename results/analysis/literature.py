@@ -42,7 +42,7 @@ class Published(Frozen):
     """The part of the data set, as "10 images a class" or "dev"; empty if it is the usual one."""
     teacher: str
     student: str
-    method: str = Field(pattern=r"^\w+(@[0-9a-f]+)?(\+\w+(@[0-9a-f]+)?)*$")
+    method: str = Field(pattern=r"^([a-z0-9_]+|\w+@[0-9a-f]+)(\+([a-z0-9_]+|\w+@[0-9a-f]+))*$")
     variant: str
     metric: PublishedMeasure
     value: float = Field(ge=0, allow_inf_nan=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -34,6 +35,10 @@ from kdbench.sweeps.cli.place import DEFAULT_CACHE, LEASE, PATIENCE, Place
 app = typer.Typer()
 LogModels = Annotated[
     bool, typer.Option("--log-models", help="Also the best seed's student of each method, as a model MLflow serves.")
+]
+
+Students = Annotated[
+    str | None, typer.Option(help="Search one of these instead, as 'mobilenetv3*,resnet1*'; --trials are of all.")
 ]
 
 Texts = list[str] | None
@@ -166,9 +171,7 @@ def sweep(
     seeds: Annotated[int | None, typer.Option(min=1, help="Final runs of each method.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Of each run.")] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Without settings that a longer tuning has found.")] = False,
-    students: Annotated[
-        str | None, typer.Option(help="Search one of these instead, as 'mobilenetv3*,resnet1*'; --trials are of all.")
-    ] = None,
+    students: Students = None,
     max_params: Annotated[str | None, typer.Option(help="Of --students, at most so many parameters, as 2M.")] = None,
     max_latency: Annotated[str | None, typer.Option(help="Likewise, for one image, as 5ms.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Plots the front of --students there, as a png file.")] = None,
@@ -193,13 +196,8 @@ def sweep(
     With --students it searches student, method and hyperparameters together, and prints the Pareto front.
     """
     changes = {"trials": trials, "seeds": seeds, "epochs": epochs, "methods": methods, "cold": cold}
-    place = Place(
-        *(store, device, precision, cache, data_dir, workers, tracking_uri, lease, patience),
-        ray=ray,
-        cpus_per_run=cpus_per_run,
-        gpus_per_run=gpus_per_run,
-        storage=storage,
-    )
+    here = Place(store, device, precision, cache, data_dir, workers, tracking_uri, lease, patience)
+    place = replace(here, ray=ray, cpus_per_run=cpus_per_run, gpus_per_run=gpus_per_run, storage=storage)
     if any(option is not None for option in (students, max_params, max_latency, plot)):
         from kdbench.sweeps.cli.students import limits_of, search_and_show
 

@@ -11,7 +11,7 @@ from typing import Any
 from kdbench.bench.errors import InputError
 from kdbench.results.store.run_store import RunStore
 from kdbench.results.tracking.experiment import Experiment
-from kdbench.sweeps.scheduling.study import storage_at
+from kdbench.sweeps.scheduling.database import Database
 
 
 def opening_processes() -> ForkServerContext:
@@ -28,7 +28,7 @@ def opens(root: Path, begin: Any) -> None:
     while waiting:
         try:
             with store.exclusive():
-                storage_at(f"sqlite:///{root / 'optuna.db'}")
+                Database(f"sqlite:///{root / 'optuna.db'}")
                 waiting = False
         except InputError as error:
             assert "another sweep is using" in str(error), error

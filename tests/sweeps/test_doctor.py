@@ -16,7 +16,7 @@ from kdbench.bench.teachers.backends import Disk
 from kdbench.results.store.plan import SweepPlan
 from kdbench.results.store.run_store import RunStore
 from kdbench.sweeps.doctor.visit import MENDED, visit
-from kdbench.sweeps.scheduling.study import storage_at
+from kdbench.sweeps.scheduling.database import Database
 from tests.results.conftest import SPEC, epoch, fill, finish, full, plan, store
 from tests.sweeps.commands import kdbench
 
@@ -27,7 +27,7 @@ __all__ = ["fill", "finish", "full", "plan", "store"]
 def sound(full: SweepPlan, store: RunStore) -> RunStore:
     """A store with every kind of file that a sweep leaves, but MLflow's database."""
     Disk(store.root / "cache", 2**20).put("answer", {"logits": torch.ones(4)})
-    storage_at(f"sqlite:///{store.root / 'optuna.db'}")
+    Database(f"sqlite:///{store.root / 'optuna.db'}")
     store.import_weights(safetensors.torch.save({"weight": torch.ones(2)}))
     (store.root / "compute.json").write_text("{}")
     assert not any(map(store.damage, store.keys()))

@@ -46,7 +46,7 @@ def test_commands_that_write_refuse_evidence_with_the_way_out(kdbench: Run, comm
 
 
 def test_brief_takes_no_other_comparison(kdbench: Run) -> None:
-    for other in (["--pairs"], ["--against", "kd"]):
+    for other in (["--pairs"], ["--against", "kd"], ["--by-year"]):
         code, _, err = kdbench("compare", "study_why", "--brief", *other, "--store", WHY)
-        assert code == 2 and "leave out --pairs and --against" in err
+        assert code == 2 and "leave out --pairs, --against and the other one" in err
     assert kdbench("leaderboard", "study_why", "--columns", "method,acuracy", "--store", WHY)[0] == 2

@@ -191,7 +191,7 @@ def test_cluster_that_is_not_there_and_options_that_do_not_fit_are_refused(tmp_p
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     for place, reason in (
-        (Place(tmp_path, ray="ray://head:10001"), "takes auto or the HOST:PORT"),
+        (Place(tmp_path, ray="ray://head:10001"), "takes auto, or the HOST:PORT"),
         (Place(tmp_path, ray="auto", device="cuda:1"), "chosen by --gpus-per-run"),
         (Place(tmp_path, ray="auto", precision="measured"), "precision is auto, fp32 or bf16"),
         (Place(tmp_path, gpus_per_run=0.5), "are of a Ray cluster"),
