@@ -75,6 +75,7 @@ def test_unknown_names_are_no_attributes() -> None:
         kdbench.leaderbord  # noqa: B018
 
 
+@pytest.mark.slow
 def test_examples_of_the_docs_run(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)
     (tmp_path / "example.py").write_text(code)

@@ -35,6 +35,7 @@ def test_line_is_of_this_machine_alone_and_can_be_pasted(tmp_path: Path, monkeyp
     assert dashboard(store).endswith("--host 127.0.0.1")
 
 
+@pytest.mark.slow
 def test_a_sweep_status_and_show_print_it_and_it_opens_the_study(kdbench: Run, tiny: Path) -> None:
     code, out, err = kdbench("sweep", "tiny.toml", *SMALL, "--precision", "fp32", "--store", "runs")
     assert code == 0, err

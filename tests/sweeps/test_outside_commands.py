@@ -47,6 +47,7 @@ def rows(out: str) -> list[str]:
     return [row["method"] for row in json.loads(out)["rows"]]
 
 
+@pytest.mark.slow
 def test_a_sweep_of_a_file_is_taken_up_again_and_an_edited_method_is_another(kdbench: Run, mine: Path) -> None:
     sweep = ["sweep", "suites/mine.toml", "--store", "runs", *SMALL, "--json"]
     code, out, err = kdbench(*sweep)
