@@ -7,12 +7,12 @@ from typing import Any
 
 from kdbench.results.analysis.board import Board, Row
 from kdbench.results.analysis.statistics import LEVEL, Interval
-from kdbench.results.pages.numbers import DIFFERS, count_text, latency_text, score_text, setting_text
+from kdbench.results.pages.numbers import DIFFERS, UNMEASURED, count_text, latency_text, score_text, setting_text
 from kdbench.results.pages.report import TIE, Block, Column, Report, Sheet
 
 LATENCY = (
-    "ms: of one sample, repeated after warming up, median ± half the distance of the quartiles; not measured where the "
-    "core was not quiet."
+    "ms: of one sample, repeated after warming up, median ± half the distance of the quartiles; "
+    f"{UNMEASURED} not measured, as the core was not quiet."
 )
 
 

@@ -45,12 +45,14 @@ def count_text(value: int) -> str:
 
 
 NOT_MEASURED = "not measured"
+UNMEASURED = "–"
+"""The same in a table."""
 
 
 def latency_text(latency: float | None, spread: float | None) -> str:
-    """Milliseconds as "0.41 ± 0.02", half the distance of the quartiles; that they were not measured, if so."""
+    """Milliseconds as "0.41 ± 0.02", half the distance of the quartiles; UNMEASURED if they were not."""
     if latency is None:
-        return NOT_MEASURED
+        return UNMEASURED
     return f"{latency:.2f}" if spread is None else f"{latency:.2f} ± {spread:.2f}"
 
 

@@ -12,7 +12,7 @@ from kdbench.results.analysis.reproduction import Reproduction
 from kdbench.results.analysis.statistics import Interval
 from kdbench.results.analysis.training import Confusion
 from kdbench.results.analysis.tried import Trial
-from kdbench.results.pages.numbers import latency_text, printed, score_text
+from kdbench.results.pages.numbers import NOT_MEASURED, latency_text, printed, score_text
 from kdbench.results.site import charts, tuning_charts
 from kdbench.results.site.charts import Spec
 from kdbench.results.site.facts import RowFacts, TuningFacts
@@ -116,8 +116,9 @@ def _facts(board: Board, row: Row) -> list[tuple[str, str]]:
 
 
 def _latency(row: Row) -> str:
-    text = latency_text(row.latency_ms, row.latency_spread_ms)
-    return "" if row.score is None else text if row.latency_ms is None else f"{text} ms"
+    if row.score is None:
+        return ""
+    return NOT_MEASURED if row.latency_ms is None else f"{latency_text(row.latency_ms, row.latency_spread_ms)} ms"
 
 
 def _hyperparameters(row: Row, facts: RowFacts, tuning: TuningFacts) -> list[Hyperparameter]:

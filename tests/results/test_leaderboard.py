@@ -86,8 +86,8 @@ def test_latency_is_shown_with_its_spread_or_as_not_measured(plan: SweepPlan, fi
     assert rows["kd"].latency_ms == 0.5 and rows["kd"].latency_spread_ms == pytest.approx(0.1)
     assert rows["sp"].latency_ms is None and rows["student"].latency_ms is None
     lines = {line.split("|")[1].strip(): line for line in shown(plan, store, "markdown").splitlines() if "|" in line}
-    assert "0.50 ± 0.10" in lines["kd"] and "not measured" in lines["sp"] and "not measured" not in lines["student"]
-    assert "not measured where the core was not quiet" in shown(plan, store, "markdown")
+    assert "0.50 ± 0.10" in lines["kd"] and "| – " in lines["sp"] and "–" not in lines["student"]
+    assert "– not measured, as the core was not quiet" in shown(plan, store, "markdown")
 
 
 def test_half_finished_suite_gives_the_rows_that_there_are(plan: SweepPlan, fill: Fill, store: RunStore) -> None:
