@@ -103,16 +103,22 @@ def methods_of_rows(plan: SweepPlan, store: RunStore) -> dict[str, MethodFacts |
 
 
 def years_of(plan: SweepPlan, store: RunStore) -> Report:
-    """A suite's rows by the years of their methods' papers.
+    """A suite's rows by the years of their methods' papers; a sum of methods has none.
 
     Raises:
         InputError: if its baseline has not run, or the file of a method from outside was edited.
     """
+    from kdbench.bench.configure import composed
     from kdbench.results.analysis.years import by_year
     from kdbench.results.pages.years import years_report
 
-    methods = methods_of_rows(plan, store)
-    return years_report(by_year(plan, store, {row: each.paper.year for row, each in methods.items() if each}))
+    methods, settings = methods_of_rows(plan, store), _settings(plan)
+    years = {row: each.paper.year for row, each in methods.items() if each}
+    for row in list(years):
+        name = str(settings.get(row, {}).get("method", row))
+        if composed(name, {})[0] != name:
+            del years[row]
+    return years_report(by_year(plan, store, years))
 
 
 def _settings(plan: SweepPlan) -> dict[str, dict[str, Any]]:
