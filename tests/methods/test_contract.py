@@ -24,13 +24,22 @@ every_method = pytest.mark.parametrize(
 )
 """In one process for each, so that the undisturbed run is carried out once."""
 BY_PAIR = "other pairs work or are refused"
+LONG = ("answers may be shared", "works in bf16")
+"""Of today's methods these are slow tests: they take a minute together."""
+MODERN = {name for name in METHODS if REGISTRY[name].collection == "modern"}
 OTHERS = [(name, pair) for name in METHODS for pair in PAIRS if pair != Toy(name).home]
 toy = functools.cache(Toy)
 
 
-@pytest.mark.parametrize("check", [check for check in CHECKS if check != BY_PAIR])
+@pytest.mark.parametrize("check", [check for check in CHECKS if check not in (BY_PAIR, *LONG)])
 @every_method
 def test_method_keeps_to_the_contract(name: str, check: str) -> None:
+    CHECKS[check](toy(name))
+
+
+@pytest.mark.parametrize("check", LONG)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in MODERN)) for name in METHODS])
+def test_method_keeps_to_the_long_part_of_the_contract(name: str, check: str) -> None:
     CHECKS[check](toy(name))
 
 

@@ -85,6 +85,7 @@ def test_examples_of_the_docs_run(tmp_path: Path) -> None:
     assert "kd" in said.stdout and "146" in said.stdout
 
 
+@pytest.mark.slow
 def test_the_wheel_works_beside_folders_of_the_rooms_names(tmp_path: Path) -> None:
     """Neither do they hide the rooms, nor the rooms them."""
     build = [sys.executable, "-c", "import setuptools.build_meta as b, sys; print(b.build_wheel(sys.argv[1]))"]

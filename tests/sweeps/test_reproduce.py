@@ -371,6 +371,7 @@ def logged(store: Path) -> tuple[dict[str, float], dict[str, str], dict[str, byt
     return dict(run.data.metrics), dict(run.data.tags), files
 
 
+@pytest.mark.slow
 def test_table_is_logged_to_mlflow_and_rebuilt_by_sync(tmp_path: Path, table: Path) -> None:
     store = tmp_path / "store"
     reproduce(tmp_path, str(table), "--methods", "teacher,student", "--seeds", "1")

@@ -111,6 +111,7 @@ def test_a_timm_folder_takes_images_as_they_are(store: RunStore, tmp_path: Path)
     assert config["pretrained_cfg"]["input_size"] == [1, 16, 16] and config["pretrained_cfg"]["license"] is None
 
 
+@pytest.mark.slow
 def test_an_onnx_graph_takes_uint8_pixels_and_is_quantised(store: RunStore, tmp_path: Path) -> None:
     values = exported(store, OURS, tmp_path / "out", "--to", "onnx", "--int8", "static")
     images, ours = answered(store, OURS)

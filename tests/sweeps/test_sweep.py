@@ -233,6 +233,7 @@ def test_run_whose_worker_is_killed_goes_on_in_another(
     assert numbers(finish(process)) == numbers(board)
 
 
+@pytest.mark.slow
 @pytest.mark.fault("12")
 def test_interrupt_ends_soon_without_orphans_and_says_how_to_go_on(
     whole: tuple[Path, Path, dict[str, Any]], tmp_path: Path, figure: Figure
