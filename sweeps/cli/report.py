@@ -103,7 +103,7 @@ def methods_of_rows(plan: SweepPlan, store: RunStore) -> dict[str, MethodFacts |
 
 
 def years_of(plan: SweepPlan, store: RunStore) -> Report:
-    """A suite's rows by the years of their methods' papers; a sum of methods has none.
+    """A suite's rows by the years of their methods' papers; a sum has none, and a row of another recipe no equal terms.
 
     Raises:
         InputError: if its baseline has not run, or the file of a method from outside was edited.
@@ -115,8 +115,9 @@ def years_of(plan: SweepPlan, store: RunStore) -> Report:
     methods, settings = methods_of_rows(plan, store), _settings(plan)
     years = {row: each.paper.year for row, each in methods.items() if each}
     for row in list(years):
-        name = str(settings.get(row, {}).get("method", row))
-        if composed(name, {})[0] != name:
+        own = settings.get(row, {})
+        name = str(own.get("method", row))
+        if composed(name, {})[0] != name or any(key.startswith("recipe.") for key in own):
             del years[row]
     return years_report(by_year(plan, store, years))
 

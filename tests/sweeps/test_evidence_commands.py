@@ -50,3 +50,9 @@ def test_brief_takes_no_other_comparison(kdbench: Run) -> None:
         code, _, err = kdbench("compare", "study_why", "--brief", *other, "--store", WHY)
         assert code == 2 and "leave out --pairs, --against and the other one" in err
     assert kdbench("leaderboard", "study_why", "--columns", "method,acuracy", "--store", WHY)[0] == 2
+
+
+def test_by_year_stand_methods_on_equal_terms_alone(kdbench: Run) -> None:
+    code, out, _ = kdbench("compare", "modern", "--by-year", "--store", str(COMMITTED / "modern"))
+    assert code == 0 and "simkd " in out and "dkd_standardised" in out
+    assert not [row for row in ("simkd_longer", "kd+rkd", "student") if row in out], "longer, a sum, and no teacher"
